@@ -1,0 +1,51 @@
+# Two commands, each from a bare machine with Python >= 3.10:
+#   make demo   teach the embedded backbone 500 real facts; writes runs/demo (report.md, results.json, memory/)
+#   make test   lint, types and tests
+# Variables: PYTHON (the interpreter the environment is made with), VENV (where it lives), OUT (the demo's folder).
+
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= runs/demo
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+OLDEST_PEFT := 0.20.0
+
+.PHONY: demo test lint test-oldest-peft clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.installed
+	$(BIN)/memlayers demo --out $(OUT)
+
+# One thread a worker: two workers on two cores would otherwise run four or more threads and wait for each other.
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The oldest supported peft lies in a folder of its own, which comes before the environment's newer one on the path.
+test-oldest-peft: $(VENV)/peft-$(OLDEST_PEFT)
+	PYTHONPATH=$(abspath $<) $(BIN)/python -c "import peft; assert peft.__version__ == '$(OLDEST_PEFT)', peft.__version__"
+	OMP_NUM_THREADS=1 PYTHONPATH=$(abspath $<) $(BIN)/python -m pytest -n 2 tests/tuner
+
+# Stamp files: a second call installs nothing unless the project's requirements changed.
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --constraint constraints.txt --editable ".[dev]"
+	touch $@ $(VENV)/.installed
+
+$(VENV)/peft-$(OLDEST_PEFT): $(VENV)/.installed-dev
+	rm -rf $@
+	$(PIP) --no-deps --target $@ peft==$(OLDEST_PEFT)
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

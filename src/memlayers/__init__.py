@@ -1,0 +1,85 @@
+"""Memory layers: teach a frozen language model facts, as a PEFT method.
+
+Importing this package is cheap (no torch) and enough for PEFT to load a memory: the method is registered as
+soon as PEFT is imported. The names below are imported from their modules when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
+
+from memlayers._registration import register_with_peft
+
+if TYPE_CHECKING:
+    from memlayers.backbones import load_backbone
+    from memlayers.errors import InputError, WorkError
+    from memlayers.evaluate import evaluate_memory
+    from memlayers.facts import Fact, Question, read_facts, write_facts
+    from memlayers.generate import answer_questions
+    from memlayers.session import load_memory
+    from memlayers.teach import teach_facts
+    from memlayers.teaching import TeachConfig
+    from memlayers.tuner import MemoryConfig, MemoryLayer, MemoryModel, memory_layers, set_gate_enabled
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Fact",
+    "InputError",
+    "MemoryConfig",
+    "MemoryLayer",
+    "MemoryModel",
+    "Question",
+    "TeachConfig",
+    "WorkError",
+    "answer_questions",
+    "evaluate_memory",
+    "load_backbone",
+    "load_memory",
+    "memory_layers",
+    "read_facts",
+    "set_gate_enabled",
+    "teach_facts",
+    "write_facts",
+]
+
+_HOME: Final = MappingProxyType(
+    {
+        "Fact": "facts",
+        "InputError": "errors",
+        "MemoryConfig": "tuner",
+        "MemoryLayer": "tuner",
+        "MemoryModel": "tuner",
+        "Question": "facts",
+        "TeachConfig": "teaching",
+        "WorkError": "errors",
+        "answer_questions": "generate",
+        "evaluate_memory": "evaluate",
+        "load_backbone": "backbones",
+        "load_memory": "session",
+        "memory_layers": "tuner",
+        "read_facts": "facts",
+        "set_gate_enabled": "tuner",
+        "teach_facts": "teach",
+        "write_facts": "facts",
+    }
+)
+"""The module each public name comes from."""
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name from its module at its first use (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value  # from now on found without this function
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+register_with_peft()

@@ -1,0 +1,74 @@
+"""The main job, end to end: teach the pocket backbone 500 real facts, score it, draw the report."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from memlayers.backbones import POCKET
+from memlayers.evaluate import cost_rows, evaluate_memory, score_text
+from memlayers.facts import Fact, Question, read_facts
+from memlayers.files import atomic_directory, check_output_directory
+from memlayers.generate import answer_questions
+from memlayers.metrics import exact_match
+from memlayers.report import write_report
+from memlayers.results import Results, environment, write_results
+from memlayers.teach import Watch, teach_facts
+from memlayers.teaching import TeachConfig
+
+WATCHED_QUESTIONS, WATCHED_TOKENS = 200, 4096  # the curve is measured on less than the final rows
+
+
+def run_demo(out: str | Path, config: TeachConfig, *, facts: int | None = None, quiet: bool = False) -> Results:
+    """Teaches, scores and draws; leaves OUT/memory, OUT/results.json, OUT/report.md and its pictures.
+
+    Args:
+        out: a new folder; it appears in one piece at the end.
+        config: how to teach; its backbone is the pocket.
+        facts: teach only so many of the 500.
+        quiet: no progress bars.
+    """
+    check_output_directory(out)
+    taught = read_facts(POCKET / "demo.jsonl")
+    if facts is not None:
+        taught = random.Random(config.seed).sample(taught, min(facts, len(taught)))
+    known = known_questions()
+    text = (POCKET / "heldout.txt").read_text(encoding="utf-8")
+    with atomic_directory(out) as folder:
+        memory = teach_facts(taught, folder / "memory", config, watch=watch(known, text), quiet=quiet)
+        rows, examples = evaluate_memory(
+            memory.model, memory.tokenizer,
+            facts=taught, known=known, text=text, phrasings=2, seed=config.seed, quiet=quiet,
+        )  # fmt: skip
+        rows += cost_rows(memory.report, len(taught), str(memory.model.device))
+        results = Results(
+            environment=environment(str(memory.model.device)),
+            config={"facts": len(taught), **asdict(config)},
+            rows=rows,
+            curve=memory.report.curve,
+            examples=examples,
+        )
+        write_results(folder / "results.json", results)
+        write_report(folder / "results.json", folder)
+    return results
+
+
+def known_questions() -> list[Question]:
+    """What the pocket backbone knows: one question per fact of ``known.jsonl``."""
+    facts: list[Fact] = read_facts(POCKET / "known.jsonl")
+    return [Question(fact.questions[i % len(fact.questions)], fact.answers) for i, fact in enumerate(facts)]
+
+
+def watch(known: list[Question], text: str) -> Watch:
+    """Measures, after each pass, perplexity on the start of `text` and the share of some known facts answered."""
+    some = random.Random(0).sample(known, min(WATCHED_QUESTIONS, len(known)))
+
+    def measure(model: Any, tokenizer: Any) -> tuple[float, float]:
+        answers = answer_questions(model, tokenizer, [question.question for question in some])
+        kept = sum(exact_match(a, q.answers) for a, q in zip(answers, some, strict=True)) / len(some)
+        scores = score_text(model, tokenizer, text, max_tokens=WATCHED_TOKENS, quiet=True)
+        return scores.rows()[1].value, kept
+
+    return measure

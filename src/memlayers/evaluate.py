@@ -1,0 +1,232 @@
+"""The protocol of design/evaluation.md: what a memory recalls, and what it leaves alone.
+
+Every before/after is paired: the same items through the same process, once with the adapter disabled.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import resource
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from memlayers.encoding import plain_text_ids
+from memlayers.errors import InputError
+from memlayers.facts import Fact, Question
+from memlayers.generate import answer_questions, without_memory
+from memlayers.metrics import Estimate, exact_match, mean_interval, paired_difference
+from memlayers.progress import progress_bar
+from memlayers.results import Row
+from memlayers.teaching import TeachReport
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+WINDOW = 256  # tokens of text that are read together
+TEXT_BATCH = 8  # windows per forward
+
+
+@dataclass(frozen=True, slots=True)
+class TextScores:
+    """A text through the bare backbone and through the memory.
+
+    Attributes:
+        nll_backbone: negative log-likelihood in nats of each predicted token, [windows, tokens - 1].
+        nll_memory: likewise with the memory.
+        identical: whether a token's logits are the same bits, bool [windows, tokens].
+        largest_kl: largest Kullback-Leibler divergence from the backbone's next-token distribution, in nats.
+    """
+
+    nll_backbone: Tensor
+    nll_memory: Tensor
+    identical: Tensor
+    largest_kl: float
+
+    def rows(self) -> list[Row]:
+        """Perplexity (backbone, memory), the share of identical logits, and the largest divergence."""
+        n = self.identical.numel()
+        same = mean_interval(self.identical.float().mean(1).tolist())
+        return [
+            Row.from_estimate("perplexity", "backbone", _perplexity(self.nll_backbone)),
+            Row.from_estimate("perplexity", "memory", _perplexity(self.nll_memory)),
+            Row("identical_logits", "general_text", same.value, n, same.ci_low, same.ci_high),
+            Row("largest_kl", "general_text", self.largest_kl, n),
+        ]
+
+
+def evaluate_memory(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    facts: Sequence[Fact] = (),
+    known: Sequence[Question] = (),
+    qa: Sequence[Question] = (),
+    text: str | None = None,
+    phrasings: int | None = None,
+    max_text_tokens: int | None = None,
+    batch_size: int = 128,
+    seed: int = 0,
+    quiet: bool = False,
+) -> tuple[list[Row], list[dict[str, Any]]]:
+    """Scores a memory and its backbone on the same items.
+
+    Args:
+        model: a PEFT model with a memory.
+        tokenizer: the backbone's.
+        facts: what was taught: recall on taught and on never-taught phrasings, and the backbone's own.
+        known: what the backbone knows: kept or not.
+        qa: questions of any kind, answers with aliases: exact match before and after.
+        text: general text: perplexity before and after, share of tokens whose logits are bit-identical.
+        phrasings: taught phrasings asked per fact, seeded choice; None asks all.
+        max_text_tokens: read this much of the text; None reads all.
+        batch_size: questions per batch.
+        seed: of the choice of phrasings and of the bootstrap.
+        quiet: no progress bars.
+
+    Returns:
+        The rows, and some examples for the report: question, answer, backbone, memory.
+    """
+
+    def ask(label: str, questions: Sequence[str], memory: bool) -> list[str]:
+        with progress_bar(label, len(questions), quiet=quiet) as advance:
+            if memory:
+                return answer_questions(model, tokenizer, questions, batch_size=batch_size, progress=advance)
+            with without_memory(model):
+                return answer_questions(model, tokenizer, questions, batch_size=batch_size, progress=advance)
+
+    rows: list[Row] = []
+    examples: list[dict[str, Any]] = []
+    if facts:
+        rng = random.Random(seed)
+        taught = [rng.sample(f.questions, min(phrasings or len(f.questions), len(f.questions))) for f in facts]
+        first = [questions[0] for questions in taught]
+        backbone = ask("Backbone's own recall", first, memory=False)
+        memory = ask("Recall, taught phrasings", [q for questions in taught for q in questions], memory=True)
+        own = [exact_match(answer, fact.answers) for answer, fact in zip(backbone, facts, strict=True)]
+        rows.append(Row.from_estimate("recall", "backbone", mean_interval(own, seed)))
+        rows.append(_recall_row("taught", facts, taught, memory, seed))
+        unseen = [fact for fact in facts if fact.unseen_questions]
+        if unseen:
+            asked = [list(fact.unseen_questions) for fact in unseen]
+            answers = ask("Recall, phrasings never taught", [q for questions in asked for q in questions], memory=True)
+            rows.append(_recall_row("unseen_phrasing", unseen, asked, answers, seed))
+        position = 0
+        for fact, questions, own_answer in zip(facts, taught, backbone, strict=True):
+            examples.append(
+                {
+                    "question": questions[0],
+                    "answer": fact.answer,
+                    "backbone": own_answer,
+                    "memory": memory[position],
+                }
+            )
+            position += len(questions)
+    for metric, items, label in (("known_facts", known, "Known facts"), ("qa_exact_match", qa, "QA file")):
+        if items:
+            scores: list[list[bool]] = []
+            for split, memory_on in (("backbone", False), ("memory", True)):
+                given = ask(f"{label}, {split}", [item.question for item in items], memory=memory_on)
+                scores.append([exact_match(a, item.answers) for a, item in zip(given, items, strict=True)])
+                rows.append(Row.from_estimate(metric, split, mean_interval(scores[-1], seed)))
+            rows.append(Row.from_estimate(metric, "change", paired_difference(scores[0], scores[1], seed)))
+    if text is not None:
+        rows += score_text(model, tokenizer, text, max_tokens=max_text_tokens, quiet=quiet).rows()
+    return rows, rng.sample(examples, min(12, len(examples))) if facts else []
+
+
+@torch.inference_mode()
+def score_text(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    *,
+    window: int = WINDOW,
+    max_tokens: int | None = None,
+    quiet: bool = False,
+) -> TextScores:
+    """Reads a text in windows that do not overlap, with and without the memory.
+
+    Args:
+        model: a PEFT model with a memory.
+        tokenizer: the backbone's.
+        text: any length of at least two tokens; what does not fill a window is left out, unless nothing would remain.
+        window: tokens per window.
+        max_tokens: read at most so many tokens.
+        quiet: no progress bar.
+
+    Raises:
+        InputError: less than two tokens.
+    """
+    ids = plain_text_ids(tokenizer, text)[:max_tokens]
+    window = min(window, len(ids))
+    if window < 2:
+        raise InputError("the text has less than two tokens: give a longer one")
+    windows = torch.tensor(ids[: len(ids) // window * window]).view(-1, window)
+    device = next(model.parameters()).device
+    model.eval()
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    largest = 0.0
+    with progress_bar("General text", len(windows), quiet=quiet) as advance:
+        for batch in windows.split(TEXT_BATCH):
+            batch = batch.to(device)
+            after = model(input_ids=batch, use_cache=False).logits
+            with without_memory(model):
+                before = model(input_ids=batch, use_cache=False).logits
+            same = (before == after).all(-1)
+            nll_before = _nll(before, batch)
+            nll_after = nll_before if bool(same.all()) else _nll(after, batch)
+            if not bool(same.all()):
+                p, q = (logits[~same].float().log_softmax(-1) for logits in (before, after))
+                largest = max(largest, float((p.exp() * (p - q)).sum(-1).max()))
+            parts.append((nll_before.cpu(), nll_after.cpu(), same.cpu()))
+            advance(len(batch))
+    backbone, memory, identical = (torch.cat(part) for part in zip(*parts, strict=True))
+    return TextScores(backbone, memory, identical, largest)
+
+
+def cost_rows(report: TeachReport, facts: int, device: str) -> list[Row]:
+    """What teaching cost: exposures per fact, seconds, the process's peak memory."""
+    return [
+        Row("exposures_per_fact", "all", report.exposures, facts),
+        Row("teach_seconds", "all", report.seconds, report.steps),
+        Row("peak_memory_bytes", "all", float(peak_memory_bytes(device)), 1),
+    ]
+
+
+def peak_memory_bytes(device: str) -> int:
+    """Peak memory in bytes: of the device's allocator on a GPU, of the process (resident) on a CPU."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.max_memory_allocated(device))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def _nll(logits: Tensor, ids: Tensor) -> Tensor:
+    """[windows, tokens, vocabulary], [windows, tokens] -> [windows, tokens - 1] in nats."""
+    losses = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
+    return losses.view(ids.shape[0], -1)
+
+
+def _perplexity(nll: Tensor) -> Estimate:
+    """Exp of the mean, its interval by bootstrap over windows; n is the number of tokens predicted."""
+    mean = mean_interval(nll.double().mean(1).tolist())
+    return Estimate(math.exp(mean.value), math.exp(mean.ci_low), math.exp(mean.ci_high), nll.numel())
+
+
+def _recall_row(
+    split: str, facts: Sequence[Fact], asked: Sequence[Sequence[str]], answers: Sequence[str], seed: int
+) -> Row:
+    """Strict recall; the phrasings of one fact are not independent, so the interval resamples facts."""
+    scores, position = [], 0
+    for fact, questions in zip(facts, asked, strict=True):
+        given = answers[position : position + len(questions)]
+        scores.append(sum(exact_match(answer, fact.answers) for answer in given) / len(questions))
+        position += len(questions)
+    return Row.from_estimate("recall", split, mean_interval(scores, seed))

@@ -1,0 +1,309 @@
+"""Typed rows of a run and where it ran -> results.json, all that evaluation hands to the report. No torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from .errors import InputError, WorkError
+from .files import StrPath, atomic_write_text
+
+if TYPE_CHECKING:
+    from .metrics import Estimate
+
+SCHEMA = "memlayers.results/1"
+
+HIGHER_IS_BETTER: Mapping[str, bool] = MappingProxyType(
+    {
+        "recall": True,
+        "teacher_forced_recall": True,
+        "known_facts": True,
+        "qa_exact_match": True,
+        "perplexity": False,
+        "bits_per_byte": False,
+        "identical_logits": True,
+        "largest_kl": False,
+        "auroc": True,
+        "exposures_per_fact": False,
+        "teach_seconds": False,
+        "tokens_per_second": True,
+        "peak_memory_bytes": False,
+    }
+)
+"""Every metric a row may name, and its direction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure.
+
+    Attributes:
+        metric: a name in `HIGHER_IS_BETTER`.
+        split: what it was measured on, e.g. "taught".
+        value: shares are 0 to 1, times are seconds, memory is bytes.
+        n: number of items behind the value.
+        ci_low: lower end of the 95 % interval, None where there is none.
+        ci_high: upper end.
+        higher_is_better: filled in from the metric's name.
+
+    Raises:
+        InputError: the metric has no direction in the table.
+    """
+
+    metric: str
+    split: str
+    value: float
+    n: int
+    ci_low: float | None = None
+    ci_high: float | None = None
+    higher_is_better: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.metric not in HIGHER_IS_BETTER:
+            raise InputError(f"unknown metric {self.metric!r}; known metrics: {', '.join(HIGHER_IS_BETTER)}")
+        object.__setattr__(self, "higher_is_better", HIGHER_IS_BETTER[self.metric])
+
+    @classmethod
+    def from_estimate(cls, metric: str, split: str, estimate: Estimate) -> Row:
+        """The row of a mean with its interval (`metrics.mean_interval`)."""
+        return cls(metric, split, estimate.value, estimate.n, estimate.ci_low, estimate.ci_high)
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """Scores measured during teaching, after `exposures` passes per fact; None where not measured then."""
+
+    exposures: float
+    recall: float
+    perplexity: float | None = None
+    known_facts: float | None = None
+
+
+@dataclass(slots=True)
+class Results:
+    """What a run leaves: where (`environment`), how (`config`), figures, the teaching's curve, some answers.
+
+    `examples` are flat objects, e.g. {"question", "answer", "backbone", "memory"}.
+    """
+
+    environment: dict[str, Any]
+    config: dict[str, Any]
+    rows: list[Row] = field(default_factory=list)
+    curve: list[CurvePoint] = field(default_factory=list)
+    examples: list[dict[str, Any]] = field(default_factory=list)
+
+    def find(self, metric: str, split: str) -> Row | None:
+        """The first row of this metric and split, if any."""
+        return next((row for row in self.rows if (row.metric, row.split) == (metric, split)), None)
+
+
+def write_results(path: StrPath, results: Results) -> None:
+    """Write results.json, whole or not at all, one row per line.
+
+    Raises:
+        WorkError: a figure is NaN or infinite, something is not JSON, or the disk is full.
+        InputError: the path cannot be written.
+    """
+    for row in results.rows:
+        if not all(math.isfinite(value) for value in (row.value, row.ci_low, row.ci_high) if value is not None):
+            raise WorkError(
+                f"{path}: {row.metric} ({row.split}) is not finite; the run went wrong, nothing was written"
+            )
+    sections = {
+        "environment": results.environment,
+        "config": results.config,
+        "rows": [asdict(row) for row in results.rows],
+        "curve": [asdict(point) for point in results.curve],
+        "examples": results.examples,
+    }
+    try:
+        lines = [
+            f'"schema": {json.dumps(SCHEMA)}',
+            *(_section(name, value) for name, value in sections.items()),
+        ]
+    except (ValueError, TypeError) as error:
+        raise WorkError(f"{path}: the results are not JSON ({error}); nothing was written") from error
+    atomic_write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def read_results(path: StrPath) -> Results:
+    """Read results.json.
+
+    Raises:
+        InputError: missing, not JSON, another schema, or a section of the wrong form.
+    """
+    data = _read_json(path)
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        raise InputError(f'{path}: not a results file (no "schema": "{SCHEMA}"); give one that memlayers wrote')
+    for name, kind in (
+        ("environment", dict),
+        ("config", dict),
+        ("rows", list),
+        ("curve", list),
+        ("examples", list),
+    ):
+        if not isinstance(data.get(name), kind):
+            wanted = "an object" if kind is dict else "a list"
+            raise InputError(f"{path}: {name!r} is not {wanted}; make the file again with memlayers eval")
+    if not all(isinstance(example, dict) for example in data["examples"]):
+        raise InputError(f"{path}: an example is not an object; make the file again with memlayers eval")
+    return Results(
+        environment=data["environment"],
+        config=data["config"],
+        rows=[_row_from(path, i, entry) for i, entry in enumerate(data["rows"])],
+        curve=[_point_from(path, i, entry) for i, entry in enumerate(data["curve"])],
+        examples=data["examples"],
+    )
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Where and with what a run is made: commit, versions, machine, date (UTC), command line.
+
+    Args:
+        device: the device used, e.g. "cpu" or "cuda:0 NVIDIA H200".
+
+    Returns:
+        A JSON object; None for what is not known (no git checkout, a package that is not installed).
+    """
+    import datetime
+    import os
+    import platform
+    import shlex
+    import sys
+
+    packages = ("memlayers", "torch", "transformers", "peft", "numpy")
+    return {
+        "commit": _commit(),
+        "python": platform.python_version(),
+        **{name: _version(name) for name in packages},
+        "platform": platform.platform(),
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "device": device,
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command": shlex.join(sys.argv),
+    }
+
+
+def _section(name: str, value: Any) -> str:
+    head = json.dumps(name)
+    if not isinstance(value, list) or not value:
+        return f"{head}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}"
+    entries = ",\n  ".join(json.dumps(entry, ensure_ascii=False, allow_nan=False) for entry in value)
+    return f"{head}: [\n  {entries}\n]"
+
+
+def _read_json(path: StrPath) -> Any:
+    try:
+        return json.loads(Path(path).read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; check the path") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}:{error.lineno}: malformed JSON ({error.msg}); make the file again") from None
+    except (ValueError, RecursionError):
+        raise InputError(f"{path}: not a JSON file; give one that memlayers wrote") from None
+
+
+def _row_from(path: StrPath, index: int, entry: Any) -> Row:
+    where = f"{path}: row {index + 1}"
+    _check_fields(where, entry, Row, optional=("ci_low", "ci_high"))
+    if not isinstance(entry["metric"], str) or not isinstance(entry["split"], str):
+        raise InputError(f"{where}: metric and split must be strings; make the file again")
+    if not isinstance(entry["n"], int) or not isinstance(entry["higher_is_better"], bool):
+        raise InputError(f"{where}: n must be a whole number, higher_is_better true or false; make the file again")
+    try:
+        row = Row(
+            entry["metric"],
+            entry["split"],
+            _number(where, entry["value"]),
+            entry["n"],
+            _number_or_none(where, entry.get("ci_low")),
+            _number_or_none(where, entry.get("ci_high")),
+        )
+    except InputError as error:
+        raise InputError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
+    if row.higher_is_better != entry["higher_is_better"]:
+        raise InputError(f"{where}: higher_is_better is wrong for {row.metric}; make the file again")
+    return row
+
+
+def _point_from(path: StrPath, index: int, entry: Any) -> CurvePoint:
+    where = f"{path}: curve point {index + 1}"
+    _check_fields(where, entry, CurvePoint, optional=("perplexity", "known_facts"))
+    return CurvePoint(
+        exposures=_number(where, entry["exposures"]),
+        recall=_number(where, entry["recall"]),
+        perplexity=_number_or_none(where, entry.get("perplexity")),
+        known_facts=_number_or_none(where, entry.get("known_facts")),
+    )
+
+
+def _check_fields(where: str, entry: Any, kind: type[Row] | type[CurvePoint], optional: tuple[str, ...]) -> None:
+    if not isinstance(entry, dict):
+        raise InputError(f"{where}: not an object; make the file again")
+    for name in (item.name for item in fields(kind)):
+        if name not in entry and name not in optional:
+            raise InputError(f"{where}: {name!r} is missing; make the file again")
+
+
+def _number(where: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise InputError(f"{where}: {value!r} is not a finite number; make the file again")
+    return value
+
+
+def _number_or_none(where: str, value: Any) -> float | None:
+    return None if value is None else _number(where, value)
+
+
+def _version(package: str) -> str | None:
+    from importlib import metadata
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the checkout this file is tracked in, with "-dirty" when tracked files differ from it."""
+    import subprocess
+
+    here = Path(__file__).resolve()
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(here.parent), *arguments],
+                capture_output=True,
+                text=True,
+                timeout=10,
+                check=False,
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    # An environment inside somebody else's repository must not lend us its commit.
+    if git("ls-files", "--error-unmatch", here.name) is None:
+        return None
+    return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
+def _cpu_model() -> str | None:
+    import platform
+
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or None

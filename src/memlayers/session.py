@@ -1,0 +1,107 @@
+"""A taught memory, opened: the adapter folder that `memlayers teach` wrote, on the backbone it belongs to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from memlayers.backbones import load_backbone
+from memlayers.errors import InputError
+from memlayers.generate import answer_questions, without_memory
+from memlayers.tuner import set_gate_enabled
+from memlayers.tuner.config import METHOD
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is answered to one question, with and without the memory."""
+
+    question: str
+    backbone: str
+    memory: str
+
+
+@dataclass(slots=True)
+class Memory:
+    """A backbone with a memory.
+
+    Attributes:
+        model: the PEFT model.
+        tokenizer: the backbone's.
+    """
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+
+    def ask(self, questions: Sequence[str]) -> list[Answer]:
+        """Answers each question by greedy generation, with the memory and by the bare backbone."""
+        memory = answer_questions(self.model, self.tokenizer, questions)
+        with without_memory(self.model):
+            backbone = answer_questions(self.model, self.tokenizer, questions)
+        return [Answer(*each) for each in zip(questions, backbone, memory, strict=True)]
+
+
+def load_memory(
+    folder: str | Path,
+    *,
+    backbone: str | Path | None = None,
+    dtype: str = "auto",
+    device: str | None = None,
+    gate: bool = True,
+) -> Memory:
+    """Opens a memory folder.
+
+    Args:
+        folder: an adapter folder, as ``memlayers teach`` or ``save_pretrained`` wrote it.
+        backbone: "pocket", a folder or a hub name; None for the one the memory was taught on.
+        dtype: of the backbone; "auto" is float32 on a CPU, the checkpoint's own elsewhere.
+        device: None chooses.
+        gate: False reads the memory for every token.
+
+    Raises:
+        InputError: not a memory folder, a damaged one, or one made for another backbone.
+    """
+    import torch
+    from peft import PeftModel
+
+    folder = Path(folder)
+    config = _read_config(folder)
+    source = backbone or config.get("backbone") or config.get("base_model_name_or_path")
+    if not source:
+        raise InputError(f"{folder}: names no backbone; say which with --backbone")
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if dtype == "auto" and chosen.type == "cpu":
+        dtype = "float32"
+    model, tokenizer = load_backbone(source, dtype, chosen)
+    try:
+        memory = PeftModel.from_pretrained(model, str(folder))
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from error
+    except Exception as error:  # torch's size mismatches, the safetensors parser's own errors
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise InputError(
+            f"{folder}: damaged or incomplete memory ({reason}); teach it again or restore a copy"
+        ) from error
+    set_gate_enabled(memory, gate)
+    return Memory(memory.eval(), tokenizer)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "adapter_config.json"
+    if not path.is_file():
+        raise InputError(f"{folder}: not a memory folder (no adapter_config.json); give the folder `teach --out` wrote")
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise InputError(f"{folder}: adapter_model.safetensors is missing; teach it again or restore a copy")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: damaged ({error}); teach the memory again or restore a copy") from error
+    if not isinstance(config, dict) or config.get("peft_type") != METHOD.upper():
+        raise InputError(f"{folder}: an adapter of another method; give a folder that `memlayers teach` wrote")
+    return config

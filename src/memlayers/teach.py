@@ -1,0 +1,414 @@
+"""Teaching: calibrate, gate, then write the facts into the value pool of a frozen backbone.
+
+A loop of our own, thin, on accelerate rather than on transformers.Trainer, because three things here are the loop
+itself: it stops when recall, measured in free generation, is full; its order of facts and phrasings is a function of
+(seed, pass) alone, so that a run killed at any moment ends in the same bits; and its checkpoints are safetensors,
+written aside and renamed, where Trainer's are pickles written in place (docs/LOG.md). A memory is a PEFT method all
+the same: Trainer and plain loops train it too (tests/test_trainer.py).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from memlayers.backbones import context_length, load_backbone
+from memlayers.calibrate import LayerFeatures, calibrate, collect_features
+from memlayers.encoding import (
+    IGNORED_LABEL,
+    Encoded,
+    Loss,
+    collate,
+    encode_example,
+    pack,
+    pad_token_id,
+    plain_text_ids,
+)
+from memlayers.errors import InputError, WorkError
+from memlayers.facts import Fact
+from memlayers.files import atomic_directory, check_output_directory
+from memlayers.gate import train_gates
+from memlayers.general_text import load_general_text
+from memlayers.generate import answer_questions
+from memlayers.metrics import exact_match
+from memlayers.optimizer import make_optimizer
+from memlayers.progress import progress_bar
+from memlayers.results import CurvePoint, environment
+from memlayers.teaching import GateReport, TeachConfig, Teaching, TeachReport, write_teaching
+from memlayers.tuner import MemoryConfig, memory_layers
+from memlayers.tuner.model import memory_auxiliary_loss
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ADAPTER = "default"
+BAD_STEPS_IN_A_ROW = 10
+
+
+@dataclass(slots=True)
+class Taught:
+    """A model with its new memory, ready to be asked."""
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    report: TeachReport
+
+
+Watch = Callable[[Any, Any], tuple[float | None, float | None]]
+"""Measured after each pass for the curve: (model, tokenizer) -> (perplexity, share of known facts answered)."""
+
+
+def teach_facts(
+    facts: Sequence[Fact],
+    out: str | Path,
+    config: TeachConfig | None = None,
+    *,
+    resume: bool = False,
+    replace: bool = False,
+    watch: Watch | None = None,
+    quiet: bool = False,
+) -> Taught:
+    """Teaches facts to a frozen backbone and saves the memory as an adapter folder.
+
+    Calibrates addressing and trains the gate on the bare backbone, then writes values until recall, measured in free
+    generation, is full or `config.exposures` passes are over. Unfinished work lives in ``OUT.teaching`` beside `out`;
+    `out` itself appears in one piece at the end.
+
+    Args:
+        facts: at least one.
+        out: folder of the adapter.
+        config: how; None for the defaults.
+        resume: continue an interrupted run of the same configuration and facts.
+        replace: an existing `out` may be replaced.
+        watch: measures more for the curve after each pass.
+        quiet: no progress bars.
+
+    Returns:
+        The model with its memory, the tokenizer, and the report.
+
+    Raises:
+        InputError: no facts, a question longer than the context, a folder in the way, another run's checkpoint.
+        WorkError: the loss is not finite for many steps in a row.
+    """
+    config = config or TeachConfig()
+    if not facts:
+        raise InputError("no facts to teach: give at least one")
+    check_output_directory(out, replace=replace)
+    work = Path(f"{Path(out)}.teaching")
+    run = _Run(facts, config, work, watch, quiet)
+    if work.exists() and not resume:
+        raise InputError(f"{work}: an interrupted run is there; continue it with --resume, or delete the folder")
+    if resume and not work.exists():
+        raise InputError(f"{work}: no interrupted run there; start without --resume")
+    run.prepare()
+    run.teach()
+    with atomic_directory(out, replace=replace) as folder:
+        run.save_adapter(folder)
+        write_teaching(folder, Teaching(len(facts), config, environment(str(run.device)), run.report))
+    shutil.rmtree(work, ignore_errors=True)
+    return Taught(run.model, run.tokenizer, run.report)
+
+
+class _Run:
+    """One teaching run: its model, its order of work, and its checkpoints."""
+
+    def __init__(
+        self, facts: Sequence[Fact], config: TeachConfig, work: Path, watch: Watch | None, quiet: bool
+    ) -> None:
+        from accelerate import Accelerator
+        from accelerate.utils import set_seed
+        from peft import get_peft_model
+
+        self.facts, self.config, self.work, self.watch, self.quiet = facts, config, work, watch, quiet
+        self.report = TeachReport()
+        self.began = time.perf_counter()
+        self.device = torch.device(config.device) if config.device else Accelerator().device
+        # No mixed precision of accelerate's: a frozen backbone is simply loaded in the dtype it shall run in.
+        self.accelerator = Accelerator(mixed_precision="no", cpu=self.device.type == "cpu")
+        set_seed(config.seed)
+        dtype = ("float32" if self.device.type == "cpu" else "auto") if config.dtype == "auto" else config.dtype
+        backbone, self.tokenizer = load_backbone(config.backbone, dtype, self.device)
+        self.max_length = context_length(backbone)
+        loss: Loss = "full" if config.loss == "full" else "answer"
+        self.encoded = [
+            [encode_example(self.tokenizer, q, fact.answer, loss, self.max_length) for q in fact.questions]
+            for fact in facts
+        ]
+        self.mixed = self._mixed_examples()
+        self.general_source = load_general_text(config.general_text, backbone, self.tokenizer, config.seed)
+        memory = MemoryConfig(
+            recipe=config.recipe,
+            layers=config.layers,
+            sub_keys=config.sub_keys,
+            heads=config.heads,
+            top_k=config.top_k,
+            key_dim=config.key_dim,
+            pool_dtype=config.pool_dtype,
+            gate=config.gated,
+            seed=config.seed,
+            backbone=config.backbone,
+        )
+        self.model = get_peft_model(backbone, memory)
+        self.pad = pad_token_id(self.tokenizer)
+        self.optimizer = make_optimizer(
+            config.optimizer, self._parameter_groups(), lr=config.value_rate, betas=(0.9, 0.99)
+        )
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.steps_per_pass = len(self._batches(0))
+        self.saved_at = time.perf_counter()
+
+    # -- before teaching -------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Continues from a checkpoint where there is one; otherwise calibrates addressing and trains the gates."""
+        if self._restore():
+            return
+        if self.config.recipe != "addressed" and not self.config.gated:
+            return
+        prompts = [example.input_ids for examples in self.encoded for example in examples]
+        prompts = random.Random(self.config.seed).sample(prompts, min(len(prompts), 2500))
+        texts = self.general_source.encode(self.tokenizer, min(self.max_length, 256))
+        with progress_bar("Calibrating", len(prompts) + len(texts), quiet=self.quiet) as advance:
+            features = [
+                collect_features(self.model, ADAPTER, sequences, progress=advance) for sequences in (prompts, texts)
+            ]
+        if self.config.recipe == "addressed":
+            calibrate(self.model, ADAPTER, features)
+        if self.config.gated:
+            self.report.gates = self._train_gates(features)
+            if not any(gate.open_on_facts for gate in self.report.gates):
+                raise WorkError(
+                    "the gates cannot tell the facts' questions from general text on this backbone, so nothing would "
+                    "be learned: lower --gate-threshold, or take --no-gate"
+                )
+
+    def _train_gates(self, features: list[list[LayerFeatures]]) -> list[GateReport]:
+        config = self.config
+        total = config.gate_steps * len(memory_layers(self.model, ADAPTER))
+        with progress_bar("Training the gates", total, quiet=self.quiet) as advance:
+            return train_gates(
+                self.model, ADAPTER, *features,
+                threshold=config.gate_threshold, steps=config.gate_steps, seed=config.seed, progress=advance,
+            )  # fmt: skip
+
+    # -- teaching ---------------------------------------------------------------------------------------------------
+
+    def teach(self) -> None:
+        """Passes over the facts until measured recall is full."""
+        config, report = self.config, self.report
+        total = config.exposures * self.steps_per_pass
+        bad_in_a_row = 0
+        with progress_bar("Teaching", total, quiet=self.quiet) as advance:
+            advance(report.steps)
+            while report.steps < total and not self._recall_is_full():
+                number, position = divmod(report.steps, self.steps_per_pass)
+                batches = self._batches(number)
+                for batch in batches[position:]:
+                    if self._step(batch, total):
+                        bad_in_a_row = 0
+                    else:
+                        report.skipped_steps += 1
+                        bad_in_a_row += 1
+                        if bad_in_a_row >= BAD_STEPS_IN_A_ROW:
+                            raise WorkError(
+                                f"the loss was not finite for {bad_in_a_row} steps in a row: lower --value-rate "
+                                "(or --dense-rate), or take --dtype float32"
+                            )
+                    report.steps += 1
+                    advance(1, note=self._note())
+                    self._checkpoint_when_due(batch is batches[-1])
+                report.exposures = report.steps / self.steps_per_pass
+                self._measure()
+                advance(0, note=self._note())
+                self._checkpoint_when_due(False)
+        report.seconds += time.perf_counter() - self.began
+
+    def _step(self, batch: list[Encoded], total: int) -> bool:
+        """One optimizer step; False, and nothing changed, where the loss or a gradient is not finite."""
+        progress = self.report.steps / total
+        factor = min(1.0, (self.report.steps + 1) / max(1, self.config.warmup)) * max(0.05, 1 - progress)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        # Dropout and the like, if a backbone has any in eval mode, stay off: teaching sees what answering sees.
+        self.model.eval()
+        for layer in memory_layers(self.model):
+            layer.train()
+        counted = sum(label != IGNORED_LABEL for example in batch for label in example.labels[1:])
+        finite = True
+        size = -(-len(batch) // self.config.accumulation)
+        for start in range(0, len(batch), size):
+            inputs = {k: v.to(self.device) for k, v in collate(batch[start : start + size], self.pad).items()}
+            loss = self._loss(inputs) / counted
+            finite = finite and bool(torch.isfinite(loss))
+            if not finite:
+                break
+            if loss.requires_grad:  # not where the gates are closed for every token of the batch
+                self.accelerator.backward(loss)
+        if finite:
+            trainable = [p for p in self.model.parameters() if p.grad is not None]
+            norm = torch.nn.utils.clip_grad_norm_(trainable, self.config.clip or math.inf)
+            finite = bool(torch.isfinite(norm))
+        if finite:
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        return finite
+
+    def _loss(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Sum of the cross-entropies, in nats, over the counted tokens of a padded batch."""
+        labels = inputs.pop("labels")
+        logits = self.model(**inputs, use_cache=False).logits[:, :-1]
+        counted = labels[:, 1:] != IGNORED_LABEL
+        loss = F.cross_entropy(logits[counted].float(), labels[:, 1:][counted], reduction="sum")
+        return loss + memory_auxiliary_loss(self.model) * counted.sum()
+
+    def _measure(self) -> None:
+        """Recall in free generation on a sample of taught phrasings, and what the caller watches."""
+        paused = time.perf_counter()
+        rng = random.Random(self.config.seed)
+        facts = rng.sample(list(self.facts), min(len(self.facts), self.config.recall_sample))
+        answers = answer_questions(self.model, self.tokenizer, [rng.choice(fact.questions) for fact in facts])
+        right = sum(exact_match(answer, fact.answers) for answer, fact in zip(answers, facts, strict=True))
+        self.report.recall = right / len(facts)
+        perplexity, known = self.watch(self.model, self.tokenizer) if self.watch else (None, None)
+        self.report.curve.append(CurvePoint(self.report.exposures, self.report.recall, perplexity, known))
+        self.began += time.perf_counter() - paused
+
+    def _recall_is_full(self) -> bool:
+        return bool(self.report.curve) and self.report.recall >= self.config.stop_at_recall
+
+    def _note(self) -> str:
+        report = self.report
+        skipped = f", {report.skipped_steps} skipped" if report.skipped_steps else ""
+        return f"{report.steps / self.steps_per_pass:.1f} exposures, recall {report.recall:.1%}{skipped}"
+
+    # -- the order of work --------------------------------------------------------------------------------------------
+
+    def _batches(self, number: int) -> list[list[Encoded]]:
+        """The batches of pass `number`: each fact once, its phrasings in turn; sequences of like length together."""
+        rng = random.Random(f"{self.config.seed}:{number}")
+        examples = [phrasings[(number + i) % len(phrasings)] for i, phrasings in enumerate(self.encoded)]
+        examples += self.mixed
+        rng.shuffle(examples)
+        if self.config.pack:
+            examples = pack(examples, self.config.pack)
+        size = self.config.batch_size
+        batches = []
+        for start in range(0, len(examples), 8 * size):  # like lengths within 8 batches: less padding, still mixed
+            like = sorted(examples[start : start + 8 * size], key=lambda example: len(example.input_ids))
+            batches += [like[i : i + size] for i in range(0, len(like), size)]
+        rng.shuffle(batches)
+        return batches
+
+    def _mixed_examples(self) -> list[Encoded]:
+        """The seed's mixed corpus: anchors and fluency text that every pass shows beside the facts."""
+        from memlayers.facts import read_questions
+        from memlayers.general_text import read_general_text
+
+        examples: list[Encoded] = []
+        if self.config.anchors:
+            for anchor in read_questions(self.config.anchors):
+                examples.append(
+                    encode_example(self.tokenizer, anchor.question, anchor.answers[0], "answer", self.max_length)
+                )
+        if self.config.fluency:
+            for passage in read_general_text(self.config.fluency).passages:
+                ids = plain_text_ids(self.tokenizer, passage)[: self.max_length]
+                examples.append(Encoded(ids, list(ids)))
+        return examples
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """The pool, whose rate is in units of the MLP output's RMS where addressing is calibrated, and the rest."""
+        trainable = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        pool = [p for name, p in trainable if "memlayers_pool" in name]
+        rest = [p for name, p in trainable if "memlayers_pool" not in name]
+        rate = self.config.value_rate if self.config.recipe == "addressed" else self.config.dense_rate
+        groups = [{"params": pool, "lr": rate}, {"params": rest, "lr": self.config.dense_rate}]
+        return [group for group in groups if group["params"]]
+
+    # -- checkpoints --------------------------------------------------------------------------------------------------
+
+    def save_adapter(self, folder: Path) -> None:
+        """Writes the adapter folder (safetensors and JSON)."""
+        self.model.save_pretrained(str(folder), selected_adapters=[ADAPTER])
+
+    def _identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree with: the configuration and the facts."""
+        return {"config": asdict(self.config), "facts": _digest(self.facts)}
+
+    def _checkpoint_when_due(self, pass_is_over: bool) -> None:
+        # At the end of a pass the measurement is still to come; the checkpoint waits for it.
+        if not pass_is_over and time.perf_counter() - self.saved_at >= self.config.checkpoint_seconds:
+            self._save_checkpoint()
+            self.saved_at = time.perf_counter()
+
+    def _save_checkpoint(self) -> None:
+        report = self.report
+        name = f"step-{report.steps:08d}-{len(report.curve):04d}"
+        with atomic_directory(self.work / name, replace=True) as folder:
+            self.save_adapter(folder)
+            state = self.optimizer.state_dict()
+            tensors = {
+                f"{index}.{key}": value.contiguous()
+                for index, values in state["state"].items()
+                for key, value in values.items()
+                if isinstance(value, Tensor)
+            }
+            save_file(tensors, folder / "optimizer.safetensors")
+            elapsed = report.seconds + time.perf_counter() - self.began
+            record = {"identity": self._identity(), "report": {**asdict(report), "seconds": elapsed}}
+            (folder / "state.json").write_text(json.dumps(record), encoding="utf-8")
+        for other in _checkpoints(self.work):
+            if other.name != name:
+                shutil.rmtree(other, ignore_errors=True)
+
+    def _restore(self) -> bool:
+        """Loads the newest whole checkpoint, if there is one."""
+        from peft.utils.save_and_load import set_peft_model_state_dict
+
+        found = _checkpoints(self.work)
+        if not found:
+            return False
+        folder = found[-1]
+        try:
+            record = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+            adapter = load_file(folder / "adapter_model.safetensors", device=str(self.device))
+            tensors = load_file(folder / "optimizer.safetensors", device="cpu")
+            identity = record["identity"]
+        except Exception as error:  # the safetensors parser raises its own
+            raise InputError(f"{folder}: damaged checkpoint ({error}); delete {self.work} and start again") from error
+        if identity != json.loads(json.dumps(self._identity())):
+            raise InputError(
+                f"{self.work}: left by a run with other settings or other facts; "
+                "resume with the same ones, or delete the folder"
+            )
+        set_peft_model_state_dict(self.model, adapter, adapter_name=ADAPTER)
+        state = self.optimizer.state_dict()
+        restored: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            index, name = key.split(".", 1)
+            restored.setdefault(int(index), {})[name] = value
+        self.optimizer.load_state_dict({"state": restored, "param_groups": state["param_groups"]})
+        self.report = TeachReport.from_dict(record["report"])
+        return True
+
+
+def _checkpoints(work: Path) -> list[Path]:
+    return sorted(path for path in work.glob("step-????????-????") if path.is_dir())
+
+
+def _digest(facts: Sequence[Fact]) -> str:
+    import hashlib
+
+    return hashlib.sha256(repr([asdict(fact) for fact in facts]).encode()).hexdigest()

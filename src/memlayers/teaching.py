@@ -1,0 +1,251 @@
+"""How facts are taught, and what came of it: configuration, report, and the record kept with a memory. No torch.
+
+The YAML keys and the flags of ``memlayers teach`` are the fields of `TeachConfig`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from types import MappingProxyType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+import yaml
+
+from memlayers.errors import InputError
+from memlayers.files import read_text
+from memlayers.results import CurvePoint
+
+TEACHING_FILE = "teaching.json"
+
+
+@dataclass(frozen=True, slots=True)
+class TeachConfig:
+    """How facts are taught. Every field is a flag of ``memlayers teach`` and a key of its YAML file.
+
+    Attributes:
+        backbone: "pocket", a local folder, or a name on the Hugging Face hub.
+        recipe: "addressed" (calibrated and frozen addressing, only the pool learns) or "dense" (the seed's).
+        layers: numbers of the memory layers; None for 6, 14, 22 of 28 scaled to the backbone's depth.
+        sub_keys: per half; the pool has sub_keys ** 2 slots.
+        heads: lookups per token and layer.
+        top_k: slots read per head.
+        key_dim: width of a head's query, None for hidden size // heads.
+        pool_dtype: storage of the pool.
+        gate: train the relevance gate first; None does for the addressed recipe (the seed's came after).
+        gate_threshold: logit above which a gate is open.
+        gate_steps: optimizer steps per gate.
+        general_text: None for the shipped sample, "sampled" for text sampled from the backbone, or a file.
+        exposures: most passes over the facts; one pass shows each fact once, in one phrasing.
+        batch_size: sequences per optimizer step.
+        accumulation: forwards that a step is split into.
+        value_rate: Adam's learning rate of the values, in units of the MLP output's RMS (design/recipe.md).
+        dense_rate: learning rate of everything else that learns, and of the dense recipe's values.
+        warmup: steps until the full learning rate, which then falls linearly to a twentieth.
+        optimizer: "adamw" or "cpu-offload".
+        clip: largest norm of the gradient; None does not clip.
+        loss: "answer", or "full" (the seed's diagnosis compares them).
+        pack: tokens per packed sequence; None does not pack (likewise).
+        anchors: public facts mixed in among the facts, a file of questions (the seed's mixed corpus).
+        fluency: general text mixed in, a file (likewise).
+        stop_at_recall: stop when measured recall reaches it.
+        recall_sample: facts asked, in free generation, after each pass.
+        checkpoint_seconds: at least so long between two checkpoints.
+        dtype: of the backbone: "auto" (float32 on a CPU, the checkpoint's own elsewhere), "float32", "bfloat16".
+        device: None chooses.
+        seed: of everything random.
+    """
+
+    backbone: str = "pocket"
+    recipe: str = "addressed"
+    layers: list[int] | None = None
+    sub_keys: int = 256
+    heads: int = 4
+    top_k: int = 8
+    key_dim: int | None = None
+    pool_dtype: str = "float32"
+    gate: bool | None = None
+    gate_threshold: float = 4.0
+    gate_steps: int = 600
+    general_text: str | None = None
+    exposures: int = 12
+    batch_size: int = 32
+    accumulation: int = 1
+    value_rate: float = 0.3
+    dense_rate: float = 1e-3
+    warmup: int = 10
+    optimizer: str = "adamw"
+    clip: float | None = None
+    loss: str = "answer"
+    pack: int | None = None
+    anchors: str | None = None
+    fluency: str | None = None
+    stop_at_recall: float = 1.0
+    recall_sample: int = 256
+    checkpoint_seconds: float = 60.0
+    dtype: str = "auto"
+    device: str | None = None
+    seed: int = 137
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if not _is_of_type(value, kind):
+                raise InputError(f"{name} is {value!r}: give {_kind_name(kind)}")
+        for name in ("exposures", "batch_size", "accumulation", "recall_sample", "gate_steps"):
+            _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}: it must be at least 1")
+        for name in ("value_rate", "dense_rate"):
+            _require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}: it must be positive")
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            _require(value in choices, f"{name} is {value!r}: take one of {', '.join(choices)}")
+
+    @property
+    def gated(self) -> bool:
+        """Whether a gate is trained first."""
+        return self.recipe == "addressed" if self.gate is None else self.gate
+
+
+@dataclass(frozen=True, slots=True)
+class GateReport:
+    """How one layer's gate does on tokens it was not trained on.
+
+    Attributes:
+        threshold: on the gate's logit.
+        open_on_facts: share of held-out fact tokens it opens for.
+        open_on_general: share of held-out general tokens it opens for.
+    """
+
+    threshold: float
+    open_on_facts: float
+    open_on_general: float
+
+
+@dataclass(slots=True)
+class TeachReport:
+    """What teaching did.
+
+    Attributes:
+        steps: optimizer steps taken.
+        exposures: passes shown per fact.
+        recall: last recall measured on taught phrasings, free generation.
+        skipped_steps: steps left out because the loss or a gradient was not finite.
+        seconds: wall clock of calibration, gate and teaching, evaluations along the way left out.
+        gates: one report per memory layer.
+        curve: scores after each pass.
+    """
+
+    steps: int = 0
+    exposures: float = 0.0
+    recall: float = 0.0
+    skipped_steps: int = 0
+    seconds: float = 0.0
+    gates: list[GateReport] = field(default_factory=list)
+    curve: list[CurvePoint] = field(default_factory=list)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TeachReport:
+        """The report that ``dataclasses.asdict`` took apart."""
+        gates = [GateReport(**gate) for gate in values["gates"]]
+        curve = [CurvePoint(**point) for point in values["curve"]]
+        return cls(**{**values, "gates": gates, "curve": curve})
+
+
+@dataclass(frozen=True, slots=True)
+class Teaching:
+    """What is kept beside a memory: how many facts, how, where, and what came of it."""
+
+    facts: int
+    config: TeachConfig
+    environment: dict[str, Any]
+    report: TeachReport
+
+
+def write_teaching(folder: Path, teaching: Teaching) -> None:
+    """Writes the record into a memory's folder."""
+    (folder / TEACHING_FILE).write_text(json.dumps(asdict(teaching), indent=1) + "\n", encoding="utf-8")
+
+
+def read_teaching(folder: str | Path) -> Teaching | None:
+    """Reads the record of a memory's folder; None where there is none (a memory that Trainer taught, say).
+
+    Raises:
+        InputError: it is damaged.
+    """
+    path = Path(folder) / TEACHING_FILE
+    if not path.is_file():
+        return None
+    try:
+        read = json.loads(read_text(path))
+        return Teaching(
+            read["facts"],
+            TeachConfig(**read["config"]),
+            read["environment"],
+            TeachReport.from_dict(read["report"]),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{path}: damaged record ({error}); delete it or restore a copy of the memory") from error
+
+
+def read_teach_config(path: str | Path | None, flags: dict[str, Any]) -> TeachConfig:
+    """Reads a YAML file of `TeachConfig` keys, if there is one, and lays flags over it (None: not given).
+
+    Raises:
+        InputError: not YAML, an unknown key, a value of the wrong type or out of range; names file and key.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            read = yaml.safe_load(read_text(path))
+        except yaml.YAMLError as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{path}: not YAML ({reason}); write one 'key: value' per line") from error
+        if not isinstance(read, dict):
+            raise InputError(f"{path}: not a mapping; write one 'key: value' per line")
+        values = read
+    known = [f.name for f in fields(TeachConfig)]
+    for name in values:
+        if name not in known:
+            raise InputError(f"{path}: unknown key {name!r}; known keys: {', '.join(known)}")
+    values |= {name: value for name, value in flags.items() if value is not None}
+    try:
+        return TeachConfig(**values)
+    except InputError as error:
+        raise (InputError(f"{path}: {error}") if path is not None else error) from error
+
+
+_CHOICES = MappingProxyType(
+    {
+        "recipe": ("addressed", "dense"),
+        "loss": ("answer", "full"),
+        "optimizer": ("adamw", "cpu-offload"),
+        "dtype": ("auto", "float32", "bfloat16", "float16"),
+        "pool_dtype": ("float32", "bfloat16", "float16"),
+    }
+)
+
+
+def _is_of_type(value: Any, kind: Any) -> bool:
+    """Whether a value from YAML or a caller is of the annotated type; whole numbers do for real ones."""
+    if isinstance(kind, UnionType):
+        return any(_is_of_type(value, one) for one in get_args(kind))
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(_is_of_type(one, get_args(kind)[0]) for one in value)
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _kind_name(kind: Any) -> str:
+    """The annotated type in words, for an error message."""
+    if isinstance(kind, UnionType):
+        return " or ".join(_kind_name(one) for one in get_args(kind))
+    if get_origin(kind) is list:
+        return f"a list, each {_kind_name(get_args(kind)[0])}"
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}.get(kind, "nothing")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise InputError(message)

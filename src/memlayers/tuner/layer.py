@@ -1,0 +1,300 @@
+"""The memory layer: an MLP block of the backbone with a product-key memory added to its output (MLP-ADD).
+
+::
+
+    x ─┬─ MLP block (frozen) ──────────────────────────────────────────────(+)─ output
+       └─ gate ─ open? ─ query ─ scores ─ top-k, softmax ─ value pool ─ out ─┘
+                 no: nothing is looked up        (shared)   (dense recipe)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from memlayers.errors import InputError
+from memlayers.product_keys import make_sub_keys, product_key_top_k
+from memlayers.tuner.config import MemoryConfig
+from memlayers.tuner.relevance import RelevanceGate
+from memlayers.value_pool import ValuePool
+
+MERGE_REFUSAL = "a memory is a lookup and cannot be merged into weights; keep the adapter, or unload() it"
+
+
+class Read(NamedTuple):
+    """What a memory layer looks up for n tokens, r = heads * top_k slots each.
+
+    Attributes:
+        indices: slots, int64 [n, r], head by head, the best slot of a head first.
+        weights: their softmax weights, float32 [n, r]; they sum to 1 per head.
+    """
+
+    indices: Tensor
+    weights: Tensor
+
+
+class Query(nn.Module):
+    """q = (x - mean) @ projection, in float32, and the unit in which this layer takes the values.
+
+    ``projection`` [d, heads * key_dim] is a parameter; ``mean`` [d] and ``scale`` [] are buffers: they are
+    calibrated, never learned.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, dim: int, out_features: int, seed: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("scale", torch.ones(()))
+        normal = torch.randn(dim, out_features, generator=torch.Generator().manual_seed(seed))
+        self.projection = nn.Parameter(normal * dim**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, d] -> [n, heads * key_dim], float32."""
+        return (x.float() - self.mean.float()) @ self.projection.float()
+
+
+class GatedOutput(nn.Module):
+    """Memory+ (Berges 2024, section 2.3): W_out (SiLU(W_gate x) * memory), W_out starting at zero.
+
+    Parameters ``gate`` and ``output``, each [d, d], flat on the module for the reason given in
+    `RelevanceGate`.
+    """
+
+    def __init__(self, dim: int, seed: int) -> None:
+        super().__init__()
+        normal = torch.randn(dim, dim, generator=torch.Generator().manual_seed(seed))
+        self.gate = nn.Parameter(normal * dim**-0.5)
+        self.output = nn.Parameter(torch.zeros(dim, dim))
+
+    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+        """[n, d] and [n, d] -> [n, d] in the parameters' dtype."""
+        x, memory = x.to(self.gate.dtype), memory.to(self.gate.dtype)
+        return F.linear(F.silu(F.linear(x, self.gate)) * memory, self.output)
+
+
+class MemoryLayer(nn.Module, BaseTunerLayer):
+    """An MLP block wrapped with one memory per adapter.
+
+    All memory layers of an adapter read one value pool. It is registered, and so saved, on the first of them
+    only; the others hold an unregistered reference to the first one's container.
+
+    Args:
+        base_layer: the MLP block; its first argument is [..., d], its output (or the output's first
+            element, for blocks that return a tuple) has the same shape.
+        dim: d, the backbone's hidden size.
+    """
+
+    adapter_layer_names = (
+        "memlayers_pool",
+        "memlayers_sub_keys",
+        "memlayers_query",
+        "memlayers_out",
+        "memlayers_gate",
+    )
+    other_param_names = ("memlayers_config", "memlayers_pool_owner", "_load_balance")
+
+    def __init__(self, base_layer: nn.Module, dim: int) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.dim = dim
+        self.gate_enabled = True
+        self.memlayers_pool = nn.ModuleDict()
+        self.memlayers_sub_keys = nn.ParameterDict()
+        self.memlayers_query = nn.ModuleDict()
+        self.memlayers_out = nn.ModuleDict()
+        self.memlayers_gate = nn.ModuleDict()
+        # Plain dicts, so that torch registers nothing of what they hold.
+        self.memlayers_config: dict[str, MemoryConfig] = {}
+        self.memlayers_pool_owner: dict[str, nn.ModuleDict] = {}
+        self._load_balance: dict[str, Tensor | None] = {}
+        # What peft keeps on the class as a default, mutable or not, belongs to the instance here.
+        self.merged_adapters: list[str] = []
+        self.frozen_peft_weight_names: dict[str, tuple[str, ...]] = {}
+
+    def add_adapter(self, adapter: str, config: MemoryConfig, layer: int, owner: MemoryLayer | None) -> None:
+        """Builds the memory `adapter` on this layer.
+
+        Args:
+            adapter: its name.
+            config: settled, see `MemoryModel`.
+            layer: number of this layer in the backbone; every layer has keys of its own.
+            owner: the memory layer that holds the value pool, None when this one shall.
+        """
+        key_dim = config.key_dim or 0
+        self.memlayers_config[adapter] = config
+        self._load_balance[adapter] = None
+        if owner is None:
+            pool = ValuePool(config.slots, self.dim, config.torch_pool_dtype)
+            # About to be loaded: skip the slow random start. Zeros, not garbage, should nothing follow.
+            init = "zero" if config.inference_mode else str(config.pool_init)
+            pool.initialise(init, _derived_seed(config.seed, 0))
+            self.memlayers_pool[adapter] = pool
+        self.memlayers_pool_owner[adapter] = (owner or self).memlayers_pool
+        self.memlayers_sub_keys[adapter] = nn.Parameter(
+            make_sub_keys(config.heads, config.sub_keys, key_dim // 2, _derived_seed(config.seed, 1, layer))
+        )
+        self.memlayers_query[adapter] = Query(self.dim, config.heads * key_dim, _derived_seed(config.seed, 2, layer))
+        if config.gated_output:
+            self.memlayers_out[adapter] = GatedOutput(self.dim, _derived_seed(config.seed, 3, layer))
+        if config.gate:
+            self.memlayers_gate[adapter] = RelevanceGate(
+                self.dim, config.gate_hidden, _derived_seed(config.seed, 4, layer)
+            )
+        frozen = () if config.trainable_addressing else ("memlayers_sub_keys", "memlayers_query")
+        self.frozen_peft_weight_names[adapter] = ("memlayers_gate", *frozen)
+        self._move_adapter_to_device_of_base_layer(adapter)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The block's output, plus the memory of every active adapter for the tokens its gate opens for.
+
+        A token whose gate is closed keeps the block's output to the bit; where all are closed nothing is
+        looked up.
+        """
+        result = self.base_layer(*args, **kwargs)
+        if self.disable_adapters:
+            return result
+        x = args[0] if args else next(iter(kwargs.values()))
+        out, *rest = result if isinstance(result, tuple) else (result,)
+        for adapter in self.active_adapters:
+            if adapter in self.memlayers_config:
+                out = self._add_memory(out, x.reshape(-1, self.dim), adapter)
+        return (out, *rest) if isinstance(result, tuple) else out
+
+    def read(self, x: Tensor, adapter: str) -> Read:
+        """Looks up which slots each token reads; the values are not touched.
+
+        Computed in float32 whatever the dtype of `x`. Without trainable addressing no gradient is recorded.
+
+        Args:
+            x: [n, d], inputs of the MLP block.
+            adapter: name of the memory.
+
+        Returns:
+            Indices and weights, [n, heads * top_k] each.
+        """
+        with self._addressing(x, adapter):
+            return self._choose(*self._scores(x, adapter), adapter)
+
+    def gate_logits(self, x: Tensor, adapter: str) -> Tensor:
+        """The relevance gate's logits, float32 [n] for x [n, d].
+
+        Raises:
+            InputError: this memory was built without gates.
+        """
+        if adapter not in self.memlayers_gate:
+            raise InputError(f"the memory {adapter!r} has no gate: build it with MemoryConfig(gate=True)")
+        logits: Tensor = self.memlayers_gate[adapter](x)
+        return logits
+
+    @torch.no_grad()
+    def set_addressing(self, adapter: str, mean: Tensor, projection: Tensor, scale: float = 1.0) -> None:
+        """Sets what calibration finds, in place: the query (x - mean) @ projection and the values' unit.
+
+        Args:
+            adapter: name of the memory.
+            mean: [d].
+            projection: [d, heads * key_dim], for example from `product_keys.whitening`.
+            scale: the unit of the values: this layer adds scale * sum_i w_i V_i.
+
+        Raises:
+            InputError: a shape does not fit.
+        """
+        query: Any = self.memlayers_query[adapter]
+        query.scale.fill_(scale)
+        for name, given in (("mean", mean), ("projection", projection)):
+            own: Tensor = getattr(query, name)
+            if own.shape != given.shape:
+                raise InputError(f"{name} is {tuple(given.shape)}: this memory's is {tuple(own.shape)}")
+            own.copy_(given)
+
+    def take_load_balance(self) -> list[Tensor]:
+        """Hands out the load-balance losses of the last forward, one scalar per adapter, and forgets them."""
+        losses = [loss for loss in self._load_balance.values() if loss is not None]
+        self._load_balance = dict.fromkeys(self._load_balance)
+        return losses
+
+    def merge(self, *args: Any, **kwargs: Any) -> None:
+        """Refuses: what a memory adds depends on its input."""
+        raise NotImplementedError(MERGE_REFUSAL)
+
+    def unmerge(self) -> None:
+        """Does nothing, since nothing can have been merged."""
+
+    def _add_memory(self, out: Tensor, x: Tensor, adapter: str) -> Tensor:
+        gate = self._gate(adapter)
+        if gate is None:
+            return out + self._memory(x, adapter).to(out).view_as(out)
+        opened = gate.is_open(x).nonzero().squeeze(-1)
+        if opened.numel() == 0:
+            return out
+        memory = self._memory(x[opened], adapter).to(out)
+        return out.reshape(-1, self.dim).index_add(0, opened, memory).view_as(out)
+
+    def _gate(self, adapter: str) -> RelevanceGate | None:
+        """The gate, if there is one in force."""
+        if not self.gate_enabled or adapter not in self.memlayers_gate:
+            return None
+        gate: Any = self.memlayers_gate[adapter]
+        return gate if gate.trained else None
+
+    def _memory(self, x: Tensor, adapter: str) -> Tensor:
+        """What the memory adds, [n, d]."""
+        config = self.memlayers_config[adapter]
+        with self._addressing(x, adapter):
+            scores_a, scores_b = self._scores(x, adapter)
+            read = self._choose(scores_a, scores_b, adapter)
+            if config.load_balance:
+                # Overwritten by every forward, so that a loss nobody took cannot reach a later step.
+                balance = _imbalance(scores_a) + _imbalance(scores_b)
+                self._load_balance[adapter] = config.load_balance * balance if self.training else None
+        query: Any = self.memlayers_query[adapter]
+        pool: Any = self.memlayers_pool_owner[adapter][adapter]
+        memory: Tensor = pool(read.indices, read.weights * query.scale).to(x.device)
+        return self.memlayers_out[adapter](x, memory) if config.gated_output else memory
+
+    def _scores(self, x: Tensor, adapter: str) -> tuple[Tensor, Tensor]:
+        """The tempered scores of both halves, float32 [n, heads, m] each."""
+        config = self.memlayers_config[adapter]
+        sub_keys = self.memlayers_sub_keys[adapter].float()
+        query = self.memlayers_query[adapter](x).view(x.shape[0], config.heads, 2, sub_keys.shape[-1])
+        if config.qk_norm:
+            query, sub_keys = F.normalize(query, dim=-1), F.normalize(sub_keys, dim=-1)
+        scores = config.temperature * torch.einsum("nhsk,shmk->snhm", query, sub_keys)
+        return scores[0], scores[1]
+
+    def _choose(self, scores_a: Tensor, scores_b: Tensor, adapter: str) -> Read:
+        scores, indices = product_key_top_k(scores_a, scores_b, self.memlayers_config[adapter].top_k)
+        return Read(indices.flatten(1), scores.softmax(-1).flatten(1))
+
+    @contextmanager
+    def _addressing(self, x: Tensor, adapter: str) -> Iterator[None]:
+        """Float32 even under autocast, so that teaching and answering read the same slots."""
+        learns = torch.is_grad_enabled() and bool(self.memlayers_config[adapter].trainable_addressing)
+        with torch.autocast(x.device.type, enabled=False), torch.set_grad_enabled(learns):
+            yield
+
+    def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device | None, None]:
+        # peft looks for `.weight`, which an MLP block lacks, and would cast the memory to its dtype.
+        parameter = next(base_layer.parameters(), None)
+        return (None if parameter is None else parameter.device), None
+
+
+def _imbalance(scores: Tensor) -> Tensor:
+    """0 when the sub-keys of scores [n, h, m] are used evenly, m - 1 when every token uses the same one."""
+    use = scores.softmax(-1).mean(0)  # [h, m]
+    return (use.square().sum(-1) * use.shape[-1] - 1).mean()
+
+
+def _derived_seed(seed: int, *path: int) -> int:
+    """A seed for one of many random starts."""
+    for step in path:
+        seed = (seed * 1_000_003 + step + 1) % 2**63
+    return seed

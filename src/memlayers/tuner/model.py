@@ -1,0 +1,125 @@
+"""The tuner: puts memory layers into a backbone, and what a model with a memory can be asked."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from peft import PeftConfig
+from peft.tuners.tuners_utils import BaseTuner
+from torch import Tensor, nn
+
+from memlayers.backbones import (
+    backbone_fingerprint,
+    check_fingerprint,
+    default_layers,
+    find_mlp_blocks,
+    hidden_size,
+)
+from memlayers.errors import InputError
+from memlayers.tuner.config import METHOD, MemoryConfig
+from memlayers.tuner.layer import MERGE_REFUSAL, MemoryLayer
+from memlayers.value_pool import ValuePool
+
+
+class MemoryModel(BaseTuner):
+    """A backbone whose MLP blocks at the configured layers are wrapped in `MemoryLayer`.
+
+    Made by `peft.get_peft_model(model, MemoryConfig(...))`, or by loading an adapter.
+    """
+
+    prefix = f"{METHOD}_"
+    tuner_layer_cls = MemoryLayer
+    target_module_mapping: dict[str, list[str]] = {}
+
+    def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict[str, Any]) -> MemoryConfig:
+        """Settles what the config leaves open, in a copy: a caller's config may serve several models."""
+        assert isinstance(peft_config, MemoryConfig)
+        if peft_config.fingerprint is not None:
+            check_fingerprint(peft_config.fingerprint, self.model)
+        config = copy.copy(peft_config)
+        adapter = next(name for name, known in self.peft_config.items() if known is peft_config)
+        blocks = find_mlp_blocks(self.model)
+        config.layers = _check_layers(config.layers or default_layers(len(blocks)), len(blocks))
+        config.key_dim = config.key_dim or hidden_size(self.model) // config.heads // 2 * 2
+        if config.key_dim == 0:
+            raise InputError(f"{config.heads} heads are too many for this backbone's width: take fewer")
+        config.fingerprint = config.fingerprint or backbone_fingerprint(self.model)
+        config.target_modules = [blocks[layer] for layer in config.layers]
+        self.peft_config[adapter] = config
+        return config
+
+    def _create_and_replace(  # type: ignore[override]  # peft hands in the config prepared above
+        self,
+        peft_config: MemoryConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        layer = find_mlp_blocks(self.model).index(current_key)
+        owner = next(iter(memory_layers(self.model, adapter_name)), None)
+        if not isinstance(target, MemoryLayer):
+            target = MemoryLayer(target, hidden_size(self.model))
+            self._replace_module(parent, target_name, target, target)
+        target.add_adapter(adapter_name, peft_config, layer, owner)
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: Any) -> None:
+        setattr(parent, child_name, new_module)  # peft would also copy `.weight`, which an MLP block lacks
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        """Leaves every dtype as built: float32, except for the pool, which peft would upcast to float32."""
+
+    def _check_merge_allowed(self) -> None:
+        raise NotImplementedError(MERGE_REFUSAL)
+
+
+def memory_layers(model: nn.Module, adapter: str | None = None) -> list[MemoryLayer]:
+    """The memory layers of a model in layer order; with `adapter`, those that hold a memory of this name."""
+    layers = [module for module in model.modules() if isinstance(module, MemoryLayer)]
+    return layers if adapter is None else [layer for layer in layers if adapter in layer.memlayers_config]
+
+
+def value_pool(model: nn.Module, adapter: str) -> ValuePool:
+    """The value pool that the memory layers of `adapter` share.
+
+    Raises:
+        InputError: the model has no memory of this name.
+    """
+    layers = memory_layers(model, adapter)
+    if not layers:
+        raise InputError(f"the model has no memory named {adapter!r}")
+    pool = layers[0].memlayers_pool_owner[adapter][adapter]
+    assert isinstance(pool, ValuePool)
+    return pool
+
+
+def set_gate_enabled(model: nn.Module, enabled: bool) -> None:
+    """Puts the trained gates of all memory layers in force, or has every layer read for every token."""
+    for layer in memory_layers(model):
+        layer.gate_enabled = enabled
+
+
+def memory_auxiliary_loss(model: nn.Module) -> Tensor:
+    """The load-balance loss of the last training forward, weighted by `MemoryConfig.load_balance`.
+
+    Add it to the loss before each backward. It is handed out once and belongs to the last forward alone.
+
+    Returns:
+        A scalar on the model's device: the mean over the memory layers; 0 where there is none.
+    """
+    losses = [loss for layer in memory_layers(model) for loss in layer.take_load_balance()]
+    device = next(model.parameters()).device
+    if not losses:
+        return torch.zeros((), device=device)
+    return torch.stack([loss.to(device) for loss in losses]).mean()
+
+
+def _check_layers(layers: list[int], depth: int) -> list[int]:
+    outside = [layer for layer in layers if layer >= depth]
+    if outside:
+        raise InputError(f"layer {outside[0]} is out of range: this backbone has the layers 0 to {depth - 1}")
+    return sorted(layers)

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModel,
+    BertConfig,
+    BertLMHeadModel,
+    PreTrainedModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from memlayers.backbones import (
+    backbone_fingerprint,
+    check_fingerprint,
+    default_layers,
+    find_mlp_blocks,
+    load_backbone,
+)
+from memlayers.errors import InputError
+from memlayers.tuner import MemoryConfig
+
+Build = Callable[..., PreTrainedModel]
+BLOCKS = {
+    "qwen2": "model.layers.{}.mlp",
+    "qwen3": "model.layers.{}.mlp",
+    "llama": "model.layers.{}.mlp",
+    "mistral": "model.layers.{}.mlp",
+    "gemma": "model.layers.{}.mlp",
+    "phi3": "model.layers.{}.mlp",
+    "gpt2": "transformer.h.{}.mlp",
+    "gpt_neox": "gpt_neox.layers.{}.mlp",
+    "mixtral": "model.layers.{}.mlp",
+}
+
+
+@pytest.mark.parametrize("family", BLOCKS)
+def test_finds_the_mlp_blocks_by_structure(tiny_backbone: Build, family: str) -> None:
+    assert find_mlp_blocks(tiny_backbone(family)) == [BLOCKS[family].format(layer) for layer in range(4)]
+
+
+def test_finds_them_through_peft_and_beside_memory_layers(tiny_backbone: Build) -> None:
+    memory = get_peft_model(tiny_backbone(), MemoryConfig(layers=[1], sub_keys=4, top_k=2))
+    lora = get_peft_model(tiny_backbone(), LoraConfig(target_modules=["q_proj", "up_proj"]))
+    for model in (memory, lora):
+        assert find_mlp_blocks(model) == [f"base_model.model.model.layers.{layer}.mlp" for layer in range(4)]
+
+
+def test_refuses_what_is_no_causal_lm(tiny_backbone: Build, tmp_path: Path) -> None:
+    encoder = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 64}
+    t5 = T5Config(d_model=32, d_ff=48, num_layers=2, num_heads=2, d_kv=8, vocab_size=64)
+    for model in (BertLMHeadModel(BertConfig(**encoder)), T5ForConditionalGeneration(t5)):
+        with pytest.raises(InputError, match="causal LM"):
+            find_mlp_blocks(model)
+    headless = AutoModel.from_config(tiny_backbone().config)
+    with pytest.raises(InputError, match="Qwen2Model is not a decoder-only causal LM"):
+        find_mlp_blocks(headless)
+    with pytest.raises(InputError, match="no MLP blocks"):
+        find_mlp_blocks(torch.nn.Linear(3, 3))
+
+
+@pytest.mark.parametrize(
+    ("depth", "layers"),
+    [(28, [6, 14, 22]), (8, [2, 4, 6]), (4, [1, 2, 3]), (2, [0, 1]), (1, [0]), (80, [17, 40, 63])],
+)
+def test_default_layers(depth: int, layers: list[int]) -> None:
+    assert default_layers(depth) == layers
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_fingerprint_survives_dtype_and_added_tokens(tiny_backbone: Build, dtype: torch.dtype) -> None:
+    fingerprint = json.loads(json.dumps(backbone_fingerprint(tiny_backbone(vocab_size=80))))
+    assert len(fingerprint["probe"]) == 8
+    other = tiny_backbone(vocab_size=80).to(dtype)
+    other.resize_token_embeddings(96, mean_resizing=False)
+    check_fingerprint(fingerprint, other)
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "named"),
+    [
+        ("qwen2", {"seed": 1}, "embedding weights differ"),
+        ("qwen2", {"num_hidden_layers": 3}, "layers is 3 and not 4"),
+        ("qwen2", {"hidden_size": 48}, "hidden_size is 48 and not 32"),
+        ("qwen2", {"vocab_size": 63}, "vocab_size is 63 and not 64"),
+        ("llama", {}, "model_type is llama and not qwen2"),
+    ],
+)
+def test_the_fingerprint_tells_backbones_apart(
+    tiny_backbone: Build, family: str, change: dict[str, int], named: str
+) -> None:
+    fingerprint = backbone_fingerprint(tiny_backbone())
+    with pytest.raises(InputError, match=named):
+        check_fingerprint(fingerprint, tiny_backbone(family, **change))
+
+
+def test_loads_a_frozen_backbone(tinystories: Path) -> None:
+    model, tokenizer = load_backbone(tinystories)
+    assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
+    assert tokenizer("Once upon a time")["input_ids"]
+    assert len(find_mlp_blocks(model)) == model.config.num_hidden_layers
+    half, _ = load_backbone(tinystories, dtype="bfloat16")
+    assert half.dtype == torch.bfloat16
+    check_fingerprint(backbone_fingerprint(model), half)
+
+
+def _one_line(error: pytest.ExceptionInfo[InputError]) -> bool:
+    return "\n" not in str(error.value)
+
+
+def test_a_wrong_path_says_how_to_mend_it(tmp_path: Path) -> None:
+    for wrong in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(InputError, match="give 'pocket', the folder of a causal LM") as error:
+            load_backbone(wrong)
+        assert str(wrong) in str(error.value) and _one_line(error)
+
+
+def test_missing_weights_are_named(tinystories: Path, tmp_path: Path) -> None:
+    for file in tinystories.iterdir():
+        if file.name != "model.safetensors":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(InputError, match="cannot load the backbone") as error:
+        load_backbone(tmp_path)
+    assert _one_line(error)
+    weights = load_file(tinystories / "model.safetensors")
+    gone = next(name for name in weights if "down_proj" in name)
+    save_file({name: weight for name, weight in weights.items() if name != gone}, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match=f"lacks 1 weights, {gone}"):
+        load_backbone(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"\x00" * 100)
+    with pytest.raises(InputError, match="cannot load the backbone") as error:
+        load_backbone(tmp_path)
+    assert _one_line(error)
+
+
+def test_an_encoder_is_refused_in_one_line(tmp_path: Path, tinystories: Path) -> None:
+    config = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, vocab_size=64)
+    BertLMHeadModel(config).save_pretrained(tmp_path)
+    for file in tinystories.glob("*token*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(InputError, match="decoder-only causal LM") as error:
+        load_backbone(tmp_path)
+    assert _one_line(error)
