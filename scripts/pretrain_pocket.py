@@ -321,7 +321,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "pocket")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--out", type=Path, default=POCKET)
-    parser.add_argument("--steps", type=int, default=1300)
+    parser.add_argument("--steps", type=int, default=1100)
     parser.add_argument("--rows", type=int, default=20)
     parser.add_argument("--article-share", type=float, default=0.35)
     parser.add_argument("--rate", type=float, default=4e-3)
