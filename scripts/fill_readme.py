@@ -13,7 +13,11 @@ from memlayers.results import Results, read_results
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "recipes"
-COLUMNS = {"default (addressed, gate first)": "addressed", "without gate": "addressed-no-gate", "seed's `dense`": "dense"}
+COLUMNS = {
+    "default (addressed, gate first)": "addressed",
+    "without gate": "addressed-no-gate",
+    "seed's `dense`": "dense",
+}
 ROWS = (
     ("recall, taught phrasings", "recall", "taught"),
     ("recall, phrasings never taught", "recall", "unseen_phrasing"),

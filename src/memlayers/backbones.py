@@ -62,9 +62,29 @@ def load_backbone(
             f"the backbone {str(name_or_path)!r} lacks {len(missing)} weights, {missing[0]} first; "
             "get the whole checkpoint again, or name a causal LM"
         )
-    find_mlp_blocks(model)
+    if not tokenizer.encode("a", add_special_tokens=False):  # transformers makes an empty one where files are missing
+        raise InputError(f"the backbone {str(name_or_path)!r} has no tokenizer files; get the whole checkpoint again")
+    try:
+        find_mlp_blocks(model)
+    except InputError as error:
+        raise InputError(f"the backbone {str(name_or_path)!r}: {error}") from error
     model.requires_grad_(False).eval()
     return (model if device is None else model.to(device)), tokenizer
+
+
+def device_named(name: str) -> torch.device:
+    """The device of this name, tried out.
+
+    Raises:
+        InputError: there is none on this machine.
+    """
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except Exception as error:  # AssertionError, RuntimeError, NotImplementedError, as the device pleases
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise InputError(f"device {name!r} cannot be used ({reason}); take cpu, cuda or cuda:0") from error
+    return device
 
 
 def find_mlp_blocks(model: nn.Module) -> list[str]:

@@ -8,19 +8,34 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from memlayers.errors import InputError, WorkError
 from memlayers.teaching import TeachConfig, read_teach_config
 
+
+class _Commands(TyperGroup):
+    """The verbs. Ctrl-C ends each of them in one line; what typer does about it differs with its version."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _stop("interrupted", 130)
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Teach a frozen language model new facts, without making it worse.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -31,32 +46,32 @@ app.add_typer(facts_app, name="facts")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
-Device = Annotated[Optional[str], typer.Option(help="cpu, cuda, cuda:1 ...; chosen if not given.")]  # noqa: UP045
-File = Annotated[Optional[Path], typer.Option()]  # noqa: UP045
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; chosen if not given.")]
 
 
 def main() -> None:
     """Entry point of the command ``memlayers``."""
-    warnings.simplefilter("ignore", FutureWarning)  # of the libraries beneath: not the user's to mend
+    # What the libraries beneath have to say is not the user's to mend; what is, is said in our own line.
+    warnings.simplefilter("ignore")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.stderr.isatty() or {"-q", "--quiet"} & set(sys.argv):
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        app()
+        app(prog_name="memlayers")
     except InputError as error:
         _stop(error, 2)
     except WorkError as error:
         _stop(error, 1)
-    except KeyboardInterrupt:
-        _stop("interrupted", 130)
 
 
-def _stop(message: object, code: int) -> None:
-    print(f"memlayers: {message}", file=sys.stderr)
+def _stop(message: object, code: int) -> NoReturn:
+    print(f"memlayers: {' '.join(str(message).split())}", file=sys.stderr)
     sys.exit(code)
 
 
 def _with_teach_flags(*left_out: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Gives a command one flag per field of `TeachConfig`, with the help of its docstring; None means not given."""
-    helps = dict(re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", inspect.getdoc(TeachConfig) or "", re.MULTILINE))
-    helps |= dict(re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", inspect.getdoc(TeachConfig) or "", re.MULTILINE))
+    helps = dict(re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", inspect.getdoc(TeachConfig) or "", re.MULTILINE))
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(command, eval_str=True)
@@ -65,10 +80,10 @@ def _with_teach_flags(*left_out: str) -> Callable[[Callable[..., None]], Callabl
             if field.name in left_out:
                 continue
             kind = {"int": int, "float": float, "bool": bool}.get(str(field.type).split(" |")[0], str)
-            default = "from the recipe" if field.default is None else str(field.default)
-            text = " ".join(helps.get(field.name, "").split()) + f" [{default}]"
+            text = " ".join(helps.get(field.name, "").split())
+            text += "" if field.default is None else f" [{field.default}]"  # where it is None, the text says what for
             option = typer.Option(help=text, show_default=False)
-            annotation = Annotated[Optional[kind], option]  # type: ignore[valid-type]  # noqa: UP045
+            annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
             parameters.append(
                 inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
             )
@@ -92,8 +107,8 @@ def _config(path: Path | None, flags: dict[str, Any]) -> TeachConfig:
 @_with_teach_flags("backbone")
 def demo(
     out: Annotated[Path, typer.Option(help="A new folder for the memory, the results and the report.")],
-    facts: Annotated[Optional[int], typer.Option(help="Teach only so many of the 500 facts.")] = None,  # noqa: UP045
-    config: Annotated[Optional[Path], typer.Option(help="YAML file of the flags below.")] = None,  # noqa: UP045
+    facts: Annotated[int | None, typer.Option(min=1, help="Teach only so many of the 500 facts.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of the flags below.")] = None,
     quiet: Quiet = False,
     **flags: Any,
 ) -> None:
@@ -111,7 +126,7 @@ def demo(
 def teach(
     facts: Annotated[Path, typer.Option(help="Facts: JSONL or CSV (see `memlayers facts`).")],
     out: Annotated[Path, typer.Option(help="Folder for the memory, a PEFT adapter.")],
-    config: Annotated[Optional[Path], typer.Option(help="YAML file of the flags below.")] = None,  # noqa: UP045
+    config: Annotated[Path | None, typer.Option(help="YAML file of the flags below.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Replace an existing memory.")] = False,
     quiet: Quiet = False,
@@ -135,8 +150,8 @@ def teach(
 @app.command(epilog='Example: memlayers ask runs/demo/memory "Who founded Chemikal Underground?"')
 def ask(
     memory: Annotated[Path, typer.Argument(help="Folder of a memory.")],
-    question: Annotated[str | None, typer.Argument(help="Without one: a chat, a question per line.")] = None,  # noqa: UP045
-    backbone: Annotated[Optional[str], typer.Option(help="Another place of the backbone.")] = None,  # noqa: UP045
+    question: Annotated[str | None, typer.Argument(help="Without one: a chat, a question per line.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Another place of the backbone.")] = None,
     gate: Annotated[bool, typer.Option(help="Off: the memory is read for every token.")] = True,
     device: Device = None,
     as_json: Json = False,
@@ -145,10 +160,7 @@ def ask(
     from memlayers.session import load_memory
 
     opened = load_memory(memory, backbone=backbone, device=device, gate=gate)
-    lines = [question] if question is not None else _prompted_lines()
-    for line in lines:
-        if not line.strip():
-            continue
+    for line in [question] if question is not None else _prompted_lines(echo=not as_json):
         (answer,) = opened.ask([line.strip()])
         if as_json:
             print(json.dumps(dataclasses.asdict(answer), ensure_ascii=False))
@@ -160,26 +172,30 @@ def ask(
 def evaluate(
     memory: Annotated[Path, typer.Argument(help="Folder of a memory.")],
     out: Annotated[Path, typer.Option(help="Where to write the results, a .json file.")],
-    facts: Annotated[Optional[Path], typer.Option(help="What was taught.")] = None,  # noqa: UP045
-    known: Annotated[Path | None, typer.Option(help="What the backbone knows: questions and answers.")] = None,  # noqa: UP045
-    qa: Annotated[Optional[Path], typer.Option(help="Any questions and answers, e.g. TriviaQA.")] = None,  # noqa: UP045
-    text: Annotated[Optional[Path], typer.Option(help="General text, e.g. WikiText-2.")] = None,  # noqa: UP045
-    backbone: Annotated[Optional[str], typer.Option(help="Another place of the backbone.")] = None,  # noqa: UP045
+    facts: Annotated[Path | None, typer.Option(help="What was taught.")] = None,
+    known: Annotated[Path | None, typer.Option(help="What the backbone knows: questions and answers.")] = None,
+    qa: Annotated[Path | None, typer.Option(help="Any questions and answers, e.g. TriviaQA.")] = None,
+    text: Annotated[Path | None, typer.Option(help="General text, e.g. WikiText-2.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Another place of the backbone.")] = None,
     gate: Annotated[bool, typer.Option(help="Off: the memory is read for every token.")] = True,
-    phrasings: Annotated[int | None, typer.Option(help="Taught phrasings asked per fact; all if not given.")] = None,  # noqa: UP045
-    max_text_tokens: Annotated[Optional[int], typer.Option(help="Read so much of the text.")] = None,  # noqa: UP045
-    report: Annotated[Optional[Path], typer.Option(help="Also draw the report into this folder.")] = None,  # noqa: UP045
+    phrasings: Annotated[
+        int | None, typer.Option(min=1, help="Taught phrasings asked per fact; all if not given.")
+    ] = None,
+    max_text_tokens: Annotated[int | None, typer.Option(min=2, help="Read so much of the text.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Also draw the report into this folder.")] = None,
     seed: Annotated[int, typer.Option(help="Of the choice of phrasings and the bootstrap.")] = 137,
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:
     """Score a memory against its backbone on the same items: recall, known facts, perplexity, locality."""
     from memlayers.facts import read_facts, read_questions
-    from memlayers.files import check_output_file, read_text
+    from memlayers.files import check_output_directory, check_output_file, read_text
 
     if facts is None and known is None and qa is None and text is None:
         raise InputError("nothing to score: give --facts, --known, --qa or --text")
     check_output_file(out)
+    if report is not None:
+        check_output_directory(report, replace=True)
     items: dict[str, Any] = {
         "facts": read_facts(facts) if facts else [],
         "known": read_questions(known) if known else [],
@@ -213,16 +229,16 @@ def evaluate(
     _print_rows(results)
 
 
-@facts_app.command("make", epilog="Example: memlayers facts make sensor --n 300 --out facts.jsonl")
+@facts_app.command("make", epilog="Example: memlayers facts make sensor_calibration --n 300 --out facts.jsonl")
 def facts_make(
     family: Annotated[str, typer.Argument(help="A synthetic family; `list` names them all.")],
-    out: Annotated[Optional[Path], typer.Option(help="Where to write, a .jsonl file.")] = None,  # noqa: UP045
+    out: Annotated[Path | None, typer.Option(help="Where to write, a .jsonl file.")] = None,
     n: Annotated[int, typer.Option(help="How many facts.")] = 300,
-    fakes: Annotated[Path | None, typer.Option(help="Also write as many same-shape fakes, never taught.")] = None,  # noqa: UP045
+    fakes: Annotated[Path | None, typer.Option(help="Also write as many same-shape fakes, never taught.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed makes the same facts on any machine.")] = 137,
 ) -> None:
     """Make facts of a synthetic family of known entropy."""
-    from memlayers.facts import write_facts
+    from memlayers.facts import check_facts_target, write_facts
     from memlayers.synthetic import FAMILIES, answer_bits, capacity, make_facts, make_fakes
 
     if family == "list":
@@ -231,11 +247,16 @@ def facts_make(
         return
     if out is None:
         raise InputError("no place to write: give --out FILE.jsonl")
-    made = make_facts(family, n, seed)
-    write_facts(out, made)
+    made = {out: make_facts(family, n, seed)}
     if fakes is not None:
-        write_facts(fakes, make_fakes(family, n, seed, avoid=made))
-    print(f"{len(made)} facts in {out}" + (f", {n} fakes in {fakes}" if fakes else ""))
+        if os.path.realpath(fakes) == os.path.realpath(out):
+            raise InputError(f"{out}: facts and fakes cannot go into one file; give --fakes another")
+        made[fakes] = make_fakes(family, n, seed, avoid=made[out])
+    for path in made:  # both or neither
+        check_facts_target(path)
+    for path, facts in made.items():
+        write_facts(path, facts)
+    print(f"{n} facts in {out}" + (f", {n} fakes in {fakes}" if fakes else ""))
 
 
 @facts_app.command("check", epilog="Example: memlayers facts check facts.jsonl")
@@ -253,7 +274,8 @@ def facts_check(file: Annotated[Path, typer.Argument(help="JSONL or CSV.")], as_
               f"{len(report.contradictions)} contradictions")  # fmt: skip
         for kind, clashes in (("duplicate", report.duplicates), ("contradiction", report.contradictions)):
             for clash in clashes:
-                print(f"  {kind}: {clash}")
+                where, answers = (", ".join(map(str, each)) for each in (clash.lines, map(repr, clash.answers)))
+                print(f"  {kind}, lines {where}: {clash.question!r} is answered {answers}")
     if report.contradictions:
         sys.exit(2)
 
@@ -285,24 +307,36 @@ def report(
     if len(results) == 1:
         write_report(results[0], out)
     else:
-        compare_report([(path.parent.name, path) for path in results], out)
+        compare_report(list(zip(_labels(results), results, strict=True)), out)
     print(f"the report is in {out}")
 
 
-def _prompted_lines() -> Any:
-    """Lines from the terminal or a pipe, until its end."""
-    if sys.stdin.isatty():
-        print("Ask; an empty line or Ctrl-D ends.")
-    while True:
-        try:
-            line = input("> " if sys.stdin.isatty() else "")
-        except EOFError:
-            return
-        if not line.strip() and sys.stdin.isatty():
-            return
-        if not sys.stdin.isatty():
-            print(f"> {line}")
-        yield line
+def _labels(paths: Sequence[Path]) -> list[str]:
+    """A name for each path: its folder's, its own, or all of it, whichever first tells all of them apart."""
+    folders = [path.absolute().parent.name for path in paths]
+    for labels in (folders, [path.stem for path in paths]):
+        if len(set(labels)) == len(paths):
+            return labels
+    return [str(path) for path in paths]
+
+
+def _prompted_lines(*, echo: bool) -> Iterator[str]:
+    """Lines from the terminal or a pipe, until its end; `echo` shows those of a pipe among the answers."""
+    if not sys.stdin.isatty():
+        for number, raw in enumerate(sys.stdin.buffer, start=1):
+            try:
+                line = raw.decode("utf-8").strip()
+            except UnicodeDecodeError:
+                raise InputError(f"standard input:{number}: not UTF-8; send text in UTF-8") from None
+            if line:
+                if echo:
+                    print(f"> {line}")
+                yield line
+        return
+    print("Ask; an empty line or Ctrl-D ends.")
+    with suppress(EOFError):
+        while line := input("> ").strip():
+            yield line
 
 
 def _print_rows(results: Any) -> None:

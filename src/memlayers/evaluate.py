@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from memlayers.backbones import context_length
 from memlayers.encoding import plain_text_ids
 from memlayers.errors import InputError
 from memlayers.facts import Fact, Question
@@ -164,11 +165,7 @@ def score_text(
     Raises:
         InputError: less than two tokens.
     """
-    ids = plain_text_ids(tokenizer, text)[:max_tokens]
-    window = min(window, len(ids))
-    if window < 2:
-        raise InputError("the text has less than two tokens: give a longer one")
-    windows = torch.tensor(ids[: len(ids) // window * window]).view(-1, window)
+    windows = _windows(model, tokenizer, text, window, max_tokens)
     device = next(model.parameters()).device
     model.eval()
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -189,6 +186,26 @@ def score_text(
             advance(len(batch))
     backbone, memory, identical = (torch.cat(part) for part in zip(*parts, strict=True))
     return TextScores(backbone, memory, identical, largest)
+
+
+@torch.inference_mode()
+def perplexity_on(
+    model: Any, tokenizer: PreTrainedTokenizerBase, text: str, *, window: int = WINDOW, max_tokens: int | None = None
+) -> float:
+    """The perplexity of the model as it is, on the same windows as `score_text`, for half the work."""
+    device = next(model.parameters()).device
+    batches = [batch.to(device) for batch in _windows(model, tokenizer, text, window, max_tokens).split(TEXT_BATCH)]
+    nll = torch.cat([_nll(model(input_ids=batch, use_cache=False).logits, batch) for batch in batches])
+    return _perplexity(nll).value
+
+
+def _windows(model: Any, tokenizer: PreTrainedTokenizerBase, text: str, window: int, max_tokens: int | None) -> Tensor:
+    """The text's token ids, [windows, window] int64; what does not fill a window is left out."""
+    ids = plain_text_ids(tokenizer, text)[:max_tokens]
+    window = min(window, len(ids), context_length(model))
+    if window < 2:
+        raise InputError("the text has less than two tokens: give a longer one")
+    return torch.tensor(ids[: len(ids) // window * window]).view(-1, window)
 
 
 def cost_rows(report: TeachReport, facts: int, device: str) -> list[Row]:

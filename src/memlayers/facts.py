@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from .errors import InputError
-from .files import StrPath, atomic_write_text, read_text
+from .files import StrPath, atomic_write_text, check_output_file, read_text
 
 _FACT_FIELDS = ("id", "subject", "relation", "questions", "unseen_questions", "answer", "aliases")
 _QUESTION_FIELDS = (
@@ -156,12 +156,24 @@ def write_facts(path: StrPath, facts: Iterable[Fact]) -> None:
     """Write facts as JSONL, whole or not at all, so that `read_facts` gives them back exactly.
 
     Raises:
-        InputError: no facts, a fact that could not be read back (an empty text, an id used twice), or an
-            unwritable path.
+        InputError: no facts, a fact that could not be read back (an empty text, an id used twice), or a path
+            that `check_facts_target` refuses.
         WorkError: the disk is full.
     """
+    check_facts_target(path)
     rows = [_row_of(fact) for fact in _checked(path, facts)]
     atomic_write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def check_facts_target(path: StrPath) -> None:
+    """Check, before any work, that `write_facts` can write to `path`; leaves nothing behind.
+
+    Raises:
+        InputError: not a name that `read_facts` would take as JSONL, or a place that cannot be written.
+    """
+    if Path(path).suffix.lower() not in (".jsonl", ".json"):
+        raise InputError(f"{path}: not a name that facts are read by; end it in .jsonl")
+    check_output_file(path)
 
 
 def write_csv(path: StrPath, facts: Iterable[Fact]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -105,8 +106,8 @@ def atomic_directory(path: StrPath, replace: bool = False) -> Iterator[Path]:
                 _move_into_place(temporary, target)
         except BaseException as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            if _is_full_disk(error):
-                raise WorkError(_disk_line(path, "No space left on device")) from error
+            if (number := _disk_error(error)) is not None:
+                raise WorkError(_disk_line(path, os.strerror(number))) from error
             raise
 
 
@@ -144,6 +145,15 @@ def check_output_file(path: StrPath) -> None:
         _try_writing_beside(target)
 
 
+def file_digest(path: StrPath) -> str:
+    """SHA-256 of a file in hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def _refuse_other_than_file(target: Path, path: StrPath) -> None:
     # Renaming over a device would destroy it (root can replace /dev/null); over a directory fails late.
     if target.exists() and not target.is_file():
@@ -168,11 +178,15 @@ def _oserrors_in_one_line(path: StrPath) -> Iterator[None]:
         raise InputError(f"{path}: cannot be written ({reason}); give a path you may write to") from error
 
 
-def _is_full_disk(error: BaseException) -> bool:
-    """Whether the caller's block met a full disk; safetensors wraps the system's error in its own type."""
+def _disk_error(error: BaseException) -> int | None:
+    """The number of the disk's error that the caller's block met, if any.
+
+    Libraries in Rust (safetensors, tokenizers) wrap the system's error in a type of their own.
+    """
     if isinstance(error, (InputError, WorkError)):
-        return False
-    return getattr(error, "errno", None) in _DISK_ERRORS or "No space left on device" in str(error)
+        return None
+    number = getattr(error, "errno", None)
+    return next((known for known in _DISK_ERRORS if known == number or os.strerror(known) in str(error)), None)
 
 
 def _disk_line(path: StrPath, reason: str) -> str:

@@ -7,6 +7,7 @@ they are, to the bit; teaching then happens under it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from memlayers.calibrate import LayerFeatures
 from memlayers.teaching import GateReport
 from memlayers.tuner.model import memory_layers
 
+MOST_RAISED = 1.5  # logits; one odd token shall not shut the gate on the facts
+
 
 def train_gates(
     model: Any,
@@ -24,10 +27,11 @@ def train_gates(
     facts: Sequence[LayerFeatures],
     general: Sequence[LayerFeatures],
     *,
-    threshold: float = 4.0,
-    steps: int = 600,
-    batch_size: int = 4096,
-    learning_rate: float = 2e-3,
+    passages: int = 0,
+    threshold: float = 1.0,
+    steps: int = 2000,
+    batch_size: int = 1024,
+    learning_rate: float = 6e-3,
     seed: int = 0,
     progress: Any = None,
 ) -> list[GateReport]:
@@ -40,10 +44,12 @@ def train_gates(
         adapter: name of the memory.
         facts: features of the facts' contexts, one entry per memory layer.
         general: features of general text, likewise.
-        threshold: the logit above which a gate is open.
+        passages: so many of the general text's sequences, the first ones, are running text rather than chats.
+        threshold: the logit above which a gate is open. It is raised, by at most `MOST_RAISED`, to the largest logit on
+            held-out passages: on running text a gate has no business at all.
         steps: optimizer steps per layer.
         batch_size: tokens per step, half of each class.
-        learning_rate: Adam's.
+        learning_rate: Adam's at the start; it falls linearly to zero.
         seed: of the order of the tokens.
         progress: called with 1 after each step.
 
@@ -64,7 +70,8 @@ def train_gates(
         labels = torch.cat([torch.ones(half), torch.zeros(half)]).to(device)
         parameters = [parameter.requires_grad_(True) for parameter in gate.parameters()]
         optimizer = torch.optim.Adam(parameters, lr=learning_rate)
-        for _ in range(steps):
+        for step in range(steps):
+            optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
             picked = [
                 source[torch.randint(len(source), (half,), generator=generator)]
                 for source in (train_positive, train_negative)
@@ -77,11 +84,20 @@ def train_gates(
                 progress(1)
         for parameter in parameters:
             parameter.requires_grad_(False)
-        gate.threshold.fill_(threshold)
+        largest = _largest_on_passages(gate, negative, passages)
+        settled = min(max(threshold, largest), threshold + MOST_RAISED)
+        gate.threshold.fill_(settled)
         gate.trained.fill_(1)
         opened = [gate.is_open(rows.to(device)).float().mean().item() for rows in (held_positive, held_negative)]
-        reports.append(GateReport(threshold, *opened))
+        reports.append(GateReport(settled, *opened))
     return reports
+
+
+@torch.no_grad()
+def _largest_on_passages(gate: Any, general: LayerFeatures, passages: int) -> float:
+    """The gate's largest logit on the held-out passages; minus infinity where there are none."""
+    rows = general.inputs[(general.sequence % 10 == 9) & (general.sequence < passages)]
+    return float(gate(rows.to(gate.mean.device)).max()) if len(rows) else -math.inf
 
 
 def _held_out(features: LayerFeatures) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from memlayers.backbones import context_length
 from memlayers.encoding import encode_example, pad_token_id, plain_text_ids
 from memlayers.errors import InputError
 from memlayers.files import read_text
@@ -55,7 +56,7 @@ def read_general_text(path: str | Path) -> GeneralText:
         return GeneralText(passages)
     passages_read: list[str] = []
     chats: list[tuple[str, str]] = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -64,13 +65,17 @@ def read_general_text(path: str | Path) -> GeneralText:
             raise InputError(f"{path}:{number}: not JSON ({error}); write one object per line") from error
         if isinstance(row, dict) and isinstance(row.get("text"), str) and row["text"].strip():
             passages_read.append(row["text"])
-        elif isinstance(row, dict) and isinstance(row.get("question"), str) and row.get("answers"):
-            chats.append((row["question"], str(row["answers"][0])))
+        elif isinstance(row, dict) and isinstance(row.get("question"), str) and _is_answers(row.get("answers")):
+            chats.append((row["question"], row["answers"][0]))
         else:
             raise InputError(f'{path}:{number}: neither {{"text"}} nor {{"question", "answers"}}; give one of the two')
     if not passages_read and not chats:
         raise InputError(f"{path}: no text in it; give at least one row")
     return GeneralText(tuple(passages_read), tuple(chats))
+
+
+def _is_answers(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], str) and bool(value[0].strip())
 
 
 @torch.no_grad()
@@ -100,7 +105,8 @@ def sample_general_text(
             out = generate(
                 input_ids=ids.expand(-(-passages // len(starts)), -1),
                 attention_mask=torch.ones_like(ids).expand(-(-passages // len(starts)), -1),
-                do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=tokens,
+                do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
+                max_new_tokens=min(tokens, context_length(model) - ids.shape[1]),
                 pad_token_id=pad_token_id(tokenizer),
             )  # fmt: skip
             texts += tokenizer.batch_decode(out, skip_special_tokens=True)

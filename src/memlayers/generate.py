@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from memlayers.backbones import context_length
 from memlayers.encoding import collate_prompts, encode_prompt, end_token_id, pad_token_id
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 MAX_NEW_TOKENS = 32
 
 
-@torch.inference_mode()
 def answer_questions(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
@@ -29,7 +29,7 @@ def answer_questions(
     """Answers each question by greedy generation through the chat template, up to its end token.
 
     Questions of like length are answered together; the batch a question falls into does not change its answer beyond
-    the backbone's own rounding.
+    the backbone's own rounding. An answer ends where the backbone's context does.
 
     Args:
         model: a causal LM, with or without a memory.
@@ -41,28 +41,57 @@ def answer_questions(
 
     Returns:
         The answers, in the order of the questions, without special tokens and outer space.
+
+    Raises:
+        InputError: a question fills the backbone's context.
     """
-    prompts = [encode_prompt(tokenizer, question) for question in questions]
+    context = context_length(model)
+    prompts = [encode_prompt(tokenizer, question, max_length=context) for question in questions]
+    ids = continue_prompts(
+        model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress
+    )
+    # One by one: batch_decode makes one empty text of an empty batch.
+    return [str(tokenizer.decode(answer, skip_special_tokens=True)).strip() for answer in ids]
+
+
+@torch.inference_mode()
+def continue_prompts(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    batch_size: int = 128,
+    progress: Any = None,
+) -> list[list[int]]:
+    """Continues each prompt greedily; as `answer_questions`, from token ids to token ids.
+
+    Returns:
+        The new tokens of each prompt, its end token included where one was generated.
+    """
+    context = context_length(model)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     pad, end = pad_token_id(tokenizer), end_token_id(tokenizer)
     device = next(model.parameters()).device
-    answers = [""] * len(prompts)
+    continued: list[list[int]] = [[] for _ in prompts]
     was_training = model.training
     model.eval()
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        batch = {k: v.to(device) for k, v in collate_prompts([prompts[i] for i in chosen], pad).items()}
-        generated = model.generate(
-            **batch, do_sample=False, num_beams=1, max_new_tokens=max_new_tokens, eos_token_id=end, pad_token_id=pad,
-            temperature=None, top_p=None, top_k=None, repetition_penalty=None,
-        )  # fmt: skip
-        texts = tokenizer.batch_decode(generated[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-        for i, text in zip(chosen, texts, strict=True):
-            answers[i] = text.strip()
-        if progress is not None:
-            progress(len(chosen))
-    model.train(was_training)
-    return answers
+    try:
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            batch = {k: v.to(device) for k, v in collate_prompts([prompts[i] for i in chosen], pad).items()}
+            longest = batch["input_ids"].shape[1]
+            generated = model.generate(
+                **batch, do_sample=False, num_beams=1, max_new_tokens=min(max_new_tokens, context - longest),
+                eos_token_id=end, pad_token_id=pad, temperature=None, top_p=None, top_k=None, repetition_penalty=None,
+            )  # fmt: skip
+            for i, row in zip(chosen, generated[:, longest:].tolist(), strict=True):
+                continued[i] = row[: row.index(end) + 1] if end in row else row
+            if progress is not None:
+                progress(len(chosen))
+    finally:
+        model.train(was_training)
+    return continued
 
 
 def without_memory(model: Any) -> AbstractContextManager[Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memlayers.backbones import load_backbone
+from memlayers.backbones import device_named, load_backbone
 from memlayers.errors import InputError
 from memlayers.generate import answer_questions, without_memory
 from memlayers.tuner import set_gate_enabled
@@ -16,6 +17,8 @@ from memlayers.tuner.config import METHOD
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+WEIGHTS = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,13 @@ class Memory:
     tokenizer: PreTrainedTokenizerBase
 
     def ask(self, questions: Sequence[str]) -> list[Answer]:
-        """Answers each question by greedy generation, with the memory and by the bare backbone."""
+        """Answers each question by greedy generation, with the memory and by the bare backbone.
+
+        Raises:
+            InputError: a question is empty, or fills the backbone's context.
+        """
+        if not all(question.strip() for question in questions):
+            raise InputError("a question is empty: ask something")
         memory = answer_questions(self.model, self.tokenizer, questions)
         with without_memory(self.model):
             backbone = answer_questions(self.model, self.tokenizer, questions)
@@ -75,12 +84,14 @@ def load_memory(
     source = backbone or config.get("backbone") or config.get("base_model_name_or_path")
     if not source:
         raise InputError(f"{folder}: names no backbone; say which with --backbone")
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    chosen = device_named(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if dtype == "auto" and chosen.type == "cpu":
         dtype = "float32"
     model, tokenizer = load_backbone(source, dtype, chosen)
     try:
-        memory = PeftModel.from_pretrained(model, str(folder))
+        with warnings.catch_warnings():  # peft warns of missing tensors and goes on; below they are an error
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")
+            memory = PeftModel.from_pretrained(model, str(folder))
     except InputError as error:
         raise InputError(f"{folder}: {error}") from error
     except Exception as error:  # torch's size mismatches, the safetensors parser's own errors
@@ -88,19 +99,37 @@ def load_memory(
         raise InputError(
             f"{folder}: damaged or incomplete memory ({reason}); teach it again or restore a copy"
         ) from error
+    _require_whole(memory, folder)
     set_gate_enabled(memory, gate)
     return Memory(memory.eval(), tokenizer)
+
+
+def _require_whole(memory: Any, folder: Path) -> None:
+    """Refuses a memory of which the file holds only a part: the rest would stay at its random start."""
+    from peft import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    expected = get_peft_model_state_dict(memory, save_embedding_layers=False)
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        missing = sorted(set(expected) - set(file.keys()))
+    if missing:
+        raise InputError(
+            f"{folder}: incomplete memory, {WEIGHTS} lacks {len(missing)} of its {len(expected)} tensors, "
+            f"{missing[0]} first; teach it again or restore a copy"
+        )
+    if not all(bool(tensor.isfinite().all()) for tensor in expected.values()):
+        raise InputError(f"{folder}: damaged memory, a value is not finite; teach it again or restore a copy")
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "adapter_config.json"
     if not path.is_file():
         raise InputError(f"{folder}: not a memory folder (no adapter_config.json); give the folder `teach --out` wrote")
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise InputError(f"{folder}: adapter_model.safetensors is missing; teach it again or restore a copy")
+    if not (folder / WEIGHTS).is_file():
+        raise InputError(f"{folder}: {WEIGHTS} is missing; teach it again or restore a copy")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: damaged ({error}); teach the memory again or restore a copy") from error
     if not isinstance(config, dict) or config.get("peft_type") != METHOD.upper():
         raise InputError(f"{folder}: an adapter of another method; give a folder that `memlayers teach` wrote")

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from memlayers.backbones import context_length, load_backbone
+from memlayers.backbones import context_length, device_named, load_backbone
 from memlayers.calibrate import LayerFeatures, calibrate, collect_features
 from memlayers.encoding import (
     IGNORED_LABEL,
@@ -38,7 +38,7 @@ from memlayers.encoding import (
 )
 from memlayers.errors import InputError, WorkError
 from memlayers.facts import Fact
-from memlayers.files import atomic_directory, check_output_directory
+from memlayers.files import atomic_directory, check_output_directory, file_digest
 from memlayers.gate import train_gates
 from memlayers.general_text import load_general_text
 from memlayers.generate import answer_questions
@@ -55,6 +55,8 @@ if TYPE_CHECKING:
 
 ADAPTER = "default"
 BAD_STEPS_IN_A_ROW = 10
+MOST_CONTEXTS = 5000  # of the facts, that calibration and the gates are shown
+_CHECKPOINT_TENSORS = ("adapter_model.safetensors", "optimizer.safetensors")
 
 
 @dataclass(slots=True)
@@ -106,12 +108,14 @@ def teach_facts(
     if not facts:
         raise InputError("no facts to teach: give at least one")
     check_output_directory(out, replace=replace)
+    if Path(out).is_dir() and any(Path(out).iterdir()) and not (Path(out) / "adapter_config.json").is_file():
+        raise InputError(f"{out}: not a memory, so it is not replaced; give another folder or remove this one")
     work = Path(f"{Path(out)}.teaching")
-    run = _Run(facts, config, work, watch, quiet)
     if work.exists() and not resume:
         raise InputError(f"{work}: an interrupted run is there; continue it with --resume, or delete the folder")
-    if resume and not work.exists():
+    if resume and not work.is_dir():
         raise InputError(f"{work}: no interrupted run there; start without --resume")
+    run = _Run(facts, config, work, watch, quiet)
     run.prepare()
     run.teach()
     with atomic_directory(out, replace=replace) as folder:
@@ -134,11 +138,23 @@ class _Run:
         self.facts, self.config, self.work, self.watch, self.quiet = facts, config, work, watch, quiet
         self.report = TeachReport()
         self.began = time.perf_counter()
-        self.device = torch.device(config.device) if config.device else Accelerator().device
+        self.device = device_named(config.device) if config.device else Accelerator().device
         # No mixed precision of accelerate's: a frozen backbone is simply loaded in the dtype it shall run in.
         self.accelerator = Accelerator(mixed_precision="no", cpu=self.device.type == "cpu")
         set_seed(config.seed)
         dtype = ("float32" if self.device.type == "cpu" else "auto") if config.dtype == "auto" else config.dtype
+        memory = MemoryConfig(
+            recipe=config.recipe,
+            layers=config.layers,
+            sub_keys=config.shape.sub_keys,
+            heads=config.shape.heads,
+            top_k=config.top_k,
+            key_dim=config.shape.key_dim,
+            pool_dtype=config.pool_dtype,
+            gate=config.gated,
+            seed=config.seed,
+            backbone=config.backbone,
+        )
         backbone, self.tokenizer = load_backbone(config.backbone, dtype, self.device)
         self.max_length = context_length(backbone)
         loss: Loss = "full" if config.loss == "full" else "answer"
@@ -148,18 +164,6 @@ class _Run:
         ]
         self.mixed = self._mixed_examples()
         self.general_source = load_general_text(config.general_text, backbone, self.tokenizer, config.seed)
-        memory = MemoryConfig(
-            recipe=config.recipe,
-            layers=config.layers,
-            sub_keys=config.sub_keys,
-            heads=config.heads,
-            top_k=config.top_k,
-            key_dim=config.key_dim,
-            pool_dtype=config.pool_dtype,
-            gate=config.gated,
-            seed=config.seed,
-            backbone=config.backbone,
-        )
         self.model = get_peft_model(backbone, memory)
         self.pad = pad_token_id(self.tokenizer)
         self.optimizer = make_optimizer(
@@ -178,7 +182,7 @@ class _Run:
         if self.config.recipe != "addressed" and not self.config.gated:
             return
         prompts = [example.input_ids for examples in self.encoded for example in examples]
-        prompts = random.Random(self.config.seed).sample(prompts, min(len(prompts), 2500))
+        prompts = random.Random(self.config.seed).sample(prompts, min(len(prompts), MOST_CONTEXTS))
         texts = self.general_source.encode(self.tokenizer, min(self.max_length, 256))
         with progress_bar("Calibrating", len(prompts) + len(texts), quiet=self.quiet) as advance:
             features = [
@@ -199,7 +203,7 @@ class _Run:
         total = config.gate_steps * len(memory_layers(self.model, ADAPTER))
         with progress_bar("Training the gates", total, quiet=self.quiet) as advance:
             return train_gates(
-                self.model, ADAPTER, *features,
+                self.model, ADAPTER, features[0], features[1], passages=len(self.general_source.passages),
                 threshold=config.gate_threshold, steps=config.gate_steps, seed=config.seed, progress=advance,
             )  # fmt: skip
 
@@ -244,7 +248,7 @@ class _Run:
         # Dropout and the like, if a backbone has any in eval mode, stay off: teaching sees what answering sees.
         self.model.eval()
         for layer in memory_layers(self.model):
-            layer.train()
+            layer.training = True  # its own flag (for the load-balance loss), not its MLP block's dropout
         counted = sum(label != IGNORED_LABEL for example in batch for label in example.labels[1:])
         finite = True
         size = -(-len(batch) // self.config.accumulation)
@@ -274,16 +278,28 @@ class _Run:
         return loss + memory_auxiliary_loss(self.model) * counted.sum()
 
     def _measure(self) -> None:
-        """Recall in free generation on a sample of taught phrasings, and what the caller watches."""
+        """Recall in free generation on taught phrasings, and what the caller watches.
+
+        A sample of the facts is asked; if it is full, all of them are, each in a phrasing drawn anew for this pass.
+        """
         paused = time.perf_counter()
-        rng = random.Random(self.config.seed)
-        facts = rng.sample(list(self.facts), min(len(self.facts), self.config.recall_sample))
-        answers = answer_questions(self.model, self.tokenizer, [rng.choice(fact.questions) for fact in facts])
-        right = sum(exact_match(answer, fact.answers) for answer, fact in zip(answers, facts, strict=True))
-        self.report.recall = right / len(facts)
+        rng = random.Random(f"{self.config.seed}:recall:{len(self.report.curve)}")
+        facts = rng.sample(list(self.facts), len(self.facts))
+        sample, rest = facts[: self.config.recall_sample], facts[self.config.recall_sample :]
+        right = self._recalled(sample, rng)
+        asked = len(sample)
+        if rest and right >= self.config.stop_at_recall * asked:
+            right += self._recalled(rest, rng)
+            asked += len(rest)
+        self.report.recall = right / asked
         perplexity, known = self.watch(self.model, self.tokenizer) if self.watch else (None, None)
         self.report.curve.append(CurvePoint(self.report.exposures, self.report.recall, perplexity, known))
         self.began += time.perf_counter() - paused
+
+    def _recalled(self, facts: Sequence[Fact], rng: random.Random) -> int:
+        """How many facts are answered rightly, each asked in one of its taught phrasings."""
+        answers = answer_questions(self.model, self.tokenizer, [rng.choice(fact.questions) for fact in facts])
+        return sum(exact_match(answer, fact.answers) for answer, fact in zip(answers, facts, strict=True))
 
     def _recall_is_full(self) -> bool:
         return bool(self.report.curve) and self.report.recall >= self.config.stop_at_recall
@@ -367,7 +383,11 @@ class _Run:
             }
             save_file(tensors, folder / "optimizer.safetensors")
             elapsed = report.seconds + time.perf_counter() - self.began
-            record = {"identity": self._identity(), "report": {**asdict(report), "seconds": elapsed}}
+            record = {
+                "identity": self._identity(),
+                "report": {**asdict(report), "seconds": elapsed},
+                "digests": {name: file_digest(folder / name) for name in _CHECKPOINT_TENSORS},
+            }
             (folder / "state.json").write_text(json.dumps(record), encoding="utf-8")
         for other in _checkpoints(self.work):
             if other.name != name:
@@ -383,9 +403,12 @@ class _Run:
         folder = found[-1]
         try:
             record = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+            for file, digest in record["digests"].items():
+                if file_digest(folder / file) != digest:
+                    raise ValueError(f"{file} is not as it was written")
             adapter = load_file(folder / "adapter_model.safetensors", device=str(self.device))
             tensors = load_file(folder / "optimizer.safetensors", device="cpu")
-            identity = record["identity"]
+            identity, report = record["identity"], TeachReport.from_dict(record["report"])
         except Exception as error:  # the safetensors parser raises its own
             raise InputError(f"{folder}: damaged checkpoint ({error}); delete {self.work} and start again") from error
         if identity != json.loads(json.dumps(self._identity())):
@@ -400,7 +423,7 @@ class _Run:
             index, name = key.split(".", 1)
             restored.setdefault(int(index), {})[name] = value
         self.optimizer.load_state_dict({"state": restored, "param_groups": state["param_groups"]})
-        self.report = TeachReport.from_dict(record["report"])
+        self.report = report
         return True
 
 

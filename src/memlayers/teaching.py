@@ -6,10 +6,12 @@ The YAML keys and the flags of ``memlayers teach`` are the fields of `TeachConfi
 from __future__ import annotations
 
 import json
+import math
+import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -20,6 +22,14 @@ from memlayers.results import CurvePoint
 TEACHING_FILE = "teaching.json"
 
 
+class Shape(NamedTuple):
+    """The size of a memory: sub-keys per half, heads, and the width of a head's query (None: hidden size // heads)."""
+
+    sub_keys: int
+    heads: int
+    key_dim: int | None
+
+
 @dataclass(frozen=True, slots=True)
 class TeachConfig:
     """How facts are taught. Every field is a flag of ``memlayers teach`` and a key of its YAML file.
@@ -28,10 +38,10 @@ class TeachConfig:
         backbone: "pocket", a local folder, or a name on the Hugging Face hub.
         recipe: "addressed" (calibrated and frozen addressing, only the pool learns) or "dense" (the seed's).
         layers: numbers of the memory layers; None for 6, 14, 22 of 28 scaled to the backbone's depth.
-        sub_keys: per half; the pool has sub_keys ** 2 slots.
-        heads: lookups per token and layer.
+        sub_keys: per half; the pool has sub_keys ** 2 slots; None for 384 (addressed) or 224 (dense).
+        heads: lookups per token and layer; None for 8 (addressed) or 1 (dense).
         top_k: slots read per head.
-        key_dim: width of a head's query, None for hidden size // heads.
+        key_dim: width of a head's query; None for 64 (addressed) or hidden size // heads (dense).
         pool_dtype: storage of the pool.
         gate: train the relevance gate first; None does for the addressed recipe (the seed's came after).
         gate_threshold: logit above which a gate is open.
@@ -50,7 +60,7 @@ class TeachConfig:
         anchors: public facts mixed in among the facts, a file of questions (the seed's mixed corpus).
         fluency: general text mixed in, a file (likewise).
         stop_at_recall: stop when measured recall reaches it.
-        recall_sample: facts asked, in free generation, after each pass.
+        recall_sample: facts asked, in free generation, after each pass; all are asked where the sample is full.
         checkpoint_seconds: at least so long between two checkpoints.
         dtype: of the backbone: "auto" (float32 on a CPU, the checkpoint's own elsewhere), "float32", "bfloat16".
         device: None chooses.
@@ -60,19 +70,19 @@ class TeachConfig:
     backbone: str = "pocket"
     recipe: str = "addressed"
     layers: list[int] | None = None
-    sub_keys: int = 256
-    heads: int = 4
+    sub_keys: int | None = None
+    heads: int | None = None
     top_k: int = 8
     key_dim: int | None = None
     pool_dtype: str = "float32"
     gate: bool | None = None
-    gate_threshold: float = 4.0
-    gate_steps: int = 600
+    gate_threshold: float = 1.0
+    gate_steps: int = 2000
     general_text: str | None = None
-    exposures: int = 12
+    exposures: int = 8
     batch_size: int = 32
     accumulation: int = 1
-    value_rate: float = 0.3
+    value_rate: float = 0.12
     dense_rate: float = 1e-3
     warmup: int = 10
     optimizer: str = "adamw"
@@ -93,13 +103,25 @@ class TeachConfig:
             value = getattr(self, name)
             if not _is_of_type(value, kind):
                 raise InputError(f"{name} is {value!r}: give {_kind_name(kind)}")
-        for name in ("exposures", "batch_size", "accumulation", "recall_sample", "gate_steps"):
-            _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}: it must be at least 1")
-        for name in ("value_rate", "dense_rate"):
-            _require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}: it must be positive")
+        for name in _AT_LEAST_ONE:
+            value = getattr(self, name)
+            _require(value is None or value >= 1, f"{name} is {value}: it must be at least 1")
+        for name in ("value_rate", "dense_rate", "clip", "stop_at_recall"):
+            value = getattr(self, name)
+            _require(value is None or 0 < value < math.inf, f"{name} is {value}: it must be positive, and finite")
+        for name in ("warmup", "checkpoint_seconds"):
+            _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}: it must not be negative")
+        _require(0 <= self.seed < 2**32, f"seed is {self.seed}: it must be a number from 0 to 2**32 - 1")
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
             _require(value in choices, f"{name} is {value!r}: take one of {', '.join(choices)}")
+
+    @property
+    def shape(self) -> Shape:
+        """The memory's size, settled: the addressed recipe's was tuned (docs/LOG.md), the dense one's is the seed's."""
+        settled = Shape(384, 8, 64) if self.recipe == "addressed" else Shape(224, 1, None)
+        given = {"sub_keys": self.sub_keys, "heads": self.heads, "key_dim": self.key_dim}
+        return settled._replace(**{name: value for name, value in given.items() if value is not None})
 
     @property
     def gated(self) -> bool:
@@ -194,27 +216,39 @@ def read_teach_config(path: str | Path | None, flags: dict[str, Any]) -> TeachCo
     Raises:
         InputError: not YAML, an unknown key, a value of the wrong type or out of range; names file and key.
     """
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            read = yaml.safe_load(read_text(path))
-        except yaml.YAMLError as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{path}: not YAML ({reason}); write one 'key: value' per line") from error
-        if not isinstance(read, dict):
-            raise InputError(f"{path}: not a mapping; write one 'key: value' per line")
-        values = read
+    values = {} if path is None else _read_yaml(path)
+    return TeachConfig(**{**values, **{name: value for name, value in flags.items() if value is not None}})
+
+
+def _read_yaml(path: str | Path) -> dict[str, Any]:
+    """The keys of a YAML file, each with a value that it may have; names the file where one has not."""
+    try:
+        read = yaml.load(read_text(path), _Loader)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: not YAML ({reason}); write one 'key: value' per line") from error
+    if not isinstance(read, dict):
+        raise InputError(f"{path}: not a mapping; write one 'key: value' per line")
     known = [f.name for f in fields(TeachConfig)]
-    for name in values:
+    for name in read:
         if name not in known:
             raise InputError(f"{path}: unknown key {name!r}; known keys: {', '.join(known)}")
-    values |= {name: value for name, value in flags.items() if value is not None}
     try:
-        return TeachConfig(**values)
+        TeachConfig(**read)
     except InputError as error:
-        raise (InputError(f"{path}: {error}") if path is not None else error) from error
+        raise InputError(f"{path}: {error}") from error
+    return read
 
 
+class _Loader(yaml.SafeLoader):
+    """Takes 1e-3 for a number, as YAML 1.2 does; PyYAML wants 1.0e-3."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+_AT_LEAST_ONE = tuple("sub_keys heads top_k gate_steps exposures batch_size accumulation pack recall_sample".split())
 _CHOICES = MappingProxyType(
     {
         "recipe": ("addressed", "dense"),

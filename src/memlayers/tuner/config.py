@@ -62,7 +62,8 @@ class MemoryConfig(PeftConfig):
             addressing. See `memory_auxiliary_loss`.
         pool_dtype: storage of the value pool: "float32", "bfloat16" or "float16".
         gate: each memory layer has a relevance gate (open until it is trained).
-        gate_hidden: width of the gate's hidden layer.
+        gate_hidden: width of the gate's hidden layer (the seed's is 128; 256 tells stored subjects from others more
+            surely, docs/LOG.md).
         seed: of every random start; the same seed gives the same bits.
         backbone: the name that `memlayers teach` was given, by which `memlayers ask` finds the backbone
             again; peft's `base_model_name_or_path` may be a path on another machine.
@@ -89,7 +90,7 @@ class MemoryConfig(PeftConfig):
     load_balance: float = 0.0
     pool_dtype: str = "float32"
     gate: bool = False
-    gate_hidden: int = 128
+    gate_hidden: int = 256
     seed: int = 0
     backbone: str | None = None
     fingerprint: dict[str, Any] | None = None
