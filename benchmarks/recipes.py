@@ -1,4 +1,4 @@
-"""The three ways to teach, at one budget: addressed with its gate (the default), addressed without, and the seed's dense.
+"""The three ways to teach at one budget: addressed with its gate (the default), without it, and the seed's dense.
 
 Runs ``memlayers demo`` once per way (and per seed for the default) and keeps what the README and docs/results.md quote:
 ``benchmarks/results/recipes/*.json`` and the comparison drawn from them.

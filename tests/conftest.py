@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 SIZES = {
     "hidden_size": 32,
@@ -28,6 +29,10 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "gemma": {**SIZES, "head_dim": 8},
     "gpt2": {**GPT2_SIZES, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
 }
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +51,42 @@ def tiny_backbone() -> Callable[..., PreTrainedModel]:
             return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes)).eval()
 
     return build
+
+
+@pytest.fixture(scope="session")
+def chat_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a random Qwen2 (hidden 32, 4 layers, context 192) with a byte-level ChatML tokenizer."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(["user assistant What is the code of", "The river runs to the sea"] * 5, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    tokenizer.chat_template = CHATML
+    special = {"bos_token_id": None, "eos_token_id": 2, "pad_token_id": 0}
+    # Weights larger than usual: tokens then differ in what the memory layers see of them.
+    sizes = {**SIZES, **special, "vocab_size": len(bpe.get_vocab()), "max_position_embeddings": 192}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = AutoConfig.for_model("qwen2", **sizes, initializer_range=0.2)
+        model = AutoModelForCausalLM.from_config(config)
+    folder = tmp_path_factory.mktemp("chat") / "backbone"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def general_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """General text of 20 passages."""
+    path = tmp_path_factory.mktemp("general") / "general.txt"
+    path.write_text("\n\n".join(f"The river {i} runs to the sea, and {7 * i} ships sail on it." for i in range(20)))
+    return path
 
 
 @pytest.fixture

@@ -121,7 +121,6 @@ def _markdown(results: Results, source: str, picture: str) -> str:
         "# What the memory learned, and what it cost",
         "\n".join(f"- {line}" for line in _in_short(results)),
         f"![recall against exposures, perplexity, known facts]({picture})",
-        "",
         "Small markers: measured between passes, recall and known facts on samples. Large markers: the rows below.",
         _table(("metric", "split", "value", "95 % interval", "n", "better"), table, right=(2, 3, 4)),
     ]
@@ -192,7 +191,6 @@ def _comparison(runs: Sequence[tuple[str, Results]], picture: str) -> str:
     parts = [
         "# Runs side by side",
         f"![recall against exposures, perplexity, known facts]({picture})",
-        "",
         "Small markers: measured between passes, recall and known facts on samples. Large markers: the rows below.",
         _table(head, table, right=range(2, len(head))),
         "Best of a row in bold; 95 % intervals in brackets.",

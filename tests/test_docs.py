@@ -1,0 +1,125 @@
+"""What the documents show is run: the guide's Python, the options of every command, the links."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from memlayers import backbones, general_text
+from memlayers.cli import app
+from memlayers.teaching import read_teach_config
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = sorted((ROOT / "docs").glob("*.md"))
+GUIDE = ROOT / "docs" / "guide.md"
+POCKET_WEIGHTS = backbones.POCKET / "model.safetensors"
+
+
+def _blocks(document: Path, language: str) -> list[tuple[int, str]]:
+    """The fenced blocks of a language with the number of their first line."""
+    text = document.read_text(encoding="utf-8")
+    found = re.finditer(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return [(text.count("\n", 0, match.start(1)) + 1, match[1]) for match in found]
+
+
+def _commands() -> list[tuple[str, str]]:
+    """(document, command line) of every call of memlayers, lines continued by a backslash joined."""
+    calls = []
+    for document in DOCUMENTS:
+        for _, block in _blocks(document, "bash"):
+            for line in block.replace("\\\n", " ").splitlines():
+                if found := re.search(r"(?:^|; do )(memlayers [^;]*)", line):
+                    calls.append((document.name, found[1]))
+    return calls
+
+
+@pytest.mark.parametrize("backbone", ["tiny", "pocket"])
+def test_the_guides_python_runs(
+    backbone: str, chat_backbone: Path, general_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One namespace from top to bottom, as a reader would; "pocket" means a tiny random model, or the pocket itself."""
+    if backbone == "tiny":
+        monkeypatch.setattr(backbones, "POCKET", chat_backbone)
+    elif not POCKET_WEIGHTS.is_file():
+        pytest.skip(f"the pocket backbone has no weights yet ({POCKET_WEIGHTS.relative_to(ROOT)})")
+    monkeypatch.setattr(general_text, "SHIPPED", general_file)  # seconds instead of a minute
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    blocks = _blocks(GUIDE, "python")
+    assert blocks
+    for line, block in blocks:
+        exec(compile("\n" * (line - 1) + block, str(GUIDE), "exec"), namespace)  # errors name the guide's own line
+    assert {path.name for path in tmp_path.iterdir()} >= {"facts.jsonl", "memory", "two", "memory-2", "untaught"}
+
+
+def test_the_guides_facts_files_are_read_and_the_error_is_the_one_shown(tmp_path: Path) -> None:
+    from memlayers import InputError, read_facts
+
+    for language, suffix in (("json", "jsonl"), ("csv", "csv")):
+        blocks = _blocks(GUIDE, language)
+        assert blocks
+        for _, block in blocks:
+            path = tmp_path / f"facts.{suffix}"
+            path.write_text(block, encoding="utf-8")
+            (fact,) = read_facts(path, strict=True)
+            assert len(fact.questions) == (1 if fact.subject == "" else 2)
+    (shown,) = re.findall(r"print\(error\)  # (bad\.jsonl:1: .*)", GUIDE.read_text(encoding="utf-8"))
+    (row,) = re.findall(r"""write_text\('(.*)\\n'\)""", GUIDE.read_text(encoding="utf-8"))
+    (tmp_path / "bad.jsonl").write_text(row + "\n", encoding="utf-8")
+    with pytest.raises(InputError) as error:
+        read_facts(tmp_path / "bad.jsonl")
+    assert str(error.value) == f"{tmp_path}/{shown}"
+
+
+@pytest.mark.parametrize(("document", "call"), _commands())
+def test_the_commands_take_these_options(document: str, call: str) -> None:
+    words = shlex.split(call, comments=True)[1:]
+    command: Any = typer.main.get_command(app)
+    while hasattr(command, "commands"):
+        assert words[0] in command.commands, f"{document}: no command {words[0]}"
+        command = command.commands[words.pop(0)]
+    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    for option in (word for word in words if word.startswith("-")):
+        assert option in known, f"{document}: {option} is no option of {command.name}"
+
+
+def test_the_flags_named_in_the_guide_exist() -> None:
+    command: Any = typer.main.get_command(app)
+    known = {
+        option
+        for one in command.commands.values()
+        for parameter in one.params
+        for option in (*parameter.opts, *parameter.secondary_opts)
+    } | {"--help"}
+    for document in DOCUMENTS:
+        if document.name == "LOG.md":  # history may name flags that are gone
+            continue
+        named = set(re.findall(r"`(--[a-z-]+)", document.read_text(encoding="utf-8")))
+        assert named <= known, f"{document.name}: {sorted(named - known)}"
+
+
+@pytest.mark.parametrize(
+    "recipe", sorted({word for _, call in _commands() for word in re.findall(r"recipes/\S+", call)})
+)
+def test_the_recipes_named_are_there(recipe: str) -> None:
+    if not (ROOT / "recipes").is_dir():
+        pytest.skip("no recipes/ in this checkout yet")
+    read_teach_config(ROOT / recipe, {})
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_files_and_links_exist(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (document.parent / target).exists(), target
+    if document.name == "LOG.md":
+        return
+    for name in re.findall(r"`((?:src|tests|docs|scripts)/[\w/.]+)`", text):
+        assert (ROOT / name).exists(), name
+    for name in re.findall(r"[`(]((?:tuner/)?[a-z_]+\.py)[`)]", text):
+        assert (ROOT / "src" / "memlayers" / name).exists(), name

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from memlayers.calibrate import LayerFeatures, collect_features
+from memlayers.gate import train_gates
+from memlayers.teaching import GateReport
+from memlayers.tuner import MemoryConfig, memory_layers, set_gate_enabled, value_pool
+
+Build = Callable[..., PreTrainedModel]
+
+
+def _model(backbone: PreTrainedModel, layers: int = 1) -> Any:
+    config = MemoryConfig(layers=list(range(layers)), sub_keys=8, heads=2, top_k=3, gate=True, gate_hidden=16)
+    model = get_peft_model(backbone, config).eval()
+    value_pool(model, "default").initialise("normal", 0)
+    return model
+
+
+def _toy(shift: float, seed: int, sequences: int = 60, tokens: int = 10) -> LayerFeatures:
+    """Tokens around `shift` in one coordinate; the others are the same noise for every class."""
+    rows = torch.randn(sequences * tokens, 32, generator=torch.Generator().manual_seed(seed))
+    rows[:, 0] += shift
+    return LayerFeatures(rows, torch.arange(sequences).repeat_interleave(tokens), 1.0)
+
+
+def _gate(model: Any, layer: int = 0) -> Any:
+    return memory_layers(model)[layer].memlayers_gate["default"]
+
+
+def _train(model: Any, *, threshold: float = 0.0, seed: int = 0, steps: int = 150, **options: Any) -> list[GateReport]:
+    layers = len(memory_layers(model))
+    positive, negative = [_toy(4.0, 1)] * layers, [_toy(-4.0, 2)] * layers
+    return train_gates(model, "default", positive, negative, threshold=threshold, steps=steps, seed=seed, **options)
+
+
+def test_a_separable_split_is_learned(tiny_backbone: Build) -> None:
+    model = _model(tiny_backbone(), layers=2)
+    reports = _train(model)
+    assert len(reports) == 2
+    for number, report in enumerate(reports):
+        assert report.threshold == 0.0
+        assert report.open_on_facts > 0.97 and report.open_on_general < 0.03
+        gate = _gate(model, number)
+        assert gate.is_open(_toy(4.0, 3).inputs).float().mean() > 0.97  # tokens of neither split
+        assert gate.is_open(_toy(-4.0, 4).inputs).float().mean() < 0.03
+
+
+def test_the_report_counts_what_was_held_out(tiny_backbone: Build) -> None:
+    # Every tenth sequence of the facts looks like general text: only the held-out share can show it.
+    facts = _toy(4.0, 1)
+    facts.inputs[facts.sequence % 10 == 9, 0] -= 8.0
+    model = _model(tiny_backbone())
+    report = train_gates(model, "default", [facts], [_toy(-4.0, 2)], threshold=0.0, steps=150, seed=0)[0]
+    assert report.open_on_facts < 0.1
+
+
+def test_few_sequences_are_all_trained_on_and_reported(tiny_backbone: Build) -> None:
+    model = _model(tiny_backbone())
+    few = [_toy(4.0, 1, sequences=3)], [_toy(-4.0, 2, sequences=3)]
+    report = train_gates(model, "default", *few, threshold=0.0, steps=150, seed=0)[0]
+    assert report.open_on_facts > 0.97 and report.open_on_general < 0.03
+
+
+def test_the_threshold_is_the_one_asked_for(tiny_backbone: Build) -> None:
+    rows = torch.cat([_toy(4.0, 3).inputs, _toy(-4.0, 4).inputs, _toy(0.0, 5).inputs])
+    decisions = []
+    for threshold in (-1.0, 0.0, 2.5):
+        model = _model(tiny_backbone())
+        report = _train(model, threshold=threshold)[0]
+        gate = _gate(model)
+        assert report.threshold == float(gate.threshold) == threshold
+        assert torch.equal(gate.is_open(rows), gate(rows) > threshold)
+        decisions.append(int(gate.is_open(rows).sum()))
+    assert decisions[0] > decisions[1] > decisions[2] > 0
+
+
+def test_closed_gates_leave_the_logits_to_the_bit(tiny_backbone: Build, ids: Tensor) -> None:
+    model = _model(tiny_backbone(), layers=2)
+    _train(model, threshold=1e9)
+    with torch.no_grad():
+        gated = model(ids).logits
+        set_gate_enabled(model, False)
+        always_on = model(ids).logits
+        with model.disable_adapter():
+            bare = model(ids).logits
+    assert torch.equal(gated, bare)
+    assert not torch.equal(always_on, bare)
+
+
+def test_training_is_a_function_of_the_seed(tiny_backbone: Build) -> None:
+    rows = _toy(0.0, 5).inputs
+    torch.manual_seed(1)
+    first, again, other = (_model(tiny_backbone()) for _ in range(3))
+    reports = [_train(first, seed=1), _train(again, seed=1)]
+    _train(other, seed=2)
+    assert reports[0] == reports[1]
+    assert torch.equal(_gate(first)(rows), _gate(again)(rows))
+    assert not torch.equal(_gate(first)(rows), _gate(other)(rows))
+
+
+def test_nothing_of_the_gate_learns_afterwards(tiny_backbone: Build) -> None:
+    model = _model(tiny_backbone(), layers=2)
+    before = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    steps: list[int] = []
+    _train(model, steps=3, progress=steps.append)
+    assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == before
+    assert not any("memlayers_gate" in name for name in before)
+    assert all(parameter.grad is None or not parameter.requires_grad for parameter in model.parameters())
+    assert sum(steps) == 2 * 3
+    assert bool(_gate(model, 0).trained) and bool(_gate(model, 1).trained)
+
+
+def test_features_are_standardised_by_their_own_statistics(tiny_backbone: Build) -> None:
+    # An outlier dimension a thousand times larger than the one that decides must not drown it.
+    facts, general = _toy(2.5, 1), _toy(-2.5, 2)
+    for kind in (facts, general):
+        kind.inputs[:, 1] = kind.inputs[:, 1] * 1000 + 5000
+    model = _model(tiny_backbone())
+    report = train_gates(model, "default", [facts], [general], threshold=0.0, steps=200, seed=0)[0]
+    assert report.open_on_facts > 0.9 and report.open_on_general < 0.1
+
+
+def test_a_saved_gate_decides_the_same(tiny_backbone: Build, tmp_path: Path) -> None:
+    tiny_backbone(initializer_range=0.2).save_pretrained(tmp_path / "backbone")
+    model = _model(AutoModelForCausalLM.from_pretrained(tmp_path / "backbone"), layers=2)
+    generator = torch.Generator().manual_seed(0)
+    kinds = [
+        [torch.randint(low, high, (9,), generator=generator).tolist() for _ in range(20)]
+        for low, high in ((3, 34), (34, 64))
+    ]
+    facts, general = (collect_features(model, "default", kind) for kind in kinds)
+    train_gates(model, "default", facts, general, threshold=0.5, steps=60, seed=0)
+    model.save_pretrained(tmp_path / "memory")
+    backbone = AutoModelForCausalLM.from_pretrained(tmp_path / "backbone")
+    loaded = PeftModel.from_pretrained(backbone, tmp_path / "memory")
+    for number, seen in enumerate(facts):
+        rows = torch.cat([seen.inputs, general[number].inputs])
+        opened = _gate(model, number).is_open(rows)
+        assert 0.2 < opened.float().mean() < 0.8
+        assert torch.equal(_gate(loaded, number).is_open(rows), opened)
+        assert float(_gate(loaded, number).threshold) == 0.5
+    ids = torch.tensor(kinds[0] + kinds[1])
+    with torch.no_grad():
+        assert torch.equal(loaded(ids).logits, model(ids).logits)
+
+
+def test_a_memory_without_gates_cannot_train_them(tiny_backbone: Build) -> None:
+    model = get_peft_model(tiny_backbone(), MemoryConfig(layers=[0], sub_keys=8, top_k=3))
+    with pytest.raises(KeyError):
+        _train(model, steps=1)

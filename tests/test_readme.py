@@ -1,0 +1,69 @@
+"""What the README says is run: its Python example, its commands' options, its figures."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_python_example_runs_and_the_memory_knows(tmp_path: Path):
+    (example,) = _blocks("python")
+    done = subprocess.run(
+        [sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    capital = next(line for line in done.stdout.splitlines() if line.startswith("What is the capital of Veloria?"))
+    assert capital.endswith("| with: Tamsin")
+    assert "without: Tamsin" not in capital
+
+
+def test_the_figures_are_those_of_the_results_files():
+    spec = importlib.util.spec_from_file_location("fill_readme", ROOT / "scripts" / "fill_readme.py")
+    assert spec is not None and spec.loader is not None
+    fill_readme = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fill_readme)
+    match = fill_readme.MARKED.search(README)
+    assert match is not None
+    assert match[0] == match[1] + fill_readme.table() + match[2], "run python scripts/fill_readme.py"
+
+
+@pytest.mark.parametrize(
+    "line", [line for block in _blocks("bash") for line in block.splitlines() if line.startswith("memlayers ")]
+)
+def test_the_commands_take_these_options(line: str, capsys: pytest.CaptureFixture[str], monkeypatch):
+    from memlayers.cli import main
+
+    words = shlex.split(line, comments=True)[1:]
+    command = words[:2] if words[0] == "facts" else words[:1]
+    monkeypatch.setattr(sys, "argv", ["memlayers", *command, "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 0
+    known = capsys.readouterr().out
+    for option in (word for word in words if word.startswith("--")):
+        assert option in known, f"{option} is no option of {' '.join(command)}"
+
+
+@pytest.mark.parametrize("target", ["demo", "test"])
+def test_the_two_commands_are_make_targets(target: str):
+    assert any(line.startswith(f"make {target} ") for block in _blocks("bash") for line in block.splitlines())
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_the_file_map_names_files_that_exist():
+    map_block = README.split("## The files")[1].split("```")[1]
+    for name in re.findall(r"[\w/]+\.(?:py|md)\b", map_block):
+        assert list(ROOT.glob(f"**/{name}")), f"{name} is in the map but not in the project"
