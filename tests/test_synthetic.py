@@ -13,15 +13,13 @@ from hypothesis import strategies as st
 
 from memlayers import synthetic
 from memlayers.errors import InputError
-from memlayers.facts import Fact, Question, check_facts, read_facts, write_facts
+from memlayers.facts import check_facts, read_facts, write_facts
 from memlayers.synthetic import (
     FAMILIES,
-    FluencyText,
     answer_bits,
     capacity,
     make_facts,
     make_fakes,
-    make_mixed_corpus,
 )
 
 SHAPES = {
@@ -118,8 +116,7 @@ def test_neighbours_do_not_count_up():
 def test_every_process_makes_the_same_facts():
     code = (
         "from memlayers.synthetic import *; "
-        "print([(f.subject, f.answer) for n in FAMILIES for f in make_facts(n, 2, 5) + make_fakes(n, 2, 5)], "
-        "make_mixed_corpus([], [], 'abcdefgh', 3))"
+        "print([(f.subject, f.answer) for n in FAMILIES for f in make_facts(n, 2, 5) + make_fakes(n, 2, 5)])"
     )
     outputs = {
         subprocess.run(
@@ -202,19 +199,6 @@ def test_facts_of_all_families_read_back_without_a_clash(tmp_path: Path):
     write_facts(tmp_path / "f.jsonl", facts)
     assert read_facts(tmp_path / "f.jsonl", strict=True) == facts
     assert check_facts(facts).duplicates == []
-
-
-def test_mixed_corpus_holds_everything_once_in_seeded_order():
-    facts = make_facts("inn_dish", 5)
-    anchors = [Question(f"q{i}", ("a",)) for i in range(5)]
-    corpus = make_mixed_corpus(facts, anchors, ["one", "two"], seed=0)
-    assert [item for item in corpus if isinstance(item, Fact)] != facts  # mixed
-    assert sorted(item.id for item in corpus if isinstance(item, Fact)) == sorted(f.id for f in facts)
-    assert {item for item in corpus if isinstance(item, Question)} == set(anchors)
-    assert {item.text for item in corpus if isinstance(item, FluencyText)} == {"one", "two"}
-    assert len(corpus) == 12
-    assert corpus == make_mixed_corpus(facts, anchors, ["one", "two"], seed=0)
-    assert corpus != make_mixed_corpus(facts, anchors, ["one", "two"], seed=1)
 
 
 GOLDEN_SENSORS = [("sensor IL-1469", "eacc68a5"), ("sensor UR-2419", "3c485e8d")]

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-import random
 import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 from .errors import InputError
-from .facts import Fact, Question
+from .facts import Fact
 
 Grammar: TypeAlias = tuple[tuple[str, ...], ...]
 """One choice from each part, concatenated; the parts are such that no two choices spell the same text."""
@@ -46,16 +45,6 @@ class Family:
     answers: Grammar
     questions: tuple[str, ...]
     unseen_questions: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class FluencyText:
-    """A piece of general text in a mixed corpus."""
-
-    text: str
-
-
-CorpusItem: TypeAlias = Fact | Question | FluencyText
 
 
 def make_facts(family: str, n: int, seed: int = 0) -> list[Fact]:
@@ -103,25 +92,6 @@ def answer_bits(family: str) -> float:
 def capacity(family: str) -> int:
     """How many facts the family holds (and as many fakes)."""
     return _size(_family(family).subjects) // 2
-
-
-def make_mixed_corpus(
-    facts: Iterable[Fact], anchors: Iterable[Question], fluency_texts: Iterable[str], seed: int = 0
-) -> list[CorpusItem]:
-    """The seed's mixed corpus: facts, public-fact anchors and fluency text in one seeded order.
-
-    Args:
-        facts: what is to be learned.
-        anchors: questions whose answers the backbone knows and must keep.
-        fluency_texts: pieces of general text.
-        seed: of the order.
-
-    Returns:
-        Every item once; the type tells its kind (`Fact`, `Question`, `FluencyText`).
-    """
-    items: list[CorpusItem] = [*facts, *anchors, *(FluencyText(text) for text in fluency_texts)]
-    random.Random(f"mixed corpus:{seed}").shuffle(items)
-    return items
 
 
 def _family(name: str) -> Family:
