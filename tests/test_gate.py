@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from memlayers.calibrate import LayerFeatures, collect_features
-from memlayers.gate import train_gates
+from memlayers.gate import MOST_RAISED, train_gates
 from memlayers.teaching import GateReport
 from memlayers.tuner import MemoryConfig, memory_layers, set_gate_enabled, value_pool
 
@@ -68,6 +68,22 @@ def test_few_sequences_are_all_trained_on_and_reported(tiny_backbone: Build) -> 
     few = [_toy(4.0, 1, sequences=3)], [_toy(-4.0, 2, sequences=3)]
     report = train_gates(model, "default", *few, threshold=0.0, steps=150, seed=0)[0]
     assert report.open_on_facts > 0.97 and report.open_on_general < 0.03
+
+
+@pytest.mark.parametrize("strange", [-0.5, 4.0])
+def test_held_out_passages_raise_the_threshold(tiny_backbone: Build, strange: float) -> None:
+    # Held-out passages (every tenth of the first 30 sequences) look somewhat, or wholly, like facts.
+    general = _toy(-4.0, 2)
+    odd = (general.sequence % 10 == 9) & (general.sequence < 30)
+    general.inputs[odd, 0] = strange
+    few = {"steps": 40, "seed": 0}  # logits of a gate trained so little stay small
+    model = _model(tiny_backbone())
+    (report,) = train_gates(model, "default", [_toy(4.0, 1)], [general], passages=30, threshold=-2.0, **few)
+    largest = float(_gate(model)(general.inputs[odd]).max())
+    assert report.threshold == pytest.approx(min(largest, -2.0 + MOST_RAISED))
+    assert (report.threshold < -2.0 + MOST_RAISED) == (largest < -2.0 + MOST_RAISED)
+    (chats,) = train_gates(_model(tiny_backbone()), "default", [_toy(4.0, 1)], [general], threshold=-2.0, **few)
+    assert chats.threshold == -2.0  # chats are no running text
 
 
 def test_the_threshold_is_the_one_asked_for(tiny_backbone: Build) -> None:
