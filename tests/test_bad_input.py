@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -54,7 +55,7 @@ def _no_bars() -> Iterator[None]:
 @pytest.fixture
 def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Refused:
     """`refused(*arguments, code=2)` runs `memlayers`, checks how it ends, and returns its one line."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # the variable has been read long ago
 
     def run(*arguments: object, code: int = 2) -> str:
         before = contents(tmp_path)
