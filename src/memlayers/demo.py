@@ -20,7 +20,7 @@ from memlayers.teaching import TeachConfig
 
 # What the demo measures on: enough for tight intervals, little enough for two cores. `memlayers eval` takes everything.
 KNOWN_QUESTIONS, TEXT_TOKENS = 1000, 16_384
-WATCHED_QUESTIONS = 200  # of the known ones, after each pass, for the curve
+WATCHED_QUESTIONS = 100  # of the known ones, after each pass, for the curve
 
 
 def run_demo(out: str | Path, config: TeachConfig, *, facts: int | None = None, quiet: bool = False) -> Results:

@@ -92,7 +92,7 @@ class TeachConfig:
     anchors: str | None = None
     fluency: str | None = None
     stop_at_recall: float = 1.0
-    recall_sample: int = 256
+    recall_sample: int = 128
     checkpoint_seconds: float = 60.0
     dtype: str = "auto"
     device: str | None = None
