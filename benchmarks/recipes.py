@@ -1,6 +1,6 @@
 """The three ways to teach at one budget: addressed with its gate (the default), without it, and the seed's dense.
 
-Runs ``memlayers demo`` once per way (and per seed for the default) and keeps what the README and docs/results.md quote:
+Runs ``memlayers demo`` once per way (and per seed for the default) and keeps what the README quotes:
 ``benchmarks/results/recipes/*.json`` and the comparison drawn from them.
 
 Example: ``python benchmarks/recipes.py`` (about 15 minutes on two cores)
