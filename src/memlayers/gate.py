@@ -96,11 +96,16 @@ def train_gates(
 @torch.no_grad()
 def _largest_on_passages(gate: Any, general: LayerFeatures, passages: int) -> float:
     """The gate's largest logit on the held-out passages; minus infinity where there are none."""
-    rows = general.inputs[(general.sequence % 10 == 9) & (general.sequence < passages)]
+    rows = general.inputs[_is_held_out(general) & (general.sequence < passages)]
     return float(gate(rows.to(gate.mean.device)).max()) if len(rows) else -math.inf
 
 
 def _held_out(features: LayerFeatures) -> tuple[torch.Tensor, torch.Tensor]:
-    """Splits the rows by sequence: every tenth sequence is held out (none where there are fewer than ten)."""
-    held = features.sequence % 10 == 9
+    """Splits the rows by sequence; where there are too few to hold any out, all are in both parts."""
+    held = _is_held_out(features)
     return features.inputs[~held], features.inputs[held] if bool(held.any()) else features.inputs
+
+
+def _is_held_out(features: LayerFeatures) -> torch.Tensor:
+    """Bool per row: every tenth sequence is held out (none where there are fewer than ten)."""
+    return features.sequence % 10 == 9

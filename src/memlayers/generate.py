@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 MAX_NEW_TOKENS = 32
 
 
+@torch.inference_mode()
 def answer_questions(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
@@ -47,33 +48,10 @@ def answer_questions(
     """
     context = context_length(model)
     prompts = [encode_prompt(tokenizer, question, max_length=context) for question in questions]
-    ids = continue_prompts(
-        model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress
-    )
-    # One by one: batch_decode makes one empty text of an empty batch.
-    return [str(tokenizer.decode(answer, skip_special_tokens=True)).strip() for answer in ids]
-
-
-@torch.inference_mode()
-def continue_prompts(
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Sequence[int]],
-    *,
-    max_new_tokens: int = MAX_NEW_TOKENS,
-    batch_size: int = 128,
-    progress: Any = None,
-) -> list[list[int]]:
-    """Continues each prompt greedily; as `answer_questions`, from token ids to token ids.
-
-    Returns:
-        The new tokens of each prompt, its end token included where one was generated.
-    """
-    context = context_length(model)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     pad, end = pad_token_id(tokenizer), end_token_id(tokenizer)
     device = next(model.parameters()).device
-    continued: list[list[int]] = [[] for _ in prompts]
+    answers = [""] * len(prompts)
     was_training = model.training
     model.eval()
     try:
@@ -86,12 +64,13 @@ def continue_prompts(
                 eos_token_id=end, pad_token_id=pad, temperature=None, top_p=None, top_k=None, repetition_penalty=None,
             )  # fmt: skip
             for i, row in zip(chosen, generated[:, longest:].tolist(), strict=True):
-                continued[i] = row[: row.index(end) + 1] if end in row else row
+                answer = row[: row.index(end)] if end in row else row
+                answers[i] = str(tokenizer.decode(answer, skip_special_tokens=True)).strip()
             if progress is not None:
                 progress(len(chosen))
     finally:
         model.train(was_training)
-    return continued
+    return answers
 
 
 def without_memory(model: Any) -> AbstractContextManager[Any]:

@@ -46,6 +46,7 @@ from memlayers.metrics import exact_match
 from memlayers.optimizer import make_optimizer
 from memlayers.progress import progress_bar
 from memlayers.results import CurvePoint, environment
+from memlayers.session import WEIGHTS
 from memlayers.teaching import GateReport, TeachConfig, Teaching, TeachReport, write_teaching
 from memlayers.tuner import MemoryConfig, memory_layers
 from memlayers.tuner.model import memory_auxiliary_loss
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
 ADAPTER = "default"
 BAD_STEPS_IN_A_ROW = 10
 MOST_CONTEXTS = 5000  # of the facts, that calibration and the gates are shown
-_CHECKPOINT_TENSORS = ("adapter_model.safetensors", "optimizer.safetensors")
+OPTIMIZER_STATE = "optimizer.safetensors"
 
 
 @dataclass(slots=True)
@@ -381,12 +382,12 @@ class _Run:
                 for key, value in values.items()
                 if isinstance(value, Tensor)
             }
-            save_file(tensors, folder / "optimizer.safetensors")
+            save_file(tensors, folder / OPTIMIZER_STATE)
             elapsed = report.seconds + time.perf_counter() - self.began
             record = {
                 "identity": self._identity(),
                 "report": {**asdict(report), "seconds": elapsed},
-                "digests": {name: file_digest(folder / name) for name in _CHECKPOINT_TENSORS},
+                "digests": {name: file_digest(folder / name) for name in (WEIGHTS, OPTIMIZER_STATE)},
             }
             (folder / "state.json").write_text(json.dumps(record), encoding="utf-8")
         for other in _checkpoints(self.work):
@@ -406,8 +407,8 @@ class _Run:
             for file, digest in record["digests"].items():
                 if file_digest(folder / file) != digest:
                     raise ValueError(f"{file} is not as it was written")
-            adapter = load_file(folder / "adapter_model.safetensors", device=str(self.device))
-            tensors = load_file(folder / "optimizer.safetensors", device="cpu")
+            adapter = load_file(folder / WEIGHTS, device=str(self.device))
+            tensors = load_file(folder / OPTIMIZER_STATE, device="cpu")
             identity, report = record["identity"], TeachReport.from_dict(record["report"])
         except Exception as error:  # the safetensors parser raises its own
             raise InputError(f"{folder}: damaged checkpoint ({error}); delete {self.work} and start again") from error
