@@ -300,7 +300,7 @@ def test_a_bad_flag_over_a_good_yaml_file_does_not_blame_the_file(
         (["--optimizer", "sgd"], "optimizer is 'sgd'"),
         (["--loss", "all"], "loss is 'all'"),
         (["--dtype", "int8"], "dtype is 'int8'"),
-        (["--pool-dtype", "int8"], "pool_dtype is 'int8'"),
+        (["--pool-dtype", "int4"], "pool_dtype is 'int4'"),
         (["--layers", "2,x"], "--layers 2,x: give numbers"),
         (["--layers", "2,"], "--layers 2,: give numbers"),
         (["--layers", "1,4"], "layer 4 is out of range: this backbone has the layers 0 to 3"),

@@ -187,8 +187,9 @@ def test_no_flags_are_the_defaults(settings_given: Callable[..., TeachConfig]):
 
 def test_every_flag_reaches_its_setting(settings_given: Callable[..., TeachConfig]):
     special = {
-        "recipe": "dense", "optimizer": "cpu-offload", "loss": "full", "dtype": "bfloat16", "pool_dtype": "float16",
-        "layers": [3, 5],
+        "recipe": "dense", "optimizer": "adamw", "loss": "full", "dtype": "bfloat16", "pool_dtype": "float16",
+        "layers": [3, 5], "optimizer_semantics": "lazy", "optimizer_bits": 8, "optimizer_device": "host",
+        "half_rounding": "stochastic",
     }  # fmt: skip
     for field in dataclasses.fields(TeachConfig):
         kind = str(field.type).split(" |")[0]
@@ -228,7 +229,7 @@ def test_the_recipes_say_what_they_are_named_for():
     assert read_teach_config(RECIPES / "qwen2.5-0.5b.yaml", {}).backbone == "Qwen/Qwen2.5-0.5B-Instruct"
     large = read_teach_config(RECIPES / "qwen2.5-7b-24gb.yaml", {})
     assert (large.dtype, large.layers, large.sub_keys, large.top_k) == ("bfloat16", [6, 14, 22], 224, 8)
-    assert (large.batch_size, large.optimizer) == (4, "cpu-offload")
+    assert (large.batch_size, large.optimizer) == (4, "row-adamw")
     seed = read_teach_config(RECIPES / "seed-dense.yaml", {})
     assert (seed.recipe, seed.layers, seed.sub_keys, seed.heads) == ("dense", [6, 14, 22], 224, 1)
     assert (seed.dense_rate, seed.loss, seed.gated, seed.pack) == (1e-3, "answer", False, None)

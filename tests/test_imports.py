@@ -26,17 +26,22 @@ ORDER = (
     "teaching",
     "progress",
     "encoding",
+    "kernels.interface",
     "kernels.reference",
+    "kernels.numba_cpu",
+    "kernels.triton_gpu",
     "kernels",
     "product_keys",
     "value_pool",
+    "row_state",
+    "offload",
+    "optimizer",
     "backbones",
     "tuner.config",
     "tuner.relevance",
     "tuner.layer",
     "tuner.model",
     "tuner",
-    "optimizer",
     "general_text",
     "generate",
     "session",
@@ -51,7 +56,7 @@ ORDER = (
     "",  # the package itself
 )
 WITHOUT_TORCH = ("errors", "files", "facts", "synthetic", "metrics", "results", "report", "teaching", "progress", "cli")
-HEAVY = {"accelerate", "matplotlib", "peft", "torch", "transformers"}
+HEAVY = {"accelerate", "matplotlib", "numba", "peft", "torch", "transformers", "triton"}
 
 
 def _name(path: Path) -> str:

@@ -28,6 +28,7 @@ from transformers import PreTrainedModel
 
 from memlayers.calibrate import calibrate, collect_features
 from memlayers.kernels import reference
+from memlayers.kernels.interface import Table
 from memlayers.product_keys import make_sub_keys, product_key_top_k
 from memlayers.tuner import MemoryConfig, memory_layers, value_pool
 
@@ -99,7 +100,7 @@ def test_stage_2_product_keys_are_flat_keys_of_a_product_form() -> None:
 
     scores, slots = product_key_top_k(*_half_scores(), k=8)
     assert torch.equal(slots[:, 0], (query @ flat_keys.T).topk(8).indices)
-    read = reference.weighted_sum(values, slots[:, 0], scores[:, 0].softmax(-1))
+    read = reference.weighted_sum(Table(values), slots[:, 0], scores[:, 0].softmax(-1), torch.float64)
     torch.testing.assert_close(read, expected, rtol=0, atol=1e-12)  # a sum of halves against one long product
 
 

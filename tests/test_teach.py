@@ -44,7 +44,7 @@ def configure(chat_backbone: Path, general_file: Path) -> Configure:
             "backbone": str(chat_backbone), "general_text": str(general_file), "recipe": "addressed", "layers": None,
             "sub_keys": 16, "heads": 2, "top_k": 4, "key_dim": 8, "pool_dtype": "float32", "gate": False,
             "gate_threshold": -1e9, "gate_steps": 20, "exposures": 1, "batch_size": 3, "accumulation": 1,
-            "value_rate": 1.0, "dense_rate": 0.02, "warmup": 1, "optimizer": "adamw", "clip": None, "loss": "answer",
+            "value_rate": 1.0, "dense_rate": 0.02, "warmup": 1, "optimizer": "row-adamw", "clip": None, "loss": "answer",
             "pack": None, "anchors": None, "fluency": None, "stop_at_recall": 1.0,
             "recall_sample": 6, "checkpoint_seconds": 1e9, "dtype": "float32", "device": "cpu", "seed": 1,
         }  # fmt: skip
@@ -164,7 +164,11 @@ def test_accumulation_gives_the_same_update(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"optimizer": "cpu-offload"},
+        {"optimizer": "adamw"},
+        {"optimizer_semantics": "lazy"},
+        {"optimizer_semantics": "lazy", "optimizer_bits": 8, "optimizer_device": "host"},
+        {"optimizer_semantics": "lazy", "pool_dtype": "bfloat16", "half_rounding": "stochastic"},
+        {"pool_dtype": "int8"},
         {"dtype": "bfloat16"},
         {"pool_dtype": "bfloat16"},
         {"loss": "full", "value_rate": 0.3},
@@ -184,7 +188,8 @@ def test_every_option_learns(configure: Configure, tmp_path: Path, changes: dict
     assert after < 0.7 * before
     assert taught.report.exposures == len(taught.report.curve) == changes.get("exposures", 8)
     assert taught.model.get_base_model().lm_head.weight.dtype == getattr(torch, changes.get("dtype", "float32"))
-    assert value_pool(taught.model, "default").weight.dtype == getattr(torch, changes.get("pool_dtype", "float32"))
+    pool = value_pool(taught.model, "default")
+    assert pool.table.values.dtype == getattr(torch, changes.get("pool_dtype", "float32"))
     assert len(taught.report.gates) == (3 if changes.get("gate") else 0)
     assert all(0 <= share <= 1 for gate in taught.report.gates for share in (gate.open_on_facts, gate.open_on_general))
 
@@ -528,7 +533,9 @@ def spawner() -> Any:
     return context
 
 
-@pytest.mark.parametrize(("optimizer", "recipe"), [("adamw", "addressed"), ("cpu-offload", "dense")])
+@pytest.mark.parametrize(
+    ("optimizer", "recipe"), [("row-adamw", "addressed"), ("row-adamw", "dense"), ("adamw", "dense")]
+)
 def test_sigkill_twice_and_resume_gives_the_same_bytes(
     configure: Configure, tmp_path: Path, spawner: Any, optimizer: str, recipe: str
 ) -> None:

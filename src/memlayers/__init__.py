@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from memlayers.evaluate import evaluate_memory
     from memlayers.facts import Fact, Question, read_facts, write_facts
     from memlayers.generate import answer_questions
+    from memlayers.optimizer import RowAdamW
     from memlayers.session import load_memory
     from memlayers.teach import teach_facts
     from memlayers.teaching import TeachConfig
@@ -32,6 +33,7 @@ __all__ = [
     "MemoryLayer",
     "MemoryModel",
     "Question",
+    "RowAdamW",
     "TeachConfig",
     "WorkError",
     "answer_questions",
@@ -53,6 +55,7 @@ _HOME: Final = MappingProxyType(
         "MemoryLayer": "tuner",
         "MemoryModel": "tuner",
         "Question": "facts",
+        "RowAdamW": "optimizer",
         "TeachConfig": "teaching",
         "WorkError": "errors",
         "answer_questions": "generate",

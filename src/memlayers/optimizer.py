@@ -1,25 +1,36 @@
-"""The optimizers of the value pool, behind one function.
+"""The optimizers of the value pool: `RowAdamW` over the rows that were read, and torch's AdamW over all of them.
 
-`make_optimizer` is the seam: a further optimizer (the row-wise one over the read log, RowAdamW) is one more
-case of its ``match`` and one more name in `OPTIMIZERS`; nothing else in the package knows which optimizer it
-runs.
+`make_optimizer` chooses; nothing else in the package knows which optimizer it runs.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeAlias, overload
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.adamw import adamw as functional_adamw
 
-from memlayers.errors import InputError, WorkError
+from memlayers.errors import InputError
+from memlayers.kernels import kernels_for
+from memlayers.kernels.interface import AdamW, Inverted, LogEntry, Schedule, Table
+from memlayers.kernels.reference import write_rows
+from memlayers.offload import staged
+from memlayers.row_state import RowFormat, TouchedRows
+from memlayers.value_pool import FactoredGradient, ValuePool
 
 ParameterGroups: TypeAlias = Iterable[dict[str, Any]]
 
-OPTIMIZERS: Final = ("adamw", "cpu-offload")
+OPTIMIZERS: Final = ("row-adamw", "adamw")
 """The names `make_optimizer` knows."""
+
+NEGLIGIBLE = 1e-20
+"""Dense semantics: moments whose ratio has shrunk by this factor move no value any more, in float64 either."""
 
 
 def make_optimizer(
@@ -30,60 +41,71 @@ def make_optimizer(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     weight_decay: float = 0.0,
+    **options: Any,
 ) -> Optimizer:
     """Makes the optimizer called `name`.
 
     Args:
-        name: "adamw", torch's own dense and fused AdamW, state on the parameters' device; or "cpu-offload",
-            see `CPUOffloadAdamW`.
+        name: "row-adamw", see `RowAdamW`; or "adamw", torch's own dense and fused AdamW, which needs the dense gradient
+            of the whole pool.
         parameter_groups: dicts with "params" and, where they differ from the arguments below, "lr", "betas",
             "eps" or "weight_decay".
         lr: the learning rate of groups that name none, in units of the parameter per step.
         betas: decay of the two moments.
         eps: added to the root of the second moment.
         weight_decay: decoupled weight decay. 0 by default: decay wears away facts already written.
+        options: of `RowAdamW` alone: semantics, state_bits, state_device, rounding.
 
     Returns:
         The optimizer, before its first step.
 
     Raises:
-        InputError: the name is unknown.
+        InputError: the name is unknown, or an option is out of range.
     """
+    settings: dict[str, Any] = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
     match name:
+        case "row-adamw":
+            return RowAdamW(parameter_groups, **settings, **options)
         case "adamw":
-            return torch.optim.AdamW(
-                parameter_groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True
-            )
-        case "cpu-offload":
-            return CPUOffloadAdamW(parameter_groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+            return torch.optim.AdamW(parameter_groups, **settings, fused=True)
         case _:
             raise InputError(f"unknown optimizer {name!r}: take one of {', '.join(OPTIMIZERS)}")
 
 
-class CPUOffloadAdamW(Optimizer):
-    """AdamW whose state lives on the host and which moves only the rows that have a gradient.
+class RowAdamW(Optimizer):
+    """AdamW over the read log of a value pool: only rows that were read have state, and only they move.
 
-    Follows the seed's CPU-offloaded Adam: a fp32 master copy and both moments in host memory, the parameter
-    itself on any device and in any floating dtype (a bf16 pool learns from updates smaller than its own
-    resolution). Per step, only the rows with a non-zero gradient travel, are updated and are written back. A
-    row is a last-dimension vector of the parameter, [..., d] -> [rows, d]; a parameter of one dimension is
-    one row.
+    A value pool's gradient arrives as a `FactoredGradient`. A step turns the log round once, then reduces, steps and
+    writes back row by row; no gradient of a row is ever stored (design/hot-path.md). Every other parameter gets torch's
+    AdamW. Works with plain loops, gradient accumulation, clipping, checkpointing, transformers.Trainer and TRL.
 
-    It differs from the seed in the bias correction (Kingma and Ba 2015, section 3), which counts steps per
-    row and not per parameter: with one global count a row that gets its first gradient late takes a step of
-    up to (1 - beta1) / sqrt(1 - beta2) = 3.2 times the learning rate. Where every row has a gradient in every
-    step the result is torch.optim.AdamW's; a row without one does not move, and neither decays nor drifts.
+    Two semantics. ``lazy``: a row moves when it has a gradient, and its bias correction counts its own steps (with one
+    global count a row first touched late would take a step of up to (1 - beta1) / sqrt(1 - beta2) learning rates).
+    ``dense``: the result is torch.optim.AdamW's over the whole pool, in which rows without a gradient drift on under
+    their momentum and decay. They are moved late, just before they are next read or saved; a missed step costs its
+    arithmetic then, until the momentum is too small to count.
 
-    State per parameter: ``step`` (float32 scalar), ``row_steps`` (int32 [rows]), ``master``, ``exp_avg`` and
-    ``exp_avg_sq`` (fp32 [rows, d], fp64 for a fp64 parameter), all on the host. The master is copied from the
-    parameter at its first step and rules from then on.
+    State per touched row: both moments, in the pool's precision but at least float32, or 8 bits each with a float32
+    scale per 128 elements (as in Dettmers et al. 2022, arXiv 2110.02861, but with powers for a code book: see
+    `memlayers.kernels.reference`); and a float32 master where the pool is coarser, unless it is bfloat16 and rounded
+    stochastically. Kept on the pool's device, or in host memory: then gradients of rows travel there and values back
+    in overlapping pieces, and the host always keeps a master.
 
     Args:
         params: parameters, or dicts of parameter groups.
         lr: learning rate.
         betas: decay of the two moments.
         eps: added to the root of the bias-corrected second moment.
-        weight_decay: decoupled weight decay, on the rows that move.
+        weight_decay: decoupled weight decay; lazy semantics applies it to the rows that move.
+        semantics: "dense" or "lazy"; None for dense, or lazy where the state is lossy (8 bits, host, stochastic). Dense
+            learns more per exposure and disturbs known facts less (docs/LOG.md).
+        state_bits: 32 or 8.
+        state_device: "device" or "host".
+        rounding: how a bfloat16 pool takes updates below its resolution: "master" (exact; 4 bytes a value of the rows
+            touched) or "stochastic" (unbiased; no memory).
+
+    Raises:
+        InputError: a setting is out of range, or dense semantics is asked of a lossy state.
     """
 
     def __init__(
@@ -93,12 +115,34 @@ class CPUOffloadAdamW(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        *,
+        semantics: str | None = None,
+        state_bits: int = 32,
+        state_device: str = "device",
+        rounding: str = "master",
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
         for group in self.param_groups:
             in_range = group["lr"] >= 0 and group["eps"] >= 0 and group["weight_decay"] >= 0
             if not (in_range and all(0 <= beta < 1 for beta in group["betas"])):
                 raise InputError("lr, eps and weight_decay must be at least 0, and both betas in [0, 1)")
+        lossy = state_bits == 8 or state_device == "host" or rounding == "stochastic"
+        semantics = semantics or ("lazy" if lossy else "dense")
+        for setting, value, choices in (
+            ("semantics", semantics, ("lazy", "dense")),
+            ("state_bits", state_bits, (32, 8)),
+            ("state_device", state_device, ("device", "host")),
+            ("rounding", rounding, ("master", "stochastic")),
+        ):
+            if value not in choices:
+                raise InputError(f"{setting} is {value!r}: take {' or '.join(map(str, choices))}")
+        if semantics == "dense" and lossy:
+            raise InputError(
+                "dense semantics means torch's AdamW to the last digit: take state_bits=32, state_device='device' and "
+                "rounding='master', or semantics='lazy'"
+            )
+        self.semantics, self.state_bits, self.state_device = semantics, state_bits, state_device
+        self.rounding = rounding
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -108,16 +152,13 @@ class CPUOffloadAdamW(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Updates, in every parameter with a gradient, the rows whose gradient is not zero.
+        """Updates every parameter that has a gradient.
 
         Args:
             closure: computes the loss anew and returns it, as in torch.
 
         Returns:
             The closure's loss, if there is one.
-
-        Raises:
-            WorkError: a gradient is sparse.
         """
         loss = None
         if closure is not None:
@@ -125,71 +166,283 @@ class CPUOffloadAdamW(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
+                if isinstance(parameter.grad, FactoredGradient):
+                    self._step_rows(parameter, parameter.grad, group)
+                elif parameter.grad is not None and "touched" in self.state[parameter]:
+                    raise InputError("the pool's gradient was made dense (DDP does so); RowAdamW needs its read log")
+                elif parameter.grad is not None:
+                    self._step_dense(parameter, parameter.grad, group)
         return loss
 
+    @torch.no_grad()
+    def flush(self) -> None:
+        """Dense semantics: moves every row to where torch's AdamW would have it now. Reading and saving do so too."""
+        for parameter, state in self.state.items():
+            if "pool" in state and (pool := state["pool"]()) is not None:
+                self._catch_up(parameter, pool, None)
+
+    # -- one parameter ----------------------------------------------------------------------------------------------
+
+    def _step_dense(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        """Torch's AdamW for a parameter that is no value pool."""
+        state = self.state[parameter]
+        device = torch.device("cpu") if self.state_device == "host" else parameter.device
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32)
+            state["exp_avg"] = torch.zeros_like(parameter, device=device, memory_format=torch.preserve_format)
+            state["exp_avg_sq"] = torch.zeros_like(parameter, device=device, memory_format=torch.preserve_format)
+        values = parameter.to(device)
+        functional_adamw(
+            [values], [gradient.to(device)], [state["exp_avg"]], [state["exp_avg_sq"]], [], [state["step"]],
+            foreach=False, amsgrad=False, beta1=group["betas"][0], beta2=group["betas"][1], lr=group["lr"],
+            weight_decay=group["weight_decay"], eps=group["eps"], maximize=False,
+        )  # fmt: skip
+        if values.data_ptr() != parameter.data_ptr():
+            parameter.copy_(values)
+
+    def _step_rows(self, parameter: Tensor, gradient: FactoredGradient, group: dict[str, Any]) -> None:
+        """Moves the rows in the log."""
+        state, pool = self.state[parameter], gradient.pool
+        if not state:
+            state.update(self._fresh_state(pool))
+        if "pool" not in state:
+            self._attach(parameter, pool, state)
+        inverted = gradient.inverted()
+        touched: TouchedRows = state["touched"]
+        if self.semantics == "dense":
+            self._catch_up(parameter, pool, inverted.rows)
+        state["step"] += 1
+        if self.semantics == "dense":
+            record = [group["lr"], group["weight_decay"], *group["betas"], group["eps"]]
+            state["schedule"].append(record)
+        rows = inverted.rows.to(touched.format.device)
+        places = touched.places_of(rows, pool.table)
+        if self.semantics == "lazy":
+            touched.steps[places] += 1
+            steps = touched.steps[places]
+        else:
+            touched.steps[places] = len(state["schedule"])
+            steps = touched.steps[places]
+            state["caught_up"][inverted.rows] = len(state["schedule"])
+        adamw = _numbers(group, steps)
+        if touched.format.device != parameter.device or self.state_device == "host":
+            self._step_on_host(pool, gradient, inverted, touched, places, adamw)
+            return
+        kernels = kernels_for(parameter.device)
+        noise = _noise_key(int(state["step"])) if self.rounding == "stochastic" else None
+        for chunk, picked, at in touched.by_chunk(places):
+            part = adamw._replace(step_size=adamw.step_size[picked], root=adamw.root[picked])
+            kernels.adamw_rows(pool.table, chunk, at, gradient.entries, inverted, picked, part, gradient.factor, noise)
+
+    def _step_on_host(
+        self,
+        pool: ValuePool,
+        gradient: FactoredGradient,
+        inverted: Inverted,
+        touched: TouchedRows,
+        places: Tensor,
+        adamw: AdamW,
+    ) -> None:
+        """The same step with state and master in host memory."""
+        kernels = kernels_for(inverted.rows.device)
+
+        def update(picked: Tensor, sums: Tensor) -> Tensor:
+            """Steps the rows `picked` on the host: gradients [q, d] -> new values [q, d]."""
+            values = torch.empty_like(sums)
+            for chunk, inner, at in touched.by_chunk(places[picked]):
+                assert chunk.master is not None
+                which = picked[inner]
+                part = adamw._replace(step_size=adamw.step_size[which], root=adamw.root[which])
+                count = torch.arange(len(inner))
+                log = [LogEntry(count[:, None], sums.new_ones(len(inner), 1), sums[inner])]
+                alone = Inverted(at, torch.arange(len(inner) + 1), count, sums.new_ones(len(inner)))
+                kernels_for(sums.device).adamw_rows(
+                    Table(chunk.master), chunk._replace(master=None), at, log, alone, count, part, gradient.factor, None
+                )
+                values[inner] = chunk.master[at]
+            return values
+
+        staged(
+            len(inverted.rows), pool.dim, inverted.rows.device,
+            fetch=lambda picked: kernels.row_gradients(gradient.entries, inverted, picked),
+            update=update,
+            store=lambda picked, values: write_rows(pool.table, inverted.rows[picked], values),
+        )  # fmt: skip
+
+    def _fresh_state(self, pool: ValuePool) -> dict[str, Any]:
+        state: dict[str, Any] = {
+            "step": torch.zeros((), dtype=torch.float32),
+            "touched": TouchedRows(self._format_for(pool.parameter, pool.slots, pool.dim)),
+        }
+        if self.semantics == "dense":
+            state["schedule"] = []
+            state["caught_up"] = torch.zeros(pool.slots, dtype=torch.int64, device=pool.parameter.device)
+        return state
+
+    def _format_for(self, parameter: Tensor, slots: int, width: int) -> RowFormat:
+        exact = torch.promote_types(parameter.dtype, torch.float32)
+        is_int8 = parameter.dim() == 1
+        host = self.state_device == "host"
+        coarse = is_int8 or (parameter.dtype != exact and self.rounding == "master")
+        device = torch.device("cpu") if host else parameter.device
+        return RowFormat(slots, width, exact, self.state_bits, master=coarse or host, device=device)
+
+    # -- rows moved late (dense semantics) --------------------------------------------------------------------------
+
+    def __del__(self) -> None:
+        if getattr(self, "semantics", None) == "dense":  # not where __init__ failed
+            self.flush()
+
+    def _attach(self, parameter: Tensor, pool: ValuePool, state: dict[str, Any]) -> None:
+        state["pool"] = weakref.ref(pool)
+        if pool.before_read is not None:  # another optimizer's last word
+            pool.before_read(None)
+            pool.before_read = None
+        if self.semantics != "dense":
+            return
+        optimizer, owned = weakref.ref(self), weakref.ref(parameter)
+
+        def before_read(indices: Tensor | None) -> None:
+            own, read, there = optimizer(), owned(), state["pool"]()
+            if own is not None and read is not None and there is not None:
+                own._catch_up(read, there, indices)
+
+        pool.before_read = before_read
+
+    @torch.no_grad()
+    def _catch_up(self, parameter: Tensor, pool: ValuePool, indices: Tensor | None) -> None:
+        """Brings rows (None: all) to the present step."""
+        state = self.state.get(parameter, {})
+        if not state.get("schedule"):
+            return
+        records, touched, caught_up = state["schedule"], state["touched"], state["caught_up"]
+        now = len(records)
+        if indices is None:
+            rows = (caught_up < now).nonzero().squeeze(-1)
+        else:
+            flat = indices.flatten().long()
+            rows = flat[caught_up[flat] < now].unique()
+        if not len(rows):
+            return
+        schedule = _schedule(records, parameter.device)
+        shrink = schedule.beta1 / math.sqrt(schedule.beta2) if schedule.beta2 else math.inf
+        horizon = math.ceil(math.log(NEGLIGIBLE) / math.log(shrink)) if 0 < shrink < 1 else 2**62
+        kernels = kernels_for(parameter.device)
+        places = touched.place[rows].long()
+        never = rows[places < 0]
+        if len(never) and bool((schedule.decay != 1).any()):
+            kernels.drift_rows(pool.table, None, never, never, caught_up[never], caught_up[never], schedule, None)
+        had = rows[places >= 0]
+        places = places[places >= 0]
+        for chunk, picked, at in touched.by_chunk(places):
+            moving_until = touched.steps[places[picked]] + horizon
+            kernels.drift_rows(pool.table, chunk, at, had[picked], caught_up[had[picked]], moving_until, schedule, None)
+        caught_up[rows] = now
+
+    # -- saving and loading -----------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state in torch's form; a pool's is flat tensors, cut to the rows touched.
+
+        Dense semantics brings all rows up to date first, so that pool and state belong to one step, whichever is saved
+        first.
+        """
+        self.flush()
+        packed = super().state_dict()
+        for index, state in packed["state"].items():
+            if "touched" in state:
+                flat = {"step": state["step"], **state["touched"].tensors()}
+                if self.semantics == "dense":
+                    flat["schedule"] = torch.tensor(state["schedule"], dtype=torch.float64)
+                packed["state"][index] = flat
+        return packed
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores a state, bit for bit and on the host.
+        """Restores a state, bit for bit, wherever its tensors lie now.
 
-        torch's own would cast the state to each parameter's dtype and device: a bf16 master on the GPU.
+        torch's own would cast the state to each parameter's dtype and device.
 
-        Args:
-            state_dict: what `state_dict` returned, wherever its tensors lie now.
+        Raises:
+            InputError: it was saved with other semantics or another state format.
         """
         super().load_state_dict({**state_dict, "state": {}})
         saved = itertools.chain.from_iterable(group["params"] for group in state_dict["param_groups"])
         own = itertools.chain.from_iterable(group["params"] for group in self.param_groups)
         for key, parameter in zip(saved, own, strict=True):
-            if key in state_dict["state"]:
-                entries = state_dict["state"][key]
-                self.state[parameter] = {name: value.to("cpu", copy=True) for name, value in entries.items()}
+            entries = state_dict["state"].get(key)
+            if not entries:
+                continue
+            step = entries["step"].to("cpu", copy=True)
+            if "rows" in entries:
+                self.state[parameter] = {"step": step, **self._loaded(parameter, entries)}
+            else:
+                host = self.state_device == "host"
+                moments = {
+                    name: entries[name].to("cpu" if host else parameter.device, copy=True)
+                    for name in ("exp_avg", "exp_avg_sq")
+                }
+                self.state[parameter] = {"step": step, **moments}
 
-    def _update(self, parameter: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> None:
-        if gradient.is_sparse:
-            raise WorkError("cpu-offload takes dense gradients only: set sparse=False on the value pool")
-        state = self.state[parameter]
-        if not state:
-            state.update(_fresh_state(parameter))
-        state["step"] += 1
-        width = state["master"].shape[1]
-        gradient = gradient.reshape(-1, width)
-        rows_there = gradient.ne(0).any(dim=1).nonzero().squeeze(1)  # on the parameter's device
-        if rows_there.numel() == 0:
-            return
-        rows = rows_there.cpu()
-        state["row_steps"][rows] += 1
-        values = _step_rows(state, rows, gradient[rows_there].to(state["master"]), group)
-        parameter.view(-1, width)[rows_there] = values.to(parameter)
+    def _loaded(self, parameter: Tensor, entries: dict[str, Tensor]) -> dict[str, Any]:
+        width = entries["exp_avg.0"].shape[1] if "exp_avg.0" in entries else parameter.shape[-1]
+        format = self._format_for(parameter, parameter.shape[0], width)
+        expected = format.empty_chunk(0)
+        for name, value in expected._asdict().items():
+            stored = entries.get(f"{name}.0")
+            if len(entries["rows"]) and (
+                (stored is None) != (value is None)
+                or (stored is not None and value is not None and stored.dtype != value.dtype)
+            ):
+                raise InputError("the optimizer's state was saved with another state_bits, rounding or state_device")
+        if ("schedule" in entries) != (self.semantics == "dense"):
+            raise InputError(f"the optimizer's state was not saved with semantics={self.semantics!r}")
+        touched = TouchedRows(format)
+        touched.load(entries)
+        loaded: dict[str, Any] = {"touched": touched}
+        if self.semantics == "dense":
+            loaded["schedule"] = entries["schedule"].tolist()
+            now = len(loaded["schedule"])
+            loaded["caught_up"] = torch.full((format.slots,), now, dtype=torch.int64, device=parameter.device)
+        return loaded
 
 
-def _fresh_state(parameter: torch.Tensor) -> dict[str, torch.Tensor]:
-    width = parameter.shape[-1] if parameter.dim() else 1
-    dtype = torch.promote_types(parameter.dtype, torch.float32)
-    master = parameter.detach().to("cpu", dtype, copy=True).reshape(-1, width)
-    return {
-        "step": torch.zeros((), dtype=torch.float32),
-        "row_steps": torch.zeros(master.shape[0], dtype=torch.int32),
-        "master": master,
-        "exp_avg": torch.zeros_like(master),
-        "exp_avg_sq": torch.zeros_like(master),
-    }
+def has_finite_gradient(parameter: Tensor) -> bool:
+    """Whether a parameter's gradient has no infinity and no NaN."""
+    gradient = parameter.grad
+    if isinstance(gradient, FactoredGradient):
+        return bool(gradient.is_finite())
+    return gradient is None or bool(torch.isfinite(gradient).all())
 
 
-def _step_rows(
-    state: dict[str, torch.Tensor], rows: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]
-) -> torch.Tensor:
-    """One AdamW step on the given rows of the state; gradient [n, d] -> the rows' new values [n, d]."""
+def _noise_key(step: int) -> int:
+    """A key of stochastic rounding; keys of successive steps differ in all their bits."""
+    return (step * 0x9E3779B9) & 0xFFFFFFFF
+
+
+def _numbers(group: dict[str, Any], steps: Tensor) -> AdamW:
+    """A step's numbers, in float64 as torch's AdamW has them: 1 - beta2^t loses digits in float32."""
     beta1, beta2 = group["betas"]
-    mean = state["exp_avg"][rows].lerp_(gradient, 1 - beta1)
-    square = state["exp_avg_sq"][rows].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-    # In float64, as torch's AdamW, which computes its scalars in Python: 1 - beta2**t loses digits in fp32.
-    steps = state["row_steps"][rows].double().unsqueeze(1)
-    step_size = (group["lr"] / (1 - beta1**steps)).to(mean.dtype)
-    root = (1 - beta2**steps).sqrt().to(mean.dtype)
-    values = state["master"][rows].mul_(1 - group["lr"] * group["weight_decay"])
-    values.sub_(step_size * mean / (square.sqrt().div_(root).add_(group["eps"])))
-    state["exp_avg"][rows] = mean
-    state["exp_avg_sq"][rows] = square
-    state["master"][rows] = values
-    return values
+    exponents = steps.double()
+    return AdamW(
+        step_size=float(group["lr"]) / (1 - beta1**exponents),
+        root=(1 - beta2**exponents).sqrt(),
+        decay=1 - float(group["lr"]) * group["weight_decay"],
+        beta1=beta1,
+        beta2=beta2,
+        eps=group["eps"],
+    )
+
+
+def _schedule(records: list[list[float]], device: torch.device) -> Schedule:
+    """The numbers of all steps so far; entry 0 is not used."""
+    kept = torch.tensor([records[0], *records], dtype=torch.float64)
+    exponents = torch.arange(len(kept), dtype=torch.float64)
+    lr, weight_decay, beta1, beta2 = kept[:, 0], kept[:, 1], float(kept[-1, 2]), float(kept[-1, 3])
+    return Schedule(
+        step_size=(lr / (1 - beta1**exponents)).to(device),
+        root=(1 - beta2**exponents).sqrt().to(device),
+        decay=(1 - lr * weight_decay).to(device),
+        beta1=beta1,
+        beta2=beta2,
+        eps=float(kept[-1, 4]),
+    )

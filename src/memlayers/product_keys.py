@@ -1,7 +1,6 @@
 """Product keys: seeded sub-keys, whitening of the queries, and the exact top-k of the product set.
 
-Lample et al. 2019 (arXiv 1907.05242), section 3.1; design/recipe.md (B) for whitening; design/hot-path.md
-for the staircase.
+Lample et al. 2019 (arXiv 1907.05242), section 3.1; design/recipe.md (B) for whitening.
 """
 
 from __future__ import annotations
@@ -10,16 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from memlayers.kernels import kernels_for
+
 EIGENVALUE_FLOOR = 1e-4  # of the largest; below it lies noise that whitening would blow up
 
 
 def product_key_top_k(scores_a: Tensor, scores_b: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The exact k best of the m * m slots, slot i * m + j scoring a_i + b_j.
 
-    The pair of the i-th best first half and the j-th best second half (from 0) is beaten by the (i+1)(j+1)
-    - 1 pairs that are no worse in both halves, so only the staircase (i+1)(j+1) <= k can win: 20 of 64
-    pairs at k = 8. Ties are resolved as in `kernels.reference.product_key_top_k_exhaustive`, whose result
-    this always equals.
+    Ties are resolved as in `kernels.reference.product_key_top_k_exhaustive`, whose result this always equals.
 
     Args:
         scores_a: [n, h, m], floating; differentiable.
@@ -29,28 +27,11 @@ def product_key_top_k(scores_a: Tensor, scores_b: Tensor, k: int) -> tuple[Tenso
     Returns:
         scores [n, h, k], best first, and slot indices [n, h, k], int64.
     """
-    sub_keys = scores_a.shape[-1]
-    top_a, index_a = _top_k(scores_a, k)
-    top_b, index_b = _top_k(scores_b, k)
-    stairs = [(i, j) for i in range(k) for j in range(k // (i + 1))]
-    rows, columns = torch.tensor(stairs, device=scores_a.device).T
-    candidates = top_a[..., rows] + top_b[..., columns]  # [n, h, stairs]
-    order = torch.sort(candidates.detach(), dim=-1, descending=True, stable=True).indices[..., :k]
-    slots = index_a[..., rows] * sub_keys + index_b[..., columns]
-    return candidates.gather(-1, order), slots.gather(-1, order)
-
-
-def _top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """torch.topk along the last dimension, with ties going to the lower index, which torch leaves open."""
-    flat = scores.detach().flatten(0, -2)
-    best, index = flat.topk(min(k + 1, flat.shape[-1]))  # one more than asked, to see a tie at the border
-    tied = (best[:, 1:] == best[:, :-1]).any(-1).nonzero().squeeze(-1)
-    index = index[:, :k]
-    if tied.numel():  # rare: a stable sort costs five times the topk
-        ranked = torch.sort(flat[tied], dim=-1, descending=True, stable=True).indices
-        index = index.index_copy(0, tied, ranked[:, :k])
-    index = index.view(*scores.shape[:-1], k)
-    return scores.gather(-1, index), index
+    scores, slots = kernels_for(scores_a.device).product_key_top_k(scores_a.detach(), scores_b.detach(), k)
+    if torch.is_grad_enabled() and (scores_a.requires_grad or scores_b.requires_grad):
+        sub_keys = scores_a.shape[-1]
+        scores = scores_a.gather(-1, slots // sub_keys) + scores_b.gather(-1, slots % sub_keys)
+    return scores, slots
 
 
 def make_sub_keys(heads: int, sub_keys: int, half_dim: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -9,8 +9,8 @@ the same: Trainer and plain loops train it too (tests/test_trainer.py).
 
 from __future__ import annotations
 
+import inspect
 import json
-import math
 import random
 import shutil
 import time
@@ -43,7 +43,7 @@ from memlayers.gate import train_gates
 from memlayers.general_text import load_general_text
 from memlayers.generate import answer_questions
 from memlayers.metrics import exact_match
-from memlayers.optimizer import make_optimizer
+from memlayers.optimizer import has_finite_gradient, make_optimizer
 from memlayers.progress import progress_bar
 from memlayers.results import CurvePoint, environment
 from memlayers.session import WEIGHTS
@@ -166,10 +166,9 @@ class _Run:
         self.mixed = self._mixed_examples()
         self.general_source = load_general_text(config.general_text, backbone, self.tokenizer, config.seed)
         self.model = get_peft_model(backbone, memory)
+        self.keeps_logits = "logits_to_keep" in inspect.signature(backbone.forward).parameters
         self.pad = pad_token_id(self.tokenizer)
-        self.optimizer = make_optimizer(
-            config.optimizer, self._parameter_groups(), lr=config.value_rate, betas=(0.9, 0.99)
-        )
+        self.optimizer = self._make_optimizer()
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.steps_per_pass = len(self._batches(0))
         self.saved_at = time.perf_counter()
@@ -263,8 +262,9 @@ class _Run:
                 self.accelerator.backward(loss)
         if finite:
             trainable = [p for p in self.model.parameters() if p.grad is not None]
-            norm = torch.nn.utils.clip_grad_norm_(trainable, self.config.clip or math.inf)
-            finite = bool(torch.isfinite(norm))
+            if self.config.clip:
+                torch.nn.utils.clip_grad_norm_(trainable, self.config.clip)
+            finite = all(has_finite_gradient(parameter) for parameter in trainable)
         if finite:
             self.optimizer.step()
         self.optimizer.zero_grad()
@@ -272,10 +272,14 @@ class _Run:
 
     def _loss(self, inputs: dict[str, Tensor]) -> Tensor:
         """Sum of the cross-entropies, in nats, over the counted tokens of a padded batch."""
-        labels = inputs.pop("labels")
-        logits = self.model(**inputs, use_cache=False).logits[:, :-1]
-        counted = labels[:, 1:] != IGNORED_LABEL
-        loss = F.cross_entropy(logits[counted].float(), labels[:, 1:][counted], reduction="sum")
+        labels = F.pad(inputs.pop("labels")[:, 1:], (0, 1), value=IGNORED_LABEL)  # at the position that predicts it
+        counted = labels != IGNORED_LABEL
+        if self.keeps_logits:  # the head is a third of a small backbone: only where some sequence has an answer
+            kept = counted.any(0).nonzero().squeeze(-1)
+            labels, counted = labels[:, kept], counted[:, kept]
+            inputs["logits_to_keep"] = kept
+        logits = self.model(**inputs, use_cache=False).logits
+        loss = F.cross_entropy(logits[counted].float(), labels[counted], reduction="sum")
         return loss + memory_auxiliary_loss(self.model) * counted.sum()
 
     def _measure(self) -> None:
@@ -344,6 +348,20 @@ class _Run:
                 ids = plain_text_ids(self.tokenizer, passage)[: self.max_length]
                 examples.append(Encoded(ids, list(ids)))
         return examples
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        config = self.config
+        options: dict[str, Any] = {}
+        if config.optimizer == "row-adamw":
+            options = {
+                "semantics": config.optimizer_semantics,
+                "state_bits": config.optimizer_bits,
+                "state_device": config.optimizer_device,
+                "rounding": config.half_rounding,
+            }
+        return make_optimizer(
+            config.optimizer, self._parameter_groups(), lr=config.value_rate, betas=(0.9, 0.99), **options
+        )
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         """The pool, whose rate is in units of the MLP output's RMS where addressing is calibrated, and the rest."""

@@ -53,7 +53,12 @@ class TeachConfig:
         value_rate: Adam's learning rate of the values, in units of the MLP output's RMS (design/recipe.md).
         dense_rate: learning rate of everything else that learns, and of the dense recipe's values.
         warmup: steps until the full learning rate, which then falls linearly to a twentieth.
-        optimizer: "adamw" or "cpu-offload".
+        optimizer: "row-adamw" (moves the rows that were read) or "adamw" (torch's, over the whole pool).
+        optimizer_semantics: of row-adamw: "dense" (torch's AdamW over the whole pool, to the last digit) or "lazy" (a
+            row moves when it has a gradient); None for dense, or lazy where the state is lossy.
+        optimizer_bits: of row-adamw's moments: 32 or 8.
+        optimizer_device: where row-adamw keeps its state: "device" (the pool's) or "host".
+        half_rounding: how row-adamw writes a bfloat16 pool: "master" (a float32 copy of touched rows) or "stochastic".
         clip: largest norm of the gradient; None does not clip.
         loss: "answer", or "full" (the seed's diagnosis compares them).
         pack: tokens per packed sequence; None does not pack (likewise).
@@ -85,7 +90,11 @@ class TeachConfig:
     value_rate: float = 0.12
     dense_rate: float = 1e-3
     warmup: int = 10
-    optimizer: str = "adamw"
+    optimizer: str = "row-adamw"
+    optimizer_semantics: str | None = None
+    optimizer_bits: int = 32
+    optimizer_device: str = "device"
+    half_rounding: str = "master"
     clip: float | None = None
     loss: str = "answer"
     pack: int | None = None
@@ -114,7 +123,19 @@ class TeachConfig:
         _require(0 <= self.seed < 2**32, f"seed is {self.seed}: it must be a number from 0 to 2**32 - 1")
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
-            _require(value in choices, f"{name} is {value!r}: take one of {', '.join(choices)}")
+            named = ", ".join(str(choice) for choice in choices if choice is not None)
+            _require(value in choices, f"{name} is {value!r}: take one of {named}")
+
+        lossy = self.optimizer_bits == 8 or self.optimizer_device == "host" or self.half_rounding == "stochastic"
+        _require(
+            not (self.optimizer_semantics == "dense" and lossy),
+            "optimizer_semantics dense means torch's AdamW to the last digit: take optimizer_bits 32, optimizer_device "
+            "device and half_rounding master, or optimizer_semantics lazy",
+        )
+        _require(
+            self.pool_dtype != "int8" or self.optimizer == "row-adamw",
+            "an int8 pool is taught by the optimizer row-adamw only: take it, or pool_dtype bfloat16",
+        )
 
     @property
     def shape(self) -> Shape:
@@ -253,9 +274,13 @@ _CHOICES = MappingProxyType(
     {
         "recipe": ("addressed", "dense"),
         "loss": ("answer", "full"),
-        "optimizer": ("adamw", "cpu-offload"),
+        "optimizer": ("row-adamw", "adamw"),
+        "optimizer_semantics": ("dense", "lazy", None),
+        "optimizer_bits": (32, 8),
+        "optimizer_device": ("device", "host"),
+        "half_rounding": ("master", "stochastic"),
         "dtype": ("auto", "float32", "bfloat16", "float16"),
-        "pool_dtype": ("float32", "bfloat16", "float16"),
+        "pool_dtype": ("float32", "bfloat16", "float16", "int8"),
     }
 )
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from memlayers.errors import InputError
 from memlayers.kernels import reference
+from memlayers.kernels.interface import Table
 from memlayers.tuner import MemoryConfig, MemoryLayer, RelevanceGate
 
 DIM = 16
@@ -60,9 +61,9 @@ def pool_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
     forward = ValuePool.forward
 
-    def counted(self: ValuePool, indices: Tensor, weights: Tensor) -> Tensor:
+    def counted(self: ValuePool, indices: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
         calls.append(len(indices))
-        return forward(self, indices, weights)
+        return forward(self, indices, weights, dtype)
 
     monkeypatch.setattr(ValuePool, "forward", counted)
     return calls
@@ -84,7 +85,7 @@ def test_forward_is_the_reference_formula(x: Tensor, recipe: str, qk_norm: bool)
             halves = [nn.functional.normalize(half, dim=-1) for half in halves]
         a, b = (3.0 * half @ keys[side, head].T for side, half in enumerate(halves))
         scores, indices = reference.product_key_top_k_exhaustive(a, b, 3)
-        memory += reference.weighted_sum(values, indices, scores.softmax(-1))
+        memory += reference.weighted_sum(Table(values), indices, scores.softmax(-1), torch.float32)
     if recipe == "dense":
         gated = layer.memlayers_out["m"]
         memory = reference.memory_plus(tokens, memory, gated.gate, gated.output)
@@ -266,7 +267,7 @@ def test_the_same_seed_gives_the_same_bits_and_layers_differ() -> None:
         ({"load_balance": 1.0}, "load_balance needs trainable addressing"),
         ({"pool_init": "ones"}, "pool_init 'ones'"),
         ({"pool_init": "normal"}, "pool_init normal without gated_output"),
-        ({"pool_dtype": "int8"}, "pool_dtype 'int8'"),
+        ({"pool_dtype": "int4"}, "pool_dtype 'int4'"),
         ({"gate_hidden": 0}, "gate_hidden is 0"),
         ({"seed": -1}, "seed is -1"),
     ],

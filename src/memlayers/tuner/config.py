@@ -12,7 +12,7 @@ from peft.utils.peft_types import PeftType
 from memlayers.errors import InputError
 
 METHOD = "memlayers"
-_DTYPES = ("float32", "bfloat16", "float16")
+_DTYPES = ("float32", "bfloat16", "float16", "int8")
 
 
 def _extend_peft_types() -> None:
@@ -60,7 +60,7 @@ class MemoryConfig(PeftConfig):
         pool_init: "zero", or "normal" of std hidden_size^-0.5; None from the recipe.
         load_balance: weight of the loss that spreads reads over the sub-keys, 0 for none; needs trainable
             addressing. See `memory_auxiliary_loss`.
-        pool_dtype: storage of the value pool: "float32", "bfloat16" or "float16".
+        pool_dtype: storage of the value pool: "float32", "bfloat16", "float16", or "int8" (a float32 scale per row).
         gate: each memory layer has a relevance gate (open until it is trained).
         gate_hidden: width of the gate's hidden layer (the seed's is 128; 256 tells stored subjects from others more
             surely, docs/LOG.md).

@@ -257,7 +257,7 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
                 self._load_balance[adapter] = config.load_balance * balance if self.training else None
         query: Any = self.memlayers_query[adapter]
         pool: Any = self.memlayers_pool_owner[adapter][adapter]
-        memory: Tensor = pool(read.indices, read.weights * query.scale).to(x.device)
+        memory: Tensor = pool(read.indices, read.weights * query.scale, x.dtype).to(x.device)
         return self.memlayers_out[adapter](x, memory) if config.gated_output else memory
 
     def _scores(self, x: Tensor, adapter: str) -> tuple[Tensor, Tensor]:
