@@ -44,8 +44,8 @@ def configure(chat_backbone: Path, general_file: Path) -> Configure:
             "backbone": str(chat_backbone), "general_text": str(general_file), "recipe": "addressed", "layers": None,
             "sub_keys": 16, "heads": 2, "top_k": 4, "key_dim": 8, "pool_dtype": "float32", "gate": False,
             "gate_threshold": -1e9, "gate_steps": 20, "exposures": 1, "batch_size": 3, "accumulation": 1,
-            "value_rate": 1.0, "dense_rate": 0.02, "warmup": 1, "optimizer": "row-adamw", "clip": None, "loss": "answer",
-            "pack": None, "anchors": None, "fluency": None, "stop_at_recall": 1.0,
+            "value_rate": 1.0, "dense_rate": 0.02, "warmup": 1, "optimizer": "row-adamw", "clip": None,
+            "loss": "answer", "pack": None, "anchors": None, "fluency": None, "stop_at_recall": 1.0,
             "recall_sample": 6, "checkpoint_seconds": 1e9, "dtype": "float32", "device": "cpu", "seed": 1,
         }  # fmt: skip
         return TeachConfig(**{**settings, **changes})
