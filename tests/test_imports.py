@@ -49,13 +49,24 @@ ORDER = (
     "gate",
     "teach",
     "evaluate",
+    "bench",
+    "bench.figures",
+    "bench.reads",
+    "bench.stages",
+    "bench.peers",
+    "bench.overhead",
+    "bench.run",
+    "bench.report",
     "demo",
     "cli",
     "__main__",
     "_registration",
     "",  # the package itself
 )
-WITHOUT_TORCH = ("errors", "files", "facts", "synthetic", "metrics", "results", "report", "teaching", "progress", "cli")
+WITHOUT_TORCH = (
+    "errors", "files", "facts", "synthetic", "metrics", "results", "report", "teaching", "progress", "bench.figures",
+    "bench.report", "cli",
+)  # fmt: skip
 HEAVY = {"accelerate", "matplotlib", "numba", "peft", "torch", "transformers", "triton"}
 
 

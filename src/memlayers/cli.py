@@ -311,6 +311,50 @@ def report(
     print(f"the report is in {out}")
 
 
+@app.command(epilog="Example: memlayers bench --out runs/bench")
+def bench(
+    out: Annotated[Path | None, typer.Option(help="Folder for bench.json, bench.md and the roofline plot.")] = None,
+    slots: Annotated[int, typer.Option(min=1, help="Rows of the value pool, a square number.")] = 50_176,
+    dim: Annotated[int, typer.Option(min=1, help="Width of a value.")] = 3584,
+    tokens: Annotated[int, typer.Option(min=1, help="Per step and memory layer.")] = 512,
+    heads: Annotated[int, typer.Option(min=1, help="Lookups per token.")] = 1,
+    top_k: Annotated[int, typer.Option(min=1, help="Slots read per head.")] = 8,
+    layers: Annotated[int, typer.Option(min=1, help="Memory layers on one pool.")] = 3,
+    dtype: Annotated[str, typer.Option(help="Of the pool: float32, bfloat16 or int8.")] = "float32",
+    indices: Annotated[
+        str, typer.Option(help="Some of uniform, zipf, real, with commas between.")
+    ] = "uniform,zipf,real",
+    peers: Annotated[bool, typer.Option(help="Also time the other ways that are installed here.")] = True,
+    overhead: Annotated[bool, typer.Option(help="Also the memory's share of the backbone's own work.")] = True,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed runs per figure.")] = 7,
+    seed: Annotated[int, typer.Option(help="Of the reads.")] = 137,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Time the memory, stage by stage, against this machine's roofs and against other ways to do the same."""
+    from memlayers.files import check_output_directory
+
+    if out is not None:
+        check_output_directory(out, replace=True)
+    from memlayers.bench.figures import Shape, bench_text, write_bench
+    from memlayers.bench.report import write_bench_report
+    from memlayers.bench.run import run_bench
+
+    found = run_bench(
+        Shape(slots, dim, tokens, heads, top_k, layers, dtype),
+        device=device, indices=[kind.strip() for kind in indices.split(",")], peers=peers, overhead=overhead,
+        repeats=repeats, seed=seed, note=lambda text: None if quiet else print(f"Measuring: {text}", file=sys.stderr),
+    )  # fmt: skip
+    if out is not None:
+        write_bench(out / "bench.json", found)
+        write_bench_report(out / "bench.json", out)
+    if as_json:
+        print(bench_text(found), end="")
+    else:
+        _print_bench(found)
+
+
 def _labels(paths: Sequence[Path]) -> list[str]:
     """A name for each path: its folder's, its own, or all of it, whichever first tells all of them apart."""
     folders = [path.absolute().parent.name for path in paths]
@@ -337,6 +381,28 @@ def _prompted_lines(*, echo: bool) -> Iterator[str]:
     with suppress(EOFError):
         while line := input("> ").strip():
             yield line
+
+
+def _print_bench(found: Any) -> None:
+    """The bench's figures as tables on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from memlayers.bench.report import HEADER, ratios, table_rows
+
+    console = Console()
+    for malloc in found.roofs:
+        table = Table(*HEADER, title=f"malloc: {malloc}" if len(found.roofs) > 1 else None)
+        for cells in table_rows([timing for timing in found.timings if timing.malloc == malloc]):
+            table.add_row(*cells)
+        console.print(table)
+    table = Table("malloc", "indices", "semantics", "than", "times faster")
+    for malloc, kind, semantics, peer, ratio in ratios(found):
+        table.add_row(malloc, kind, semantics, peer, f"{ratio:.1f}")
+    if table.rows:
+        console.print(table)
+    for name, value in found.overhead.items():
+        print(f"{name:<28} {value:.3f} ms" if name.endswith("_ms") else f"{name:<28} {value:.2%}")
 
 
 def _print_rows(results: Any) -> None:

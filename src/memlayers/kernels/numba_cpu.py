@@ -351,15 +351,13 @@ def _store_compiled(values: Any, scales: Any, row: Any, source: Any, key: Any) -
     if values.dtype == types.int8:
 
         def store_int8(values: Any, scales: Any, row: Any, source: Any, key: Any) -> None:
-            largest, is_nan = np.float32(0), False
-            for j in range(source.shape[0]):
-                is_nan |= source[j] != source[j]
-                largest = max(largest, np.float32(abs(source[j])))
-            scale = np.float32(np.nan) if is_nan else largest / np.float32(127)
+            scale = _largest(source, 0, source.shape[0]) / np.float32(127)
             scales[row] = scale
             divisor = max(scale, np.float32(reference.TINY))
             for j in range(source.shape[0]):
-                values[row, j] = np.int8(np.rint(min(max(source[j] / divisor, np.float32(-127)), np.float32(127))))
+                unit = np.float32(source[j]) / divisor
+                unit = unit if unit > np.float32(-127) else np.float32(-127)
+                values[row, j] = np.int8(np.rint(unit if unit < np.float32(127) else np.float32(127)))
 
         return store_int8
     if values.dtype == types.uint16:
@@ -383,6 +381,16 @@ def _store_compiled(values: Any, scales: Any, row: Any, source: Any, key: Any) -
             values[row, j] = source[j]
 
     return store_float
+
+
+@_inlined
+def _largest(source: Any, begin: Any, end: Any) -> Any:
+    """The largest magnitude, float32, by its bits: they are in the order of the numbers, and NaN is above them all."""
+    largest = np.uint32(0)
+    for j in range(begin, end):
+        bits = np.uint32(_bits_of_float(np.float32(source[j])) & np.uint32(0x7FFFFFFF))
+        largest = bits if bits > largest else largest
+    return _float_of_bits(largest)
 
 
 @_inlined
@@ -442,21 +450,17 @@ def _store_moments_compiled(
             tiny = np.float32(reference.TINY)
             for block in range(mean_scale.shape[1]):
                 begin, end = block * STATE_BLOCK, min(d, (block + 1) * STATE_BLOCK)
-                mean_unit, square_unit, is_nan = np.float32(0), np.float32(0), False
-                for j in range(begin, end):
-                    is_nan |= m[j] != m[j] or v[j] != v[j]
-                    mean_unit = max(mean_unit, np.float32(abs(m[j])))
-                    square_unit = max(square_unit, np.float32(v[j]))
-                if is_nan:  # a scale shall not hide what went wrong
-                    mean_unit, square_unit = np.float32(np.nan), np.float32(np.nan)
+                mean_unit, square_unit = _largest(m, begin, end), _largest(v, begin, end)
                 mean_scale[at, block], square_scale[at, block] = mean_unit, square_unit
                 mean_unit, square_unit = max(mean_unit, tiny), max(square_unit, tiny)
                 for j in range(begin, end):
-                    part = np.sqrt(min(np.float32(abs(m[j])) / mean_unit, np.float32(1)))
-                    code = np.rint(np.float32(127) * part)
+                    unit = np.float32(abs(m[j])) / mean_unit
+                    code = np.rint(np.float32(127) * np.sqrt(unit if unit < np.float32(1) else np.float32(1)))
                     exp_avg[at, j] = np.int8(code if m[j] >= 0 else -code)
-                    part = np.sqrt(np.sqrt(min(np.float32(v[j]) / square_unit, np.float32(1))))
-                    exp_avg_sq[at, j] = np.uint8(min(np.ceil(np.float32(255) * part), np.float32(255)))
+                for j in range(begin, end):
+                    unit = np.float32(v[j]) / square_unit
+                    code = np.ceil(np.float32(255) * np.sqrt(np.sqrt(unit)))
+                    exp_avg_sq[at, j] = np.uint8(np.int32(code if code < np.float32(255) else np.float32(255)))
 
         return store_codes
 
@@ -729,3 +733,21 @@ def _top_k_kernel(
                     _insert(best, slot, k, score, index_a[i] * m + index_b[j])
                 else:
                     break  # the rest of this row of the staircase is no better
+
+
+def add_one_to_rows(table: Tensor, rows: Tensor) -> None:
+    """Adds 1 to some rows in place: what the bench holds the optimizer's step against.
+
+    Args:
+        table: float32 [slots, d].
+        rows: distinct slots, int64 [q].
+    """
+    _in_threads(_add_one_kernel, len(rows), table.numpy(), rows.numpy())
+
+
+@_jit
+def _add_one_kernel(values: Any, rows: Any, begin: int, end: int) -> None:
+    for i in range(begin, end):
+        row = values[rows[i]]
+        for j in range(row.shape[0]):
+            row[j] += 1

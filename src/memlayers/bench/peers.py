@@ -1,0 +1,138 @@
+"""The same teaching step done by others, as far as they are installed."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterator
+from types import MappingProxyType
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from memlayers.bench.figures import Clock, Shape, Timing
+from memlayers.bench.reads import Reads
+from memlayers.bench.stages import BETAS, EPS, RATE
+
+
+def peer_steps(shape: Shape, kind: str, reads: Reads, clock: Clock) -> Iterator[Timing]:
+    """The same teaching step done by others: all layers read one table, one backward, one optimizer step."""
+    for name, make in _PEERS.items():
+        try:
+            step = make(shape, reads, clock.device)
+        except ImportError:
+            continue
+        if step is None:
+            continue
+        taken = clock(step)
+        peak = clock.peak(step)
+        yield Timing(
+            "teaching step", name, kind, *taken, 0, 0, "", None, reads.unique_ratio, None, peak, "default", shape
+        )
+        del step
+        gc.collect()
+
+
+def _stock_table(shape: Shape, device: torch.device) -> torch.nn.Parameter | None:
+    """None where the peers know no such storage."""
+    if shape.dtype == "int8":
+        return None
+    return torch.nn.Parameter(
+        torch.full((shape.slots, shape.dim), 0.03, dtype=getattr(torch, shape.dtype), device=device)
+    )
+
+
+def _stock(
+    read: Callable[[Tensor, Tensor, Tensor], Tensor], optimize: Callable[[torch.nn.Parameter], torch.optim.Optimizer]
+) -> Callable[[Shape, Reads, torch.device], Callable[[], None] | None]:
+    """A peer made of a way to read and an optimizer."""
+
+    def make(shape: Shape, reads: Reads, device: torch.device) -> Callable[[], None] | None:
+        table = _stock_table(shape, device)
+        if table is None:
+            return None
+        optimizer = optimize(table)
+        weights = [weight.to(table.dtype) for weight in reads.weights]
+        gradients = [gradient.to(table.dtype) for gradient in reads.gradients]
+
+        def step() -> None:
+            outputs = [read(table, index, weight) for index, weight in zip(reads.indices, weights, strict=True)]
+            torch.autograd.backward(outputs, gradients)
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return step
+
+    return make
+
+
+def _gather(table: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+    return torch.einsum("nr,nrd->nd", weights, table[indices])
+
+
+def _bag(table: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+    return F.embedding_bag(indices, table, per_sample_weights=weights, mode="sum")
+
+
+def _sparse_bag(table: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+    return F.embedding_bag(indices, table, per_sample_weights=weights, mode="sum", sparse=True)
+
+
+def _adamw(**options: Any) -> Callable[[torch.nn.Parameter], torch.optim.Optimizer]:
+    return lambda table: torch.optim.AdamW([table], lr=RATE, betas=BETAS, eps=EPS, weight_decay=0.0, **options)
+
+
+def _eight_bit(table: torch.nn.Parameter) -> torch.optim.Optimizer:
+    """Bitsandbytes' 8-bit AdamW; on a GPU only."""
+    if table.device.type != "cuda":
+        raise ImportError("bitsandbytes' optimizers need a GPU")
+    made: torch.optim.Optimizer = importlib.import_module("bitsandbytes").optim.AdamW8bit([table], lr=RATE)
+    return made
+
+
+def _torchao_offload(table: torch.nn.Parameter) -> torch.optim.Optimizer:
+    """Torchao's CPU-offloaded AdamW; on a GPU only."""
+    if table.device.type != "cuda":
+        raise ImportError("there is nothing to offload from")
+    optim = importlib.import_module("torchao.optim")
+    made: torch.optim.Optimizer = optim.CPUOffloadOptimizer([table], torch.optim.AdamW, lr=RATE, fused=True)
+    return made
+
+
+def _fbgemm(shape: Shape, reads: Reads, device: torch.device) -> Callable[[], None] | None:
+    """fbgemm-gpu-cpu's table-batched embedding with exact row-wise Adagrad: one moment a row, fused."""
+    if shape.dtype != "float32" or device.type != "cpu" or importlib.util.find_spec("fbgemm_gpu") is None:
+        return None
+    training = importlib.import_module("fbgemm_gpu.split_table_batched_embeddings_ops_training")
+    common = importlib.import_module("fbgemm_gpu.split_table_batched_embeddings_ops_common")
+    configs = importlib.import_module("fbgemm_gpu.split_embedding_configs")
+    spec = (shape.slots, shape.dim, common.EmbeddingLocation.HOST, training.ComputeDevice.CPU)
+    table = training.SplitTableBatchedEmbeddingBagsCodegen(
+        [spec], optimizer=configs.EmbOptimType.EXACT_ROWWISE_ADAGRAD, learning_rate=RATE, eps=EPS,
+        pooling_mode=common.PoolingMode.SUM,
+    )  # fmt: skip
+    indices, weights = (torch.cat(each).flatten() for each in (reads.indices, reads.weights))
+    offsets = torch.arange(0, len(indices) + 1, shape.reads)
+    gradient = torch.cat(reads.gradients)
+
+    def step() -> None:  # the optimizer runs inside backward
+        table(indices, offsets, per_sample_weights=weights).backward(gradient)
+
+    return step
+
+
+_PEERS: Final = MappingProxyType(
+    {
+        "gather + einsum, AdamW": _stock(_gather, _adamw(foreach=False)),
+        "embedding_bag, fused AdamW": _stock(_bag, _adamw(fused=True)),
+        "embedding_bag sparse, SparseAdam": _stock(
+            _sparse_bag, lambda table: torch.optim.SparseAdam([table], lr=RATE, betas=BETAS, eps=EPS)
+        ),
+        "fbgemm-gpu-cpu, row-wise Adagrad": _fbgemm,
+        "embedding_bag, torchao CPU offload": _stock(_bag, _torchao_offload),
+        "embedding_bag, bitsandbytes 8-bit": _stock(_bag, _eight_bit),
+    }
+)
