@@ -682,33 +682,56 @@ def _invert_kernel(slots: Any, tokens: Any, weights: Any) -> Any:
 
 @_inlined
 def _insert(best: Any, index: Any, filled: int, score: Any, i: Any) -> None:
-    """Puts a score into the descending `best`, after its equals; the last of `filled` entries is given up."""
+    """Puts a score into the descending `best`, the lower index first among equals; the last of `filled` goes."""
     at = filled - 1
-    while at > 0 and best[at - 1] < score:
+    while at > 0 and (best[at - 1] < score or (best[at - 1] == score and index[at - 1] > i)):
         best[at], index[at] = best[at - 1], index[at - 1]
         at -= 1
     best[at], index[at] = score, i
 
 
 @_inlined
-def _best_of(flat: Any, begin: Any, m: int, k: int, best: Any, index: Any) -> None:
-    """The k best of flat[begin : begin + m], best first; among equals the lower index."""
-    for i in range(k):
-        _insert(best, index, i + 1, flat[begin + i], i)
-    at = k
-    while at + 16 <= m:  # skip sixteen at once where none beats the k-th best
+def _best_of(row: Any, k: int, best: Any, index: Any, largest: Any) -> None:
+    """The k best of `row` [m], best first; among equals the lower index.
+
+    `largest` [g] takes the largest of each of g groups (every g-th element, which vectorises). At least k elements are
+    no smaller than the k-th largest of these: whatever is smaller cannot be among the k best.
+    """
+    m, groups = row.shape[0], largest.shape[0]
+    filled = 0
+    if m >= 2 * groups:
+        for g in range(groups):
+            largest[g] = row[g]
+        whole = m // groups
+        lanes = row[: whole * groups].reshape(whole, groups)
+        for t in range(1, whole):
+            for g in range(groups):
+                largest[g] = lanes[t, g] if lanes[t, g] > largest[g] else largest[g]
+        for g in range(m - whole * groups):
+            rest = row[whole * groups + g]
+            largest[g] = rest if rest > largest[g] else largest[g]
+        for g in range(k):
+            _insert(best, index, g + 1, largest[g], g)
+        for g in range(k, groups):
+            if largest[g] > best[k - 1]:
+                _insert(best, index, k, largest[g], g)
         threshold = best[k - 1]
-        found = 0
-        for i in range(16):
-            found |= flat[begin + at + i] > threshold
-        if found:
-            for i in range(at, at + 16):
-                if flat[begin + i] > best[k - 1]:
-                    _insert(best, index, k, flat[begin + i], i)
-        at += 16
-    for i in range(at, m):
-        if flat[begin + i] > best[k - 1]:
-            _insert(best, index, k, flat[begin + i], i)
+        for g in range(groups):
+            if largest[g] >= threshold:
+                for i in range(g, m, groups):
+                    score = row[i]
+                    if score >= threshold:
+                        if filled < k:
+                            filled += 1
+                            _insert(best, index, filled, score, i)
+                        elif score > best[k - 1] or (score == best[k - 1] and i < index[k - 1]):
+                            _insert(best, index, k, score, i)
+    if filled < k:  # a short row, or NaN among the scores
+        for i in range(k):
+            _insert(best, index, i + 1, row[i], i)
+        for i in range(k, m):
+            if row[i] > best[k - 1]:
+                _insert(best, index, k, row[i], i)
 
 
 @_jit
@@ -718,9 +741,10 @@ def _top_k_kernel(
 ) -> None:  # fmt: skip
     best_a, best_b = np.empty(k, dtype=flat_a.dtype), np.empty(k, dtype=flat_a.dtype)
     index_a, index_b = np.empty(k, dtype=np.int64), np.empty(k, dtype=np.int64)
+    largest = np.empty(max(32, (3 * k + 15) // 16 * 16), dtype=flat_a.dtype)
     for t in range(begin, end):
-        _best_of(flat_a, begins_a[t], m, k, best_a, index_a)
-        _best_of(flat_b, begins_b[t], m, k, best_b, index_b)
+        _best_of(flat_a[begins_a[t] : begins_a[t] + m], k, best_a, index_a, largest)
+        _best_of(flat_b[begins_b[t] : begins_b[t] + m], k, best_b, index_b, largest)
         best, slot = scores[t], slots[t]
         filled = 0
         for i in range(k):
@@ -728,11 +752,13 @@ def _top_k_kernel(
                 score = best_a[i] + best_b[j]
                 if filled < k:
                     filled += 1
-                    _insert(best, slot, filled, score, index_a[i] * m + index_b[j])
-                elif score > best[k - 1]:
-                    _insert(best, slot, k, score, index_a[i] * m + index_b[j])
-                else:
+                elif score <= best[k - 1]:
                     break  # the rest of this row of the staircase is no better
+                at = filled - 1  # behind its equals: the order of the halves decides among them
+                while at > 0 and best[at - 1] < score:
+                    best[at], slot[at] = best[at - 1], slot[at - 1]
+                    at -= 1
+                best[at], slot[at] = score, index_a[i] * m + index_b[j]
 
 
 def add_one_to_rows(table: Tensor, rows: Tensor) -> None:

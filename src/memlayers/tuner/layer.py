@@ -267,8 +267,10 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         query = self.memlayers_query[adapter](x).view(x.shape[0], config.heads, 2, sub_keys.shape[-1])
         if config.qk_norm:
             query, sub_keys = F.normalize(query, dim=-1), F.normalize(sub_keys, dim=-1)
-        scores = config.temperature * torch.einsum("nhsk,shmk->snhm", query, sub_keys)
-        return scores[0], scores[1]
+        query = (config.temperature * query).permute(2, 1, 0, 3)  # [2, h, n, key_dim / 2]
+        scores = query.flatten(0, 1) @ sub_keys.flatten(0, 1).mT  # [2 h, n, m]: one product per half and head
+        by_half = scores.unflatten(0, (2, config.heads)).transpose(1, 2)  # [2, n, h, m], a view
+        return by_half[0], by_half[1]
 
     def _choose(self, scores_a: Tensor, scores_b: Tensor, adapter: str) -> Read:
         scores, indices = product_key_top_k(scores_a, scores_b, self.memlayers_config[adapter].top_k)
