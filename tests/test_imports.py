@@ -25,6 +25,7 @@ ORDER = (
     "report",
     "teaching",
     "progress",
+    "plan",
     "encoding",
     "kernels.interface",
     "kernels.reference",
@@ -64,8 +65,8 @@ ORDER = (
     "",  # the package itself
 )
 WITHOUT_TORCH = (
-    "errors", "files", "facts", "synthetic", "metrics", "results", "report", "teaching", "progress", "bench.figures",
-    "bench.report", "cli",
+    "errors", "files", "facts", "synthetic", "metrics", "results", "report", "teaching", "progress", "plan",
+    "bench.figures", "bench.report", "cli",
 )  # fmt: skip
 HEAVY = {"accelerate", "matplotlib", "numba", "peft", "torch", "transformers", "triton"}
 

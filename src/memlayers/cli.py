@@ -96,11 +96,15 @@ def _with_teach_flags(*left_out: str) -> Callable[[Callable[..., None]], Callabl
 
 def _config(path: Path | None, flags: dict[str, Any]) -> TeachConfig:
     if flags.get("layers") is not None:
-        try:
-            flags["layers"] = [int(number) for number in str(flags["layers"]).split(",")]
-        except ValueError:
-            raise InputError(f"--layers {flags['layers']}: give numbers with commas between, as 2,4,6") from None
+        flags["layers"] = _layer_numbers(str(flags["layers"]))
     return read_teach_config(path, flags)
+
+
+def _layer_numbers(text: str) -> list[int]:
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise InputError(f"--layers {text}: give numbers with commas between, as 2,4,6") from None
 
 
 @app.command(epilog="Example: memlayers demo --out runs/demo")
@@ -311,6 +315,57 @@ def report(
     print(f"the report is in {out}")
 
 
+@app.command(epilog="Example: memlayers plan --backbone Qwen/Qwen2.5-7B-Instruct --slots 500000")
+def plan(
+    backbone: Annotated[str, typer.Option(help="pocket, qwen2.5-0.5b, -1.5b, -7b, or the path of a config.json.")],
+    slots: Annotated[int, typer.Option(min=1, help="Rows of the value pool; rounded up to a square.")],
+    vram: Annotated[float, typer.Option(min=0, help="Memory of the device, GiB.")] = 24,
+    host: Annotated[float, typer.Option(min=0, help="Host memory that may be used, GiB.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sequences per step.")] = 4,
+    length: Annotated[int, typer.Option(min=1, help="Tokens of the longest sequence.")] = 64,
+    answer: Annotated[int, typer.Option(min=1, help="Positions at which some sequence has an answer.")] = 16,
+    heads: Annotated[int, typer.Option(min=1, help="Lookups per token and layer.")] = 8,
+    top_k: Annotated[int, typer.Option(min=1, help="Slots read per head.")] = 8,
+    key_dim: Annotated[int, typer.Option(min=2, help="Width of a head's query.")] = 64,
+    layers: Annotated[str | None, typer.Option(help="Memory layers, as 6,14,22.")] = None,
+    facts: Annotated[int, typer.Option(min=1, help="To be taught; says how many rows are touched.")] = 5000,
+    tokens_per_fact: Annotated[int, typer.Option(min=1, help="Tokens of its sequences that differ.")] = 20,
+    touched: Annotated[int | None, typer.Option(min=0, help="Rows touched, if you know.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Of the backbone: bfloat16, or float32 (pocket).")] = None,
+    as_json: Json = False,
+) -> None:
+    """What fits: weights, pool, optimizer state, read log and activations, and the flags to teach with."""
+    import math
+
+    from memlayers import plan as planning
+
+    shape = planning.read_backbone(backbone)
+    dtype = dtype or ("float32" if backbone == "pocket" else "bfloat16")
+    if dtype not in ("bfloat16", "float16", "float32"):
+        raise InputError(f"--dtype {dtype}: take bfloat16, float16 or float32")
+    numbers = tuple(sorted(_layer_numbers(layers))) if layers else planning.default_layers(shape.depth)
+    if numbers[-1] >= shape.depth:
+        raise InputError(f"--layers {layers}: this backbone has the layers 0 to {shape.depth - 1}")
+    sub_keys = math.isqrt(slots - 1) + 1
+    reads = heads * top_k
+    if touched is None:
+        touched = planning.touched_rows(sub_keys**2, facts, tokens_per_fact, len(numbers), reads)
+    work = planning.Work(
+        sub_keys, heads, top_k, key_dim, numbers, batch_size, length, min(answer, length), dtype,
+        min(touched, sub_keys**2),
+    )  # fmt: skip
+    lines = planning.make_plan(shape, work, vram=vram, host=host)
+    best = planning.recommended(lines)
+    if as_json:
+        print(json.dumps({
+            "backbone": dataclasses.asdict(shape), "work": {**dataclasses.asdict(work), "slots": work.slots},
+            "lines": [dataclasses.asdict(line) for line in lines],
+            "recommended": None if best is None else planning.command(shape, work, best),
+        }))  # fmt: skip
+        return
+    _print_plan(shape, work, lines, best, vram, host)
+
+
 @app.command(epilog="Example: memlayers bench --out runs/bench")
 def bench(
     out: Annotated[Path | None, typer.Option(help="Folder for bench.json, bench.md and the roofline plot.")] = None,
@@ -381,6 +436,33 @@ def _prompted_lines(*, echo: bool) -> Iterator[str]:
     with suppress(EOFError):
         while line := input("> ").strip():
             yield line
+
+
+def _print_plan(backbone: Any, work: Any, lines: Any, best: Any, vram: float, host: float) -> None:
+    """The plan as a table on stdout, what it assumes, and the command it comes to."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from memlayers import plan as planning
+
+    header = (name.format(dtype=work.dtype) for name in planning.HEADER)
+    table = Table(*header, title=f"{backbone.name}, {work.slots:,} slots x {backbone.hidden}, GiB")
+    for cells in planning.table_cells(lines):
+        table.add_row(*cells)
+    Console().print(table)
+    print(
+        f"Weights: {lines[0].weights / planning.GIB:.2f} in {work.dtype}, {lines[-1].weights / planning.GIB:.2f} in "
+        f"4-bit (through PEFT and bitsandbytes). A step of {work.batch} sequences of {work.length} tokens, memory at "
+        f"layers {', '.join(map(str, work.layers))}, {work.heads} x top-{work.top_k} reads a token; {work.touched:,} "
+        f"rows touched at the end.\n'beside': all on the device, with 5 % for fragmentation and 0.6 GiB for a CUDA "
+        f"context, against {vram:g} GiB; the host's part against {host:g}."
+    )
+    if best is None:
+        print("\nNothing fits: take fewer slots or facts, a smaller batch, or more memory.")
+    elif best.weights_dtype == work.dtype:
+        print(f"\nRecommended: {planning.command(backbone, work, best)}")
+    else:
+        print(f"\nFits only beside a 4-bit backbone: {best.scheme.name}.")
 
 
 def _print_bench(found: Any) -> None:

@@ -1,0 +1,385 @@
+"""What fits: the memory that teaching needs, from a backbone's config alone. No torch, no weights; plain arithmetic.
+
+Every figure is bytes counted from what the code keeps: `value_pool`, `row_state`, `kernels` and, for the backbone, what
+autograd saves in transformers' decoder layers when no weight has a gradient (checked by counting saved tensors,
+tests/test_plan.py, and against a measured peak, benchmarks/plan.py).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from memlayers.errors import InputError
+
+GIB: Final = 2**30
+CONFIGS: Final = Path(__file__).parent / "backbone_configs"
+POCKET_CONFIG: Final = Path(__file__).parent / "pocket" / "config.json"
+RESERVE: Final = int(0.6 * GIB)  # a CUDA context, and what its libraries keep
+FRAGMENTATION: Final = 1.05
+STAGING: Final = 3 * 16 * 2**20  # see `offload.STAGE_BYTES`
+STATE_BLOCK: Final = 128  # as in `kernels.interface`, which imports torch
+BYTES: Final[Mapping[str, int]] = MappingProxyType({"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1})
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """What a plan needs to know of a backbone.
+
+    Attributes:
+        name: as it was asked for.
+        hidden: width of the residual stream, d.
+        inner: width of an MLP's inner layer.
+        depth: decoder layers.
+        heads: attention heads.
+        attention: width of all heads together.
+        vocabulary: tokens.
+        linear: weights in linear layers, which quantisation shrinks.
+        other: weights in embeddings (and an untied head), norms and biases.
+    """
+
+    name: str
+    hidden: int
+    inner: int
+    depth: int
+    heads: int
+    attention: int
+    vocabulary: int
+    linear: int
+    other: int
+
+    @property
+    def weights(self) -> int:
+        """All of them."""
+        return self.linear + self.other
+
+    def weight_bytes(self, dtype: str) -> int:
+        """Bytes of the weights: "float32", "bfloat16", "8-bit" or "4-bit" (linear layers; the rest in bfloat16).
+
+        4-bit counts bitsandbytes' NF4: half a byte, and a float32 scale per 64 weights, itself in 8 bits by double
+        quantisation (0.127 bits a weight).
+        """
+        if dtype in BYTES:
+            return self.weights * BYTES[dtype]
+        per_weight = 1.0 if dtype == "8-bit" else 0.5 + 0.127 / 8
+        return int(self.linear * per_weight) + 2 * self.other
+
+
+def read_backbone(name: str) -> Backbone:
+    """Finds a backbone's config: "pocket", a shipped name, a config.json, or a folder with one.
+
+    Raises:
+        InputError: there is none, or it lacks a number.
+    """
+    shipped = {path.stem: path for path in sorted(CONFIGS.glob("*.json"))}
+    short = name.rsplit("/", 1)[-1].lower().removesuffix("-instruct")
+    path = POCKET_CONFIG if name == "pocket" else shipped.get(short, Path(name))
+    path = path / "config.json" if path.is_dir() else path
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{name}: no config of this backbone here; take pocket, {', '.join(shipped)}, or the path of a config.json"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as a config ({error}); give the backbone's config.json") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path}: not a config; give the backbone's config.json")
+    config = config.get("text_config", config)
+    try:
+        return _count(name, config) if config.get("model_type") in _KNOWN else _count_by_building(name, config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: {error} is missing or wrong; give the backbone's own config.json") from error
+
+
+_KNOWN: Final = ("llama", "mistral", "qwen2", "qwen3", "gemma")
+
+
+def _count(name: str, config: dict[str, Any]) -> Backbone:
+    """Counts the weights of a decoder with gated MLPs, as Llama and Qwen2 are."""
+    d, inner, depth = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
+    heads, vocabulary, kind = config["num_attention_heads"], config["vocab_size"], config["model_type"]
+    kv_heads = config.get("num_key_value_heads") or heads
+    head_dim = config.get("head_dim") or d // heads
+    attention, kv = heads * head_dim, kv_heads * head_dim
+    linear = depth * (2 * d * attention + 2 * d * kv + 3 * d * inner)
+    biases = attention + 2 * kv if kind == "qwen2" or config.get("attention_bias") else 0
+    biases += d if config.get("attention_bias") and kind != "qwen2" else 0
+    biases += 2 * inner + d if config.get("mlp_bias") and kind == "llama" else 0
+    norms = 2 * d + (2 * head_dim if kind == "qwen3" else 0)
+    tied = config.get("tie_word_embeddings", kind == "gemma")
+    other = depth * (biases + norms) + d + vocabulary * d * (1 if tied else 2)
+    return Backbone(name, d, inner, depth, heads, attention, vocabulary, linear, other)
+
+
+def _count_by_building(name: str, config: dict[str, Any]) -> Backbone:
+    """Counts the weights of any other causal LM by building it without storage."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    built = AutoConfig.for_model(**config)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(built)
+    linear = sum(
+        module.weight.numel() for key, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and not key.endswith("lm_head")
+    )  # fmt: skip
+    total = sum(parameter.numel() for parameter in model.parameters())
+    d, heads = int(built.hidden_size), int(built.num_attention_heads)
+    inner = int(getattr(built, "intermediate_size", None) or getattr(built, "n_inner", None) or 4 * d)
+    attention = heads * int(getattr(built, "head_dim", None) or d // heads)
+    return Backbone(
+        name, d, inner, int(built.num_hidden_layers), heads, attention, int(built.vocab_size), linear, total - linear
+    )
+
+
+# -- one way to store and to optimize -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """How pool and optimizer state are kept; the names are flags of ``memlayers teach``."""
+
+    pool_dtype: str
+    optimizer: str = "row-adamw"
+    optimizer_bits: int = 32
+    optimizer_device: str = "device"
+    half_rounding: str = "master"
+
+    @property
+    def name(self) -> str:
+        """A short description."""
+        if self.optimizer == "adamw":
+            return f"{self.pool_dtype}, torch's AdamW"
+        if self.optimizer_device == "host":
+            return f"{self.pool_dtype}, host state"
+        rounding = f" {self.half_rounding}" if self.pool_dtype == "bfloat16" else ""
+        return f"{self.pool_dtype}{rounding}, {self.optimizer_bits}-bit state"
+
+    @property
+    def has_master(self) -> bool:
+        """Whether a float32 copy of the touched rows is kept."""
+        coarse = self.pool_dtype == "int8" or (self.pool_dtype != "float32" and self.half_rounding == "master")
+        return coarse or self.optimizer_device == "host"
+
+    def pool_bytes(self, slots: int, d: int) -> int:
+        """The pool itself."""
+        return slots * d * BYTES[self.pool_dtype] + (4 * slots if self.pool_dtype == "int8" else 0)
+
+    def state_bytes(self, slots: int, d: int, touched: int) -> int:
+        """The optimizer's state: of the rows touched, and what is kept of every slot."""
+        if self.optimizer == "adamw":  # two moments, and the dense gradient
+            return 3 * self.pool_bytes(slots, d)
+        moments = 8 * d if self.optimizer_bits == 32 else 2 * d + 8 * -(-d // STATE_BLOCK)
+        master = 4 * d if self.has_master else 0
+        dense = self.optimizer_bits == 32 and self.optimizer_device == "device" and self.half_rounding == "master"
+        return touched * (moments + master + 16) + slots * (4 + (8 if dense else 0))
+
+    def flags(self) -> list[str]:
+        """As given to ``memlayers teach``."""
+        given = ["--pool-dtype", self.pool_dtype, "--optimizer", self.optimizer]
+        if self.optimizer == "row-adamw":
+            if self.optimizer_bits != 32:
+                given += ["--optimizer-bits", str(self.optimizer_bits)]
+            if self.optimizer_device != "device":
+                given += ["--optimizer-device", self.optimizer_device]
+            if self.half_rounding != "master":
+                given += ["--half-rounding", self.half_rounding]
+        return given
+
+
+SCHEMES: Final = (
+    Scheme("float32", "adamw"),
+    Scheme("float32"),
+    Scheme("bfloat16"),
+    Scheme("bfloat16", half_rounding="stochastic"),
+    Scheme("bfloat16", half_rounding="stochastic", optimizer_bits=8),
+    Scheme("bfloat16", optimizer_device="host"),
+    Scheme("int8", optimizer_device="host"),
+)
+"""In order of preference after the first, which is for comparison: exact before lossy, the device before the host."""
+
+
+# -- a plan -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a teaching step holds.
+
+    Attributes:
+        sub_keys: per half; the pool has sub_keys ** 2 slots.
+        heads: lookups per token and layer.
+        top_k: slots read per head.
+        key_dim: width of a head's query.
+        layers: numbers of the memory layers.
+        batch: sequences.
+        length: tokens of the longest.
+        answer: positions at which some sequence has an answer token.
+        dtype: of the backbone's activations.
+        touched: rows that teaching will have touched at its end.
+    """
+
+    sub_keys: int
+    heads: int
+    top_k: int
+    key_dim: int
+    layers: tuple[int, ...]
+    batch: int
+    length: int
+    answer: int
+    dtype: str
+    touched: int
+
+    @property
+    def slots(self) -> int:
+        """Rows of the pool."""
+        return self.sub_keys**2
+
+    @property
+    def tokens(self) -> int:
+        """Of a step, padding included."""
+        return self.batch * self.length
+
+
+def touched_rows(slots: int, facts: int, tokens_per_fact: int, layers: int, reads: int) -> int:
+    """Rows that some token of some fact reads, if reads fall on the slots evenly (real ones repeat more)."""
+    return round(slots * -math.expm1(-facts * tokens_per_fact * layers * reads / slots))
+
+
+def addressing_bytes(backbone: Backbone, work: Work) -> int:
+    """Queries, sub-keys and gates of all memory layers, float32."""
+    d, half = backbone.hidden, work.key_dim // 2
+    query = d * work.heads * work.key_dim + d
+    keys = 2 * work.heads * work.sub_keys * half
+    gate = 256 * (d + 2) + 2 * d
+    return 4 * len(work.layers) * (query + keys + gate)
+
+
+def log_bytes(backbone: Backbone, work: Work) -> int:
+    """The read log of a step: indices and weights, what came back, and the log turned round."""
+    reads = len(work.layers) * work.tokens * work.heads * work.top_k
+    back = len(work.layers) * work.tokens * backbone.hidden * BYTES[work.dtype]
+    return reads * (4 + 4) + back + reads * 5 * 8
+
+
+def lookup_bytes(work: Work) -> int:
+    """The largest tensors of one lookup: the scores of all sub-keys."""
+    return work.tokens * work.heads * 2 * work.sub_keys * 4
+
+
+def activation_bytes(backbone: Backbone, work: Work) -> int:
+    """What autograd saves from the first memory layer on, no weight having a gradient, and the head's tensors."""
+    return saved_bytes(backbone, work) + head_bytes(backbone, work)
+
+
+def saved_bytes(backbone: Backbone, work: Work) -> int:
+    """What the layers above the first memory layer save for backward.
+
+    Per token and layer: both norms' inputs in float32; the attention's query, key and value (repeated to all heads, as
+    where sequences are padded), its output and log-sum-exp; of the MLP the gate before and after its activation, and
+    the up projection. Per layer the padding mask. Of the first memory layer itself: nothing, since its MLP comes before
+    the memory.
+    """
+    size = BYTES[work.dtype]
+    attention = 4 * backbone.attention * size + 4 * backbone.heads
+    per_token = 2 * (backbone.hidden * 4 + 4) + attention + 3 * backbone.inner * size
+    mask = work.batch * work.length**2 * size
+    return (work.tokens * per_token + mask) * (backbone.depth - 1 - work.layers[0]) + work.tokens * backbone.hidden * 4
+
+
+def head_bytes(backbone: Backbone, work: Work) -> int:
+    """Logits where some sequence has an answer, and of these a float32 copy, its log-softmax and its gradient."""
+    return work.batch * work.answer * backbone.vocabulary * (BYTES[work.dtype] + 3 * 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One scheme beside one form of the backbone; bytes.
+
+    Attributes:
+        scheme: how pool and state are kept.
+        weights_dtype: of the backbone.
+        weights: the backbone's, with the memory's addressing.
+        pool: on the device.
+        state: of the optimizer.
+        log: of a step, with the scores of a lookup.
+        activations: of a step.
+        device: all on the device, with reserve and fragmentation.
+        host: state that lies in host memory.
+        fits: whether both limits hold.
+    """
+
+    scheme: Scheme
+    weights_dtype: str
+    weights: int
+    pool: int
+    state: int
+    log: int
+    activations: int
+    device: int
+    host: int
+    fits: bool
+
+
+def make_plan(backbone: Backbone, work: Work, *, vram: float, host: float) -> list[Line]:
+    """Works out every scheme beside the backbone as it is and beside its 4-bit form.
+
+    Args:
+        backbone: see `read_backbone`.
+        work: a step.
+        vram: the device's memory, GiB.
+        host: memory of the host that may be used, GiB.
+
+    Returns:
+        Schemes in order of preference, each beside the backbone in `work.dtype`, then all beside 4-bit.
+    """
+    return [_line(backbone, work, scheme, dtype, vram, host) for dtype in (work.dtype, "4-bit") for scheme in SCHEMES]
+
+
+def _line(backbone: Backbone, work: Work, scheme: Scheme, dtype: str, vram: float, host: float) -> Line:
+    weights = backbone.weight_bytes(dtype) + addressing_bytes(backbone, work)
+    pool = scheme.pool_bytes(work.slots, backbone.hidden)
+    state = scheme.state_bytes(work.slots, backbone.hidden, work.touched)
+    log = log_bytes(backbone, work) + lookup_bytes(work)
+    activations = activation_bytes(backbone, work)
+    on_host = scheme.optimizer_device == "host"
+    there = weights + pool + log + activations + (STAGING if on_host else state)
+    device, needed = int(there * FRAGMENTATION) + RESERVE, state if on_host else 0
+    fits = device <= vram * GIB and needed <= host * GIB
+    return Line(scheme, dtype, weights, pool, state, log, activations, device, needed, fits)
+
+
+def recommended(lines: list[Line]) -> Line | None:
+    """The first that fits, the comparison with torch's AdamW aside."""
+    return next((line for line in lines if line.fits and line.scheme.optimizer != "adamw"), None)
+
+
+def command(backbone: Backbone, work: Work, line: Line) -> str:
+    """The ``memlayers teach`` command of a line."""
+    dtype = work.dtype if line.weights_dtype == work.dtype else "auto"
+    words = ["memlayers teach --backbone", backbone.name, "--dtype", dtype, "--sub-keys", str(work.sub_keys)]
+    words += ["--heads", str(work.heads), "--top-k", str(work.top_k), "--batch-size", str(work.batch)]
+    return " ".join([*words, *line.scheme.flags(), "--facts facts.jsonl --out memory"])
+
+
+def default_layers(depth: int) -> tuple[int, ...]:
+    """6, 14 and 22 of 28, scaled, as `backbones.default_layers`."""
+    return tuple(sorted({min(round(layer * depth / 28), depth - 1) for layer in (6, 14, 22)}))
+
+
+HEADER: Final = ("pool, optimizer", "pool", "state", "log", "activations", "beside {dtype}", "beside 4-bit", "host")
+
+
+def table_cells(lines: list[Line]) -> Iterator[list[str]]:
+    """One row of cells per scheme, GiB: the device's total beside both forms of the backbone, and whether it fits."""
+    half = len(lines) // 2
+    for line, small in zip(lines[:half], lines[half:], strict=True):
+        sizes = [f"{size / GIB:.2f}" for size in (line.pool, line.state, line.log, line.activations)]
+        totals = [f"{each.device / GIB:.1f} {'fits' if each.fits else 'no'}" for each in (line, small)]
+        yield [line.scheme.name, *sizes, *totals, f"{line.host / GIB:.1f}" if line.host else ""]

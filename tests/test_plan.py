@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import get_peft_model
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from memlayers.errors import InputError
+from memlayers.kernels.interface import STATE_BLOCK
+from memlayers.offload import STAGE_BYTES
+from memlayers.optimizer import RowAdamW
+from memlayers.plan import (
+    CONFIGS,
+    GIB,
+    SCHEMES,
+    STAGING,
+    Backbone,
+    Scheme,
+    Work,
+    addressing_bytes,
+    command,
+    default_layers,
+    make_plan,
+    read_backbone,
+    recommended,
+    saved_bytes,
+    touched_rows,
+)
+from memlayers.teaching import TeachConfig
+from memlayers.tuner import MemoryConfig, memory_layers
+from memlayers.value_pool import ValuePool
+
+WORK = Work(708, 1, 8, 64, (6, 14, 22), 4, 64, 16, "bfloat16", 100_000)
+
+
+# -- backbones ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["Qwen/Qwen2.5-7B-Instruct", "qwen2.5-7b", "Qwen2.5-7B"])
+def test_seven_billion_are_15_gigabytes_in_bf16(name: str) -> None:
+    backbone = read_backbone(name)
+    assert backbone.weights == 7_615_616_512  # as the hub has it
+    assert backbone.weight_bytes("bfloat16") / 1e9 == pytest.approx(15.2, abs=0.05)
+    assert 5.0 < backbone.weight_bytes("4-bit") / 1e9 < 6.0
+
+
+def test_the_other_shipped_sizes() -> None:
+    assert read_backbone("qwen2.5-0.5b").weights == 494_032_768
+    assert read_backbone("qwen2.5-1.5b").weights == 1_543_714_304
+    assert len(list(CONFIGS.glob("*.json"))) == 3
+
+
+@pytest.mark.parametrize("family", ["qwen2", "llama", "qwen3", "gemma", "mistral", "gpt2", "phi3", "gpt_neox"])
+def test_weights_are_counted_to_the_last_one(family: str, tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 70,
+        "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0,
+    }  # fmt: skip
+    if family == "gpt2":
+        sizes = {"n_embd": 32, "n_layer": 3, "n_head": 4, "vocab_size": 70, "n_positions": 16}
+    for extra in ({}, {"tie_word_embeddings": True}, {"attention_bias": True, "mlp_bias": True}):
+        if family not in ("llama", "qwen2") and "attention_bias" in extra:
+            continue
+        config = AutoConfig.for_model(family, **sizes, **extra)
+        config.save_pretrained(tmp_path)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        assert read_backbone(str(tmp_path)).weights == sum(p.numel() for p in model.parameters()), extra
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "take pocket, qwen2.5-0.5b"),
+        ("[1]", "not a config"),
+        ("{", "cannot be read"),
+        ('{"model_type": "llama"}', "hidden_size"),
+    ],
+)
+def test_what_is_no_config_is_said(tmp_path: Path, content: str | None, message: str) -> None:
+    path = tmp_path / "config.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError, match=message):
+        read_backbone(str(path))
+
+
+# -- bytes ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_schemes_by_hand() -> None:
+    """1,000 slots of 300 values, 100 of them touched."""
+    bytes_of = {scheme.name: (scheme.pool_bytes(1000, 300), scheme.state_bytes(1000, 300, 100)) for scheme in SCHEMES}
+    assert bytes_of == {
+        "float32, torch's AdamW": (1_200_000, 3_600_000),
+        "float32, 32-bit state": (1_200_000, 100 * (2400 + 16) + 12_000),
+        "bfloat16 master, 32-bit state": (600_000, 100 * (2400 + 1200 + 16) + 12_000),
+        "bfloat16 stochastic, 32-bit state": (600_000, 100 * (2400 + 16) + 4_000),
+        "bfloat16 stochastic, 8-bit state": (600_000, 100 * (600 + 24 + 16) + 4_000),
+        "bfloat16, host state": (600_000, 100 * (2400 + 1200 + 16) + 4_000),
+        "int8, host state": (304_000, 100 * (2400 + 1200 + 16) + 4_000),
+    }
+
+
+@pytest.mark.parametrize("scheme", [scheme for scheme in SCHEMES if scheme.optimizer != "adamw"], ids=lambda s: s.name)
+def test_the_optimizer_keeps_what_the_plan_says(scheme: Scheme) -> None:
+    pool = ValuePool(400, 300, getattr(torch, scheme.pool_dtype))
+    pool.initialise("zero", 0)
+    optimizer = RowAdamW(
+        [pool.parameter], state_bits=scheme.optimizer_bits, state_device=scheme.optimizer_device,
+        rounding=scheme.half_rounding,
+    )  # fmt: skip
+    pool(torch.arange(50).view(10, 5), torch.ones(10, 5)).sum().backward()
+    optimizer.step()
+    state = optimizer.state[pool.parameter]
+    touched = state["touched"]
+    kept = [tensor for tensor in touched.tensors().values()] + [touched.place]
+    kept += [state["caught_up"]] if "caught_up" in state else []
+    assert sum(tensor.numel() * tensor.element_size() for tensor in kept) == scheme.state_bytes(400, 300, 50)
+    stored = [pool.table.values] + ([pool.table.scales] if pool.table.scales is not None else [])
+    assert sum(tensor.numel() * tensor.element_size() for tensor in stored) == scheme.pool_bytes(400, 300)
+
+
+def test_constants_that_the_plan_repeats() -> None:
+    from memlayers import plan
+
+    assert (plan.STATE_BLOCK, STAGING) == (STATE_BLOCK, 3 * STAGE_BYTES)
+
+
+def test_addressing_is_what_a_memory_holds(tiny_backbone: Any) -> None:
+    config = MemoryConfig(sub_keys=6, heads=2, top_k=3, key_dim=8, layers=[0, 2], gate=True)
+    model = get_peft_model(tiny_backbone(), config)
+    held = sum(
+        tensor.numel() * tensor.element_size()
+        for layer in memory_layers(model)
+        for name, tensor in layer.state_dict().items()
+        if "memlayers_" in name and "pool" not in name
+    )
+    work = Work(6, 2, 3, 8, (0, 2), 1, 1, 1, "float32", 0)
+    backbone = Backbone("tiny", 32, 48, 4, 4, 32, 64, 0, 0)
+    assert addressing_bytes(backbone, work) == pytest.approx(held, rel=0.01)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_activations_are_what_autograd_saves(tiny_backbone: Any, dtype: str) -> None:
+    """Distinct storages that are saved for backward, weights and rotary tables aside, against the plan's count."""
+    sizes = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 6, "vocab_size": 512}
+    backbone = tiny_backbone(max_position_embeddings=256, **sizes).to(getattr(torch, dtype)).requires_grad_(False)
+    nudge = nn.Parameter(torch.zeros(64, dtype=backbone.dtype))
+    backbone.model.layers[1].mlp.register_forward_hook(lambda module, inputs, output: output + nudge)
+    ids = torch.randint(3, 512, (4, 100), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[0, -5:] = 0
+    weights = {parameter.untyped_storage().data_ptr() for parameter in backbone.parameters()}
+    saved: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights and tensor.dim() > 1:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        backbone(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=9)
+    planned = Backbone("tiny", 64, 160, 6, 4, 64, 512, 0, 0)
+    work = Work(8, 1, 4, 8, (1,), 4, 100, 9, dtype, 0)
+    assert sum(saved.values()) == pytest.approx(saved_bytes(planned, work), rel=0.03)
+
+
+# -- plans ----------------------------------------------------------------------------------------------------------
+
+
+def test_more_slots_and_facts_need_more() -> None:
+    backbone = read_backbone("qwen2.5-7b")
+    small, large = (
+        make_plan(backbone, Work(m, 1, 8, 64, (6, 14, 22), 4, 64, 16, "bfloat16", t), vram=24, host=64)
+        for m, t in ((224, 50_000), (1000, 500_000))
+    )
+    for one, other in zip(small, large, strict=True):
+        assert one.device < other.device or one.scheme.optimizer_device == "host"
+        assert one.pool < other.pool and one.state < other.state
+    assert touched_rows(10_000, 100, 20, 3, 8) < touched_rows(10_000, 200, 20, 3, 8) < 10_000
+    assert touched_rows(100, 10**6, 20, 3, 8) == 100
+
+
+@pytest.mark.parametrize(
+    ("sub_keys", "touched", "vram", "chosen"),
+    [
+        (224, 50_000, 24, "float32, 32-bit state"),
+        (224, 50_000, 80, "float32, 32-bit state"),
+        (708, 100_000, 24, "bfloat16 stochastic, 32-bit state"),
+        (708, 500_000, 24, "bfloat16 stochastic, 8-bit state"),
+        (1000, 500_000, 24, "bfloat16, host state"),
+        (1000, 500_000, 22, "int8, host state"),
+        (1000, 500_000, 16, "bfloat16, host state"),
+        (1000, 500_000, 4, None),
+    ],
+)
+def test_the_first_scheme_that_fits_is_recommended(
+    sub_keys: int, touched: int, vram: float, chosen: str | None
+) -> None:
+    work = Work(sub_keys, 1, 8, 64, (6, 14, 22), 4, 64, 16, "bfloat16", touched)
+    best = recommended(make_plan(read_backbone("qwen2.5-7b"), work, vram=vram, host=64))
+    assert (best.scheme.name if best else None) == chosen
+    if best is not None:
+        assert best.device <= vram * GIB and (best.weights_dtype == "4-bit") == (vram == 16)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: scheme.name)
+def test_the_flags_are_teachs(scheme: Scheme) -> None:
+    flags = iter(scheme.flags())
+    given = {flag.removeprefix("--").replace("-", "_"): value for flag, value in zip(flags, flags, strict=True)}
+    config = TeachConfig(**{name: int(value) if value.isdigit() else value for name, value in given.items()})
+    assert (config.pool_dtype, config.optimizer, config.optimizer_bits) == (
+        scheme.pool_dtype, scheme.optimizer, scheme.optimizer_bits,
+    )  # fmt: skip
+    line = make_plan(read_backbone("qwen2.5-7b"), WORK, vram=24, host=64)[0]
+    assert "--sub-keys 708 --heads 1" in command(read_backbone("qwen2.5-7b"), WORK, line)
+
+
+def test_default_layers_are_the_backbones() -> None:
+    from memlayers import backbones
+
+    assert all(list(default_layers(depth)) == backbones.default_layers(depth) for depth in range(1, 81))
+
+
+def test_the_command_works_offline_and_imports_no_torch() -> None:
+    code = (
+        "import sys; sys.argv[1:] = 'plan --backbone qwen2.5-7b --slots 1000000 --heads 1 --json'.split()\n"
+        "from memlayers.cli import main\ntry:\n    main()\nfinally:\n    assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["work"]["slots"] == 1_000_000 and len(found["lines"]) == 2 * len(SCHEMES)
+    assert found["recommended"].startswith("memlayers teach --backbone qwen2.5-7b")
