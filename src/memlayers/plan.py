@@ -22,7 +22,7 @@ CONFIGS: Final = Path(__file__).parent / "backbone_configs"
 POCKET_CONFIG: Final = Path(__file__).parent / "pocket" / "config.json"
 RESERVE: Final = int(0.6 * GIB)  # a CUDA context, and what its libraries keep
 FRAGMENTATION: Final = 1.05
-STAGING: Final = 3 * 16 * 2**20  # see `offload.STAGE_BYTES`
+STAGING: Final = 8 * 4 * 2**20  # pieces of `offload.STAGE_BYTES`: gradients, values, and rounding them
 STATE_BLOCK: Final = 128  # as in `kernels.interface`, which imports torch
 BYTES: Final[Mapping[str, int]] = MappingProxyType({"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1})
 
@@ -173,8 +173,8 @@ class Scheme:
 
     def state_bytes(self, slots: int, d: int, touched: int) -> int:
         """The optimizer's state: of the rows touched, and what is kept of every slot."""
-        if self.optimizer == "adamw":  # two moments, and the dense gradient
-            return 3 * self.pool_bytes(slots, d)
+        if self.optimizer == "adamw":  # two moments; the dense gradient, and that of one layer being added to it
+            return 4 * self.pool_bytes(slots, d)
         moments = 8 * d if self.optimizer_bits == 32 else 2 * d + 8 * -(-d // STATE_BLOCK)
         master = 4 * d if self.has_master else 0
         dense = self.optimizer_bits == 32 and self.optimizer_device == "device" and self.half_rounding == "master"
@@ -308,7 +308,7 @@ class Line:
         weights: the backbone's, with the memory's addressing.
         pool: on the device.
         state: of the optimizer.
-        log: of a step, with the scores of a lookup.
+        log: of a step, with the scores of a lookup and what is on its way to the host.
         activations: of a step.
         device: all on the device, with reserve and fragmentation.
         host: state that lies in host memory.
@@ -349,7 +349,8 @@ def _line(backbone: Backbone, work: Work, scheme: Scheme, dtype: str, vram: floa
     log = log_bytes(backbone, work) + lookup_bytes(work)
     activations = activation_bytes(backbone, work)
     on_host = scheme.optimizer_device == "host"
-    there = weights + pool + log + activations + (STAGING if on_host else state)
+    log += STAGING if on_host else 0
+    there = weights + pool + log + activations + (0 if on_host else state)
     device, needed = int(there * FRAGMENTATION) + RESERVE, state if on_host else 0
     fits = device <= vram * GIB and needed <= host * GIB
     return Line(scheme, dtype, weights, pool, state, log, activations, device, needed, fits)
