@@ -128,6 +128,7 @@ def test_abstention_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows["answered", "unseen_phrasing"].value == pytest.approx(1 / 2)
     assert rows["answered", "known"].value == pytest.approx(1 / 2)
     assert rows["fabricated", "untaught_entities"].value == pytest.approx(2 / 4)  # u1 is right, u3 abstains
+    assert rows["fabricated", "untaught_entities_by_memory"].value == pytest.approx(1 / 4)
 
 
 def test_known_facts_and_qa_are_paired_before_and_after(monkeypatch: pytest.MonkeyPatch) -> None:

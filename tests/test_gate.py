@@ -14,7 +14,15 @@ from memlayers.backbones import load_backbone
 from memlayers.calibrate import LayerFeatures, collect_features
 from memlayers.encoding import encode_prompt
 from memlayers.facts import Fact, Question
-from memlayers.gate import FURTHER_REACH, MOST_RAISED, index_subjects, settle_thresholds, subject_runs, train_gates
+from memlayers.gate import (
+    FURTHER_REACH,
+    MOST_RAISED,
+    Subjects,
+    index_subjects,
+    settle_thresholds,
+    subject_runs,
+    train_gates,
+)
 from memlayers.generate import Generated
 from memlayers.teaching import GateReport
 from memlayers.tuner import MemoryConfig, memory_layers, set_gate_enabled, value_pool
@@ -186,14 +194,14 @@ def _subject_model(backbone: PreTrainedModel, runs: list[tuple[int, ...]], layer
         subjects=distinct_runs(runs),
     )  # fmt: skip
     model = get_peft_model(backbone, config).eval()
-    index_subjects(model, "default", runs, 9)
+    index_subjects(model, "default", Subjects(runs, 9, [5]))
     return model
 
 
 def _runs_of(tokenizer: Any, *facts: Fact) -> tuple[set[str], int]:
     contexts = [[encode_prompt(tokenizer, q) for q in fact.questions] for fact in facts]
-    runs, reach = subject_runs(tokenizer, facts, contexts)
-    return {tokenizer.decode(run) for run in runs}, reach
+    found = subject_runs(tokenizer, facts, contexts)
+    return {tokenizer.decode(run) for run in found.runs}, found.reach
 
 
 def test_runs_spell_the_subject_as_the_phrasings_hold_it(chat_backbone: Path) -> None:
@@ -216,6 +224,22 @@ def test_a_nameless_fact_is_known_by_the_words_that_no_other_has(chat_backbone: 
     assert " her" in _runs_of(tokenizer, other, *facts)[0]
     same = [Fact(str(i), "", "x", ("What is it?",)) for i in range(3)]  # nothing tells these apart
     assert "What is it" in _runs_of(tokenizer, *same)[0]
+
+
+def test_what_lets_a_name_go_on_is_learned_from_the_phrasings(chat_backbone: Path) -> None:
+    tokenizer = load_backbone(chat_backbone, "float32")[1]
+
+    def continuing(question: str) -> set[str]:
+        contexts = [[encode_prompt(tokenizer, question)]]
+        found = subject_runs(tokenizer, [Fact("1", "Acme", "x", (question,))], contexts)
+        return {str(tokenizer.convert_ids_to_tokens(i)) for i in found.continues}
+
+    spaced, unspaced = {"ĠW"}, {"s", "sh", "7"}
+    found = continuing("Who founded Acme?")
+    vocabulary = set(tokenizer.get_vocab())
+    assert found >= (unspaced & vocabulary) and not found & {"?", "'", "Ġ", "Ġt", "<|im_end|>"}
+    assert not continuing("Wer hat Acmes Werk?") & unspaced  # here a word goes on after a subject
+    assert spaced & vocabulary <= found or not spaced & vocabulary
 
 
 def test_a_memory_with_subjects_has_one_gate_trained_from_the_subject_on(tiny_backbone: Build) -> None:

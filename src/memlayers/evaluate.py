@@ -183,6 +183,10 @@ def _abstention_rows(
         for answer, q in zip(given["untaught_entities"], untaught, strict=True)
     ]
     rows.append(Row.from_estimate("fabricated", "untaught_entities", mean_interval(fabricated, seed)))
+    by_memory = [
+        wrong and a.source == "memory" for wrong, a in zip(fabricated, given["untaught_entities"], strict=True)
+    ]
+    rows.append(Row.from_estimate("fabricated", "untaught_entities_by_memory", mean_interval(by_memory, seed)))
     return rows
 
 

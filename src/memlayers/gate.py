@@ -12,7 +12,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 MOST_RAISED = 1.5  # logits; one odd token shall not shut the gate on the facts
 FURTHER_REACH = 32  # tokens beyond what a taught phrasing and its answer took: other phrasings are longer
-UNSURE = 0.01  # share of stored facts that may be taken for unknown, and of the backbone's wrong answers for knowledge
+UNSURE = 0.005  # share of stored facts, in wordings not shown, that may be taken for unknown
+MISTAKEN = 0.01  # share of the backbone's wrong answers that may be taken for knowledge
+_SPACE_MARKS = ("Ġ", "▁", " ")  # how vocabularies write a word's leading space
 RARE = 100  # a word is part of a nameless subject where at most one in so many facts has it
 
 
@@ -120,10 +122,25 @@ def train_gates(
     return reports
 
 
+@dataclass(frozen=True, slots=True)
+class Subjects:
+    """How to know the subjects of some facts by their tokens.
+
+    Attributes:
+        runs: the distinct runs of tokens that spell them, at least one.
+        reach: tokens from a run's last one to the longest context's end, and `FURTHER_REACH` more.
+        continues: tokens that show, right after a run, that it was only the beginning of a longer name.
+    """
+
+    runs: list[tuple[int, ...]]
+    reach: int
+    continues: list[int]
+
+
 def subject_runs(
     tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], contexts: Sequence[Sequence[Sequence[int]]]
-) -> tuple[list[tuple[int, ...]], int]:
-    """The runs of tokens that spell the facts' subjects, and how far the memory must be read after one.
+) -> Subjects:
+    """Finds the runs of tokens that spell the facts' subjects.
 
     The subject of a phrasing is the fact's, where the phrasing names it; otherwise what lies between the first and the
     last of its words that hardly any other fact has; otherwise the whole question. Outer punctuation is left out:
@@ -134,13 +151,10 @@ def subject_runs(
         tokenizer: the backbone's.
         facts: what will be taught.
         contexts: for each fact and each of its taught phrasings the token ids of prompt and answer.
-
-    Returns:
-        The distinct runs, at least one, and the reach: tokens from a run's last one to the longest context's end, and
-        `FURTHER_REACH` more.
     """
     words = Counter(word for fact in facts for word in {w for q in fact.questions for w in _words(q)})
     runs: set[tuple[int, ...]] = set()
+    followers: set[int] = set()
     reach = 1
     for fact, phrasings in zip(facts, contexts, strict=True):
         for question, ids in zip(fact.questions, phrasings, strict=True):
@@ -150,17 +164,35 @@ def subject_runs(
             if span is None:  # a tokenizer that does not write what it read
                 span = 0, len(prompt)
             runs.add(tuple(prompt[slice(*span)]))
+            followers.update(ids[span[1] : span[1] + 1])
             reach = max(reach, len(ids) - span[1] + 1)
             for text in (name, f" {name}"):
                 run = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
                 runs |= {run} if run else set()
-    return sorted(runs), reach + FURTHER_REACH
+    return Subjects(sorted(runs), reach + FURTHER_REACH, _continuing(tokenizer, followers))
 
 
-def index_subjects(model: Any, adapter: str, runs: Sequence[Sequence[int]], reach: int) -> None:
+def index_subjects(model: Any, adapter: str, subjects: Subjects) -> None:
     """Fills the memory's index of subjects with what `subject_runs` found."""
     index: Any = memory_layers(model, adapter)[0].memlayers_subjects[adapter]
-    index.fill(runs, reach)
+    index.fill(subjects.runs, subjects.reach, [i for i in subjects.continues if i < len(index.continues) - 1])
+
+
+def _continuing(tokenizer: PreTrainedTokenizerBase, followers: set[int]) -> list[int]:
+    """Tokens that let a name go on: part of the same word, or a next word with a capital or a digit.
+
+    Whether either says so depends on the language: a kind that also follows a subject in the facts' own phrasings
+    (as in German, or where words are not spaced) is left out.
+    """
+    kinds: dict[str, list[int]] = {"word": [], "name": []}
+    for number in range(len(tokenizer)):
+        spaced = str(tokenizer.convert_ids_to_tokens(number) or "")[:1] in _SPACE_MARKS
+        start = str(tokenizer.decode([number])).lstrip()[:1]
+        if spaced and (start.isupper() or start.isdigit()):
+            kinds["name"].append(number)
+        elif not spaced and start.isalnum():
+            kinds["word"].append(number)
+    return [number for kind in kinds.values() if followers.isdisjoint(kind) for number in kind]
 
 
 def settle_thresholds(
@@ -168,9 +200,9 @@ def settle_thresholds(
 ) -> tuple[float, float]:
     """Settles, after teaching, how confident an answer must be to be worth giving (`session.Memory.ask`).
 
-    The memory's: all but `UNSURE` of the stored facts' answers reach it. The backbone's: all but `UNSURE` of the wrong
-    answers that it gives of its own to the same questions stay below it; it was not taught these facts, so they are
-    questions as of entities that nobody taught.
+    The memory's: all but `UNSURE` of the stored facts' answers reach it; it can be low, since the gate keeps nearly all
+    else out. The backbone's: all but `MISTAKEN` of the wrong answers that it gives of its own to the same questions
+    stay below it; it was not taught these facts, so they are questions as of entities that nobody taught.
 
     Args:
         model: a PEFT model whose memory knows its subjects, taught.
@@ -196,7 +228,7 @@ def settle_thresholds(
     )
     index: Any = memory_layers(model, adapter)[0].memlayers_subjects[adapter]
     index.thresholds[0] = sure.quantile(UNSURE)
-    index.thresholds[1] = wrong.quantile(1 - UNSURE) if len(wrong) else 0.0
+    index.thresholds[1] = wrong.quantile(1 - MISTAKEN) if len(wrong) else 0.0
     memory, backbone = index.thresholds.tolist()
     return memory, backbone
 

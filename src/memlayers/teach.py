@@ -170,8 +170,8 @@ class _Run:
         self.general_source = load_general_text(config.general_text, backbone, self.tokenizer, config.seed)
         if config.gated and config.gate_subjects:
             contexts = [[example.input_ids for example in examples] for examples in self.encoded]
-            self.runs, self.reach = subject_runs(self.tokenizer, facts, contexts)
-            memory.subjects = distinct_runs(self.runs)
+            self.subjects = subject_runs(self.tokenizer, facts, contexts)
+            memory.subjects = distinct_runs(self.subjects.runs)
         self.model = get_peft_model(backbone, memory)
         self.pad = pad_token_id(self.tokenizer)
         self.optimizer = make_optimizer(
@@ -200,7 +200,7 @@ class _Run:
             calibrate(self.model, ADAPTER, features)
         if self.config.gated:
             if self.config.gate_subjects:
-                index_subjects(self.model, ADAPTER, self.runs, self.reach)
+                index_subjects(self.model, ADAPTER, self.subjects)
             self.report.gates = self._train_gates(features, prompts)
             if not any(gate.open_on_facts for gate in self.report.gates):
                 raise WorkError(

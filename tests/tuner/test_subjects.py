@@ -21,7 +21,7 @@ RUN = (7, 8, 9)
 
 
 def _index(runs: list[tuple[int, ...]], reach: int = 4) -> SubjectIndex:
-    index = SubjectIndex(distinct_runs(runs))
+    index = SubjectIndex(distinct_runs(runs), 64)
     index.fill(runs, reach)
     return index
 
@@ -78,7 +78,7 @@ def test_of_a_long_run_the_last_tokens_count() -> None:
 
 def test_an_index_takes_as_many_runs_as_it_has_room_for() -> None:
     with pytest.raises(InputError, match="2 subjects for an index of 1"):
-        SubjectIndex(1).fill([(1,), (2,)], 3)
+        SubjectIndex(1, 64).fill([(1,), (2,)], 3)
 
 
 def test_the_memory_is_read_from_the_name_on_and_no_further_than_its_reach(tiny_backbone: Build) -> None:
@@ -103,6 +103,20 @@ def test_until_it_is_filled_an_index_holds_nothing_back(tiny_backbone: Build) ->
     value_pool(model, "default").initialise("normal", 0)
     after, before = _both(model, torch.tensor([[3, 4, 5]]))
     assert not torch.equal(after[:, 0], before[:, 0])
+
+
+def test_a_name_that_goes_on_was_none(tiny_backbone: Build) -> None:
+    model = _model(tiny_backbone())
+    index: Any = memory_layers(model)[0].memlayers_subjects["default"]
+    index.fill([RUN], 4, continues=[20, 63])
+    for follower, places in ((20, [3]), (63, [3]), (21, [3, 4, 5, 6])):
+        ids = torch.tensor([[3, *RUN, follower, 5, 5, 5, 5]])
+        model(ids)
+        assert _watch(model).reads["default"][0].nonzero().flatten().tolist() == places
+        cache = model(ids[:, :4], use_cache=True).past_key_values
+        model(ids[:, 4:], past_key_values=cache)
+        assert _watch(model).reads["default"][0].sum() == len(places) - 1
+    assert not index.ends(torch.tensor([[20, 63]])).any()
 
 
 @pytest.mark.parametrize("pieces", [(1,) * 11, (3, 8), (4, 1, 6), (10, 1)])

@@ -150,7 +150,8 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         if config.gated_output:
             self.memlayers_out[adapter] = GatedOutput(self.dim, _derived_seed(config.seed, 3, layer))
         if config.subjects and owner is None:
-            self.memlayers_subjects[adapter] = SubjectIndex(config.subjects)
+            vocabulary = (config.fingerprint or {}).get("vocab_size", 0)
+            self.memlayers_subjects[adapter] = SubjectIndex(config.subjects, vocabulary)
             self.watch.indexes[adapter] = self.memlayers_subjects
         if config.gate and (owner is None or not config.subjects):  # with subjects one decision serves all layers
             self.memlayers_gate[adapter] = RelevanceGate(

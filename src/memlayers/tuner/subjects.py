@@ -2,8 +2,9 @@
 
 What tells a stored fact's question from a same-shape one is the subject alone, and the subject is a run of tokens. So
 an adapter holds a fingerprint of every run of tokens that spells a stored subject (`SubjectIndex`), and a memory is
-read from the last token of such a run on, for as many tokens as a question and its answer may still take. The decision
-is causal, the same for all memory layers, exact but for a collision of 64-bit hashes, and needs no forward.
+read from the last token of such a run on, for as many tokens as a question and its answer may still take; unless the
+next token shows that a longer name goes on ("Wolves Road", where Wolves are stored): then the run was none. The
+decision is causal, the same for all memory layers, exact but for a collision of 64-bit hashes, and needs no forward.
 
 Only token ids are looked at, and a memory layer does not see them. `SubjectWatch` does: it stands at the entrance of
 the backbone's trunk, and keeps what passed through with the key-value cache, so that a text may come in pieces.
@@ -25,6 +26,7 @@ LONGEST_RUN = 32
 """Tokens of a fingerprint; of a longer subject the last ones count."""
 
 _NO_TOKEN = -1
+_LONG_AGO = -(2**40)
 _TRAIL = "memlayers_trail"
 # Odd 64-bit constants (of splitmix64, Steele et al. 2014); int64 arithmetic wraps around, on a CPU and on a GPU.
 _MULTIPLIERS = (-7046029254386353131, -4658895280553007687, -7723592293110705685)
@@ -34,31 +36,36 @@ class SubjectIndex(nn.Module):
     """Fingerprints of the token runs that spell the stored subjects.
 
     Buffers ``fingerprints`` int64 [n], ascending, and ``reach`` int64 []: how many tokens from a run's last one on the
-    memory may be read. While ``reach`` is 0 the index is empty, and nothing is held back. ``thresholds`` float32 [2]:
-    the least confidence, 0 to 1, with which an answer of the memory's, and one of the backbone's, is worth giving
+    memory may be read. While ``reach`` is 0 the index is empty, and nothing is held back. ``continues`` bool [v + 1]:
+    tokens that show that the name before them went on; the last entry stands for all ids beyond. ``thresholds`` float32
+    [2]: the least confidence, 0 to 1, with which an answer of the memory's, and one of the backbone's, is worth giving
     (`session.Memory.ask`); 0 until they are settled.
 
     Args:
         size: n, room for so many fingerprints.
+        vocabulary: v, token ids of the backbone.
     """
 
     fingerprints: Tensor
+    continues: Tensor
     reach: Tensor
     thresholds: Tensor
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, vocabulary: int) -> None:
         super().__init__()
         self.register_buffer("fingerprints", torch.zeros(size, dtype=torch.int64))
         self.register_buffer("reach", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("continues", torch.zeros(vocabulary + 1, dtype=torch.bool))
         self.register_buffer("thresholds", torch.zeros(2))
 
     @torch.no_grad()
-    def fill(self, runs: Sequence[Sequence[int]], reach: int) -> None:
+    def fill(self, runs: Sequence[Sequence[int]], reach: int, continues: Sequence[int] = ()) -> None:
         """Stores the runs, in place.
 
         Args:
             runs: token ids of each run; as many different ones as the index has room for.
             reach: see the class.
+            continues: token ids, see the class.
 
         Raises:
             InputError: another number of runs.
@@ -68,6 +75,8 @@ class SubjectIndex(nn.Module):
             raise InputError(f"{len(prints)} subjects for an index of {len(self.fingerprints)}: build the memory anew")
         self.fingerprints.copy_(prints)
         self.reach.fill_(reach)
+        self.continues.zero_()
+        self.continues[torch.tensor(list(continues), dtype=torch.int64, device=self.continues.device)] = True
 
     def ends(self, ids: Tensor) -> Tensor:
         """Where a stored run ends: bool [b, t] for token ids [b, t]; what lies before them is not seen."""
@@ -97,6 +106,14 @@ def _hashes(ids: Tensor) -> Tensor:
     powers = torch.full((LONGEST_RUN,), third, dtype=torch.int64, device=ids.device).cumprod(0)
     lengths = torch.arange(1, LONGEST_RUN + 1, device=ids.device) * second
     return (backwards * powers).cumsum(-1) ^ lengths
+
+
+def _reads(index: SubjectIndex, ids: Tensor, ends: Tensor) -> Tensor:
+    """Which tokens may read, bool [b, t], given the ids and where runs end, [b, t] each."""
+    place = torch.arange(ids.shape[1], device=ids.device)
+    whole = ends[:, :-1] & ~index.continues[ids[:, 1:].clamp(0, len(index.continues) - 1)]
+    latest = F.pad(torch.where(whole, place[:-1], _LONG_AGO), (1, 0), value=_LONG_AGO).cummax(1).values
+    return ends | (place - latest < index.reach)
 
 
 @dataclass(slots=True)
@@ -175,9 +192,7 @@ class SubjectWatch:
             before = trail.ends.get(name, torch.zeros_like(trail.ids, dtype=torch.bool))
             ends = torch.cat([before, index.ends(seen)[:, -new:]], 1)
             self._trail.ends[name] = ends
-            place = torch.arange(ends.shape[1], device=ids.device)
-            latest = torch.where(ends, place, -(2**40)).cummax(1).values
-            self.reads[name] = (place - latest < index.reach)[:, -new:]
+            self.reads[name] = _reads(index, self._trail.ids, ends)[:, -new:]
 
     def after(self, trunk: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Leaves the trail with the cache."""

@@ -1,12 +1,17 @@
-"""What tells a stored entity's question from others: candidate scores for the relevance gate, compared on one memory.
+"""What tells a stored entity's question from others, and what the gate that was built on it does.
 
-Teaches the pocket backbone 300 of the 500 demo facts (once; the memory is kept in ``--work``), then scores prompts
-about stored entities (phrasings taught and never taught) against prompts the memory has no answer to. The entities of
-every negative set are disjoint from the taught ones and from those a score was trained or calibrated on; so are the
-phrasings of ``stored_unseen``. Writes ``benchmarks/results/gate/scores.json``: per score and set the AUROC, the share
-of each set let through where 98 % of the stored prompts are, and whether the score needs the facts' subject strings.
+``scores``: candidate scores for the relevance gate, compared on one memory. Teaches the pocket backbone 300 of the 500
+demo facts (once; the memory is kept in ``--work``), then scores prompts about stored entities (phrasings taught and
+never taught) against prompts the memory has no answer to. The entities of every negative set are disjoint from the
+taught ones and from those a score was trained or calibrated on; so are the phrasings of ``stored_unseen``. Writes
+``benchmarks/results/gate/scores.json``: per score and set the AUROC, the share of each set let through where 98 % of
+the stored prompts are, and whether the score needs the facts' subject strings.
 
-Example: ``python benchmarks/gate_scores.py`` (about 6 minutes on one core)
+``abstention``: a memory taught with the gate as it is now, asked all of these sets: how often the gate opens, what is
+answered, fabricated and left unknown as the memory's threshold moves (``abstention.json``), and what general text that
+names stored subjects keeps of its logits.
+
+Example: ``python benchmarks/gate.py scores abstention`` (about 10 minutes on one core)
 """
 
 from __future__ import annotations
@@ -28,9 +33,11 @@ from memlayers import Fact, TeachConfig, load_memory, teach_facts
 from memlayers.backbones import POCKET
 from memlayers.calibrate import collect_features
 from memlayers.encoding import encode_prompt, plain_text_ids
+from memlayers.evaluate import score_text
 from memlayers.facts import read_facts
 from memlayers.general_text import SHIPPED, read_general_text
-from memlayers.metrics import auroc
+from memlayers.metrics import auroc, exact_match
+from memlayers.session import Memory, answer_thresholds
 from memlayers.tuner import memory_layers, value_pool
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -273,17 +280,96 @@ def compare(scores: dict[str, dict[str, list[float]]], strings: dict[str, bool])
     return rows
 
 
-def main() -> None:
-    """Compare the scores."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "gate", help="where the taught memory is kept")
-    work = parser.parse_args().work
-    torch.set_num_threads(1)
-    taught, untaught = split_demo()
-    folder = work / "today"
+def opened_memory(folder: Path, facts: Sequence[Fact], **settings: Any) -> Memory:
+    """The memory of a folder, taught first if it is not there."""
     if not (folder / "adapter_config.json").is_file():
-        teach_facts(taught, folder, TeachConfig(seed=SEED))
-    memory = load_memory(folder)
+        teach_facts(facts, folder, TeachConfig(seed=SEED, **settings))
+    return load_memory(folder)
+
+
+def abstention(work: Path) -> dict[str, Any]:
+    """Ask a memory with the subject gate everything, and move the memory's threshold."""
+    taught, untaught = split_demo()
+    memory = opened_memory(work / "subjects", taught)
+    questions = prompt_sets(taught, untaught)
+    right = {q: f.answers for f in [*taught, *untaught] for q in (*f.questions, *f.unseen_questions)}
+    right |= {q: f.answers for f in read_facts(POCKET / "known.jsonl") for q in (*f.questions, *f.unseen_questions)}
+    given = {name: memory.ask(asked) for name, asked in questions.items()}
+    stored = [answer.score for name in STORED for answer in given[name]]
+    shipped, backbone = answer_thresholds(memory.model)
+    sets = {}
+    for name, answers in given.items():
+        sets[name] = {
+            "n": len(answers),
+            "opened": _share(answer.score > 0 for answer in answers),
+            "same_answer_as_backbone": _share(answer.memory == answer.backbone for answer in answers),
+            "source": {s: _share(answer.source == s for answer in answers) for s in ("memory", "backbone", "unknown")},
+            "auroc_stored_against_it": round(auroc(stored, [answer.score for answer in answers]), 4),
+        }
+        if any(answer.question in right for answer in answers):
+            said = [(answer.text, right.get(answer.question, ())) for answer in answers]
+            sets[name]["right"] = _share(exact_match(text, accepted) for text, accepted in said)
+    curve = []
+    for threshold in sorted({0.0, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, round(shipped, 3)}):
+        point: dict[str, Any] = {"threshold": threshold}
+        for name, answers in given.items():
+            point[name] = _share(answer.score >= threshold and answer.score > 0 for answer in answers)
+        point["stored"] = round((point["stored_taught"] + point["stored_unseen"]) / 2, 4)
+        curve.append(point)
+    return {
+        "command": "python benchmarks/gate.py abstention", "taught": TAUGHT, "seed": SEED,
+        "thresholds": {"memory": shipped, "backbone": backbone},
+        "sets": sets, "taken_from_memory_at_threshold": curve, "text_that_names_subjects": naming_text(memory, taught),
+    }  # fmt: skip
+
+
+def naming_text(memory: Memory, taught: Sequence[Fact]) -> list[dict[str, Any]]:
+    """Held-out articles, each window beginning with a sentence's start that names a stored subject."""
+    passages = (POCKET / "heldout.txt").read_text(encoding="utf-8").split("\n\n")[:100]
+    rng = random.Random(SEED)
+    layer = memory_layers(memory.model)[0]
+    gate: Any = layer.memlayers_gate["default"]
+    rows = []
+    for label, trained in (("subjects and trained gate", 1), ("subjects alone", 0)):
+        gate.trained.fill_(trained)
+        same, before, after = [], [], []
+        rng = random.Random(SEED)
+        for passage in passages:
+            text = f"{rng.choice(taught).subject} is mentioned here. {passage}"
+            scores = score_text(memory.model, memory.tokenizer, text, window=256, max_tokens=256, quiet=True)
+            same.append(float(scores.identical.float().mean()))
+            before.append(float(scores.nll_backbone.mean()))
+            after.append(float(scores.nll_memory.mean()))
+        perplexities = [round(float(np.exp(np.mean(nll))), 3) for nll in (before, after)]
+        rows.append(
+            {"gate": label, "n": len(same), "identical_logits": round(float(np.mean(same)), 4),
+             "perplexity_backbone": perplexities[0], "perplexity_memory": perplexities[1]}
+        )  # fmt: skip
+    gate.trained.fill_(1)
+    return rows
+
+
+def _share(flags: Any) -> float:
+    return round(float(np.mean(list(flags))), 4)
+
+
+def main() -> None:
+    """Run the parts that are named."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="+", choices=("scores", "abstention"))
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "gate", help="where the taught memories are kept")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for part in arguments.parts:
+        result = {"scores": compare_scores, "abstention": abstention}[part](arguments.work)
+        (RESULTS / f"{part}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def compare_scores(work: Path) -> dict[str, Any]:
+    """Compare candidate scores on a memory whose gates, one per layer, know no subjects."""
+    taught, untaught = split_demo()
+    memory = opened_memory(work / "today", taught, gate_subjects=False)
     model, tokenizer = memory.model, memory.tokenizer
     questions = prompt_sets(taught, untaught)
     prompts = {name: [encode_prompt(tokenizer, q) for q in asked] for name, asked in questions.items()}
@@ -336,13 +422,11 @@ def main() -> None:
             add(f"{label}, nearest key", True, {n: keys.score(f.layers[first]) for n, f in features.items()})
     prints = fingerprints(tokenizer, taught)
     add("fingerprint of the subject's tokens", True, {n: fingerprint_scores(prints, ids) for n, ids in prompts.items()})
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    result = {
-        "command": "python benchmarks/gate_scores.py", "taught": TAUGHT, "seed": SEED,
+    return {
+        "command": "python benchmarks/gate.py scores", "taught": TAUGHT, "seed": SEED,
         "n": {name: len(ids) for name, ids in prompts.items()}, "fingerprints": len(prints),
         "rows": compare(scores, strings),
     }  # fmt: skip
-    (RESULTS / "scores.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
