@@ -11,7 +11,9 @@ the stored prompts are, and whether the score needs the facts' subject strings.
 answered, fabricated and left unknown as the memory's threshold moves (``abstention.json``), and what general text that
 names stored subjects keeps of its logits.
 
-Example: ``python benchmarks/gate.py scores abstention`` (about 10 minutes on one core)
+``thousand``: 1,000 EntityQuestions facts taught with the gate as it is now, against 1,000 others (``thousand.json``).
+
+Example: ``python benchmarks/gate.py scores abstention thousand`` (about 20 minutes on one core)
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import json
 import random
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +35,10 @@ from torch import Tensor
 from memlayers import Fact, TeachConfig, load_memory, teach_facts
 from memlayers.backbones import POCKET
 from memlayers.calibrate import collect_features
+from memlayers.demo import known_questions
 from memlayers.encoding import encode_prompt, plain_text_ids
-from memlayers.evaluate import score_text
-from memlayers.facts import read_facts
+from memlayers.evaluate import evaluate_memory, score_text
+from memlayers.facts import Question, read_facts
 from memlayers.general_text import SHIPPED, read_general_text
 from memlayers.metrics import auroc, exact_match
 from memlayers.session import Memory, answer_thresholds
@@ -349,6 +353,22 @@ def naming_text(memory: Memory, taught: Sequence[Fact]) -> list[dict[str, Any]]:
     return rows
 
 
+def thousand(work: Path) -> dict[str, Any]:
+    """1,000 EntityQuestions facts taught, 1,000 others asked: the rows of `evaluate_memory`."""
+    taken = {fact.subject for name in ("demo", "known") for fact in read_facts(POCKET / f"{name}.jsonl")}
+    facts = entity_questions(taken, 2000)
+    rng = random.Random(SEED)
+    facts, others = facts[:1000], facts[1000:]
+    untaught = [Question(rng.choice((*f.questions, *f.unseen_questions)), f.answers) for f in others]
+    memory = opened_memory(work / "thousand", facts)
+    rows, _ = evaluate_memory(
+        memory.model, memory.tokenizer, facts=facts, untaught=untaught, phrasings=2,
+        known=rng.sample(known_questions(), 1000), text=(POCKET / "heldout.txt").read_text(encoding="utf-8"),
+        max_text_tokens=16_384, seed=SEED, quiet=True,
+    )  # fmt: skip
+    return {"command": "python benchmarks/gate.py thousand", "seed": SEED, "rows": [asdict(row) for row in rows]}
+
+
 def _share(flags: Any) -> float:
     return round(float(np.mean(list(flags))), 4)
 
@@ -356,13 +376,13 @@ def _share(flags: Any) -> float:
 def main() -> None:
     """Run the parts that are named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="+", choices=("scores", "abstention"))
+    parser.add_argument("parts", nargs="+", choices=("scores", "abstention", "thousand"))
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "gate", help="where the taught memories are kept")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     RESULTS.mkdir(parents=True, exist_ok=True)
     for part in arguments.parts:
-        result = {"scores": compare_scores, "abstention": abstention}[part](arguments.work)
+        result = {"scores": compare_scores, "abstention": abstention, "thousand": thousand}[part](arguments.work)
         (RESULTS / f"{part}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 MOST_RAISED = 1.5  # logits; one odd token shall not shut the gate on the facts
 FURTHER_REACH = 32  # tokens beyond what a taught phrasing and its answer took: other phrasings are longer
 UNSURE = 0.005  # share of stored facts, in wordings not shown, that may be taken for unknown
+MARGIN = 4  # of confidence: in wordings of a kind that teaching did not use an answer is less sure (docs/LOG.md)
 MISTAKEN = 0.01  # share of the backbone's wrong answers that may be taken for knowledge
 _SPACE_MARKS = ("Ġ", "▁", " ")  # how vocabularies write a word's leading space
 RARE = 100  # a word is part of a nameless subject where at most one in so many facts has it
@@ -200,9 +201,10 @@ def settle_thresholds(
 ) -> tuple[float, float]:
     """Settles, after teaching, how confident an answer must be to be worth giving (`session.Memory.ask`).
 
-    The memory's: all but `UNSURE` of the stored facts' answers reach it; it can be low, since the gate keeps nearly all
-    else out. The backbone's: all but `MISTAKEN` of the wrong answers that it gives of its own to the same questions
-    stay below it; it was not taught these facts, so they are questions as of entities that nobody taught.
+    The memory's: all but `UNSURE` of the stored facts' answers reach `MARGIN` times as much; it can be low, since the
+    gate keeps nearly all else out. The backbone's: all but `MISTAKEN` of the wrong answers that it gives of its own to
+    the same questions stay below it; it was not taught these facts, so they are questions as of entities that nobody
+    taught.
 
     Args:
         model: a PEFT model whose memory knows its subjects, taught.
@@ -227,7 +229,7 @@ def settle_thresholds(
         ]
     )
     index: Any = memory_layers(model, adapter)[0].memlayers_subjects[adapter]
-    index.thresholds[0] = sure.quantile(UNSURE)
+    index.thresholds[0] = sure.quantile(UNSURE) / MARGIN
     index.thresholds[1] = wrong.quantile(1 - MISTAKEN) if len(wrong) else 0.0
     memory, backbone = index.thresholds.tolist()
     return memory, backbone

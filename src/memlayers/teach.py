@@ -313,20 +313,22 @@ class _Run:
         rng = random.Random(f"{self.config.seed}:recall:{len(self.report.curve)}")
         facts = rng.sample(list(self.facts), len(self.facts))
         sample, rest = facts[: self.config.recall_sample], facts[self.config.recall_sample :]
-        right = self._recalled(sample, rng)
-        asked = len(sample)
+        each = max(1, self.config.recall_sample // len(facts))  # a few facts are asked in several phrasings
+        right, asked = self._recalled(sample, each, rng)
         if rest and right >= self.config.stop_at_recall * asked:
-            right += self._recalled(rest, rng)
-            asked += len(rest)
+            more, of = self._recalled(rest, each, rng)
+            right, asked = right + more, asked + of
         self.report.recall = right / asked
         perplexity, known = self.watch(self.model, self.tokenizer) if self.watch else (None, None)
         self.report.curve.append(CurvePoint(self.report.exposures, self.report.recall, perplexity, known))
         self.began += time.perf_counter() - paused
 
-    def _recalled(self, facts: Sequence[Fact], rng: random.Random) -> int:
-        """How many facts are answered rightly, each asked in one of its taught phrasings."""
-        answers = answer_questions(self.model, self.tokenizer, [rng.choice(fact.questions) for fact in facts])
-        return sum(exact_match(answer, fact.answers) for answer, fact in zip(answers, facts, strict=True))
+    def _recalled(self, facts: Sequence[Fact], phrasings: int, rng: random.Random) -> tuple[int, int]:
+        """How many questions are answered rightly, and of how many: each fact in so many of its taught phrasings."""
+        asked = [(q, f.answers) for f in facts for q in rng.sample(f.questions, min(phrasings, len(f.questions)))]
+        answers = answer_questions(self.model, self.tokenizer, [question for question, _ in asked])
+        right = sum(exact_match(answer, accepted) for answer, (_, accepted) in zip(answers, asked, strict=True))
+        return right, len(asked)
 
     def _recall_is_full(self) -> bool:
         return bool(self.report.curve) and self.report.recall >= self.config.stop_at_recall
