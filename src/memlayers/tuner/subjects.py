@@ -181,6 +181,7 @@ class SubjectWatch:
         ids = kwargs.get("input_ids", args[0] if args else None)
         if not filled or ids is None:
             return
+        ids = ids.to(next(iter(filled.values())).fingerprints.device)  # the embeddings may lie on another one
         cache: Any = kwargs.get("past_key_values")
         past = int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
         empty = _Trail(ids[:, :0], {name: ids[:, :0].bool() for name in filled})
