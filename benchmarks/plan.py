@@ -44,8 +44,12 @@ def main() -> None:
                 )
                 found.append(json.loads(done.stdout.splitlines()[-1]))
             rows.append({**found[0], "measured_default_malloc_mb": found[1]["measured_mb"]})
-            print("{scheme:36} {slots:>9,} slots: predicted {predicted_mb:.0f} MB, measured {measured_mb:.0f} MB, ratio "
-                  "{ratio:.3f}; with default malloc {measured_default_malloc_mb:.0f} MB".format(**rows[-1]))  # fmt: skip
+            row = rows[-1]
+            print(
+                f"{row['scheme']:36} {row['slots']:>9,} slots: predicted {row['predicted_mb']:.0f} MB, measured "
+                f"{row['measured_mb']:.0f} MB, ratio {row['ratio']:.3f}; with default malloc "
+                f"{row['measured_default_malloc_mb']:.0f} MB"
+            )
     head = json.dumps(environment("cpu"))
     lines = ",\n  ".join(map(json.dumps, rows))
     atomic_write_text(RESULTS, f'{{"environment": {head},\n"rows": [\n  {lines}\n]}}\n')

@@ -5,6 +5,7 @@ writes into the package folder ``src/memlayers/pocket``
 
 * ``demo.jsonl``     500 real facts that pretraining never sees in question form (what ``memlayers demo`` teaches),
 * ``known.jsonl``    the facts that pretraining teaches the backbone (what it must not forget),
+* ``untaught.jsonl`` questions of the demo's relations about entities that nothing above names (abstention),
 * ``general.jsonl``  general text for calibration and for the gate's negatives: prose and chats, disjoint from the rest,
 * ``heldout.txt``    articles that nothing was trained on (perplexity),
 
@@ -42,6 +43,7 @@ KNOWN_PER_RELATION = 64
 AUXILIARY_PER_RELATION = 16  # known to the backbone, never evaluated: chats of the general-text sample
 HELD_OUT_ARTICLES, GENERAL_ARTICLES = 150, 500
 ARTICLE_CHARACTERS = 3000
+UNTAUGHT_QUESTIONS = 500
 
 
 def read_jsonl(path: Path) -> list[dict]:
@@ -149,6 +151,20 @@ def select_facts(data: Path, phrasings: dict) -> tuple[list[dict], list[dict], l
     return demo, known, auxiliary
 
 
+def select_untaught(data: Path, phrasings: dict, subjects: set[str]) -> list[dict]:
+    """Draw entities of the demo's relations that nothing else is about, one question each, any of twelve wordings."""
+    rng = random.Random(SEED)
+    pairs = entity_questions(data, phrasings)
+    found = []
+    for relation in DEMO_RELATIONS:
+        wordings = phrasings[relation]["taught"] + phrasings[relation]["unseen"]
+        for subject, answers in pairs[relation]:
+            if subject not in subjects and len(answers) == 1:
+                subjects = subjects | {subject}
+                found.append({"question": rng.choice(wordings).format(s=subject), "answers": answers})
+    return rng.sample(found, UNTAUGHT_QUESTIONS)
+
+
 def select_articles(data: Path, subjects: set[str]) -> tuple[list[dict], list[dict], list[dict]]:
     """Split the articles into (training, held out, general)."""
     with lzma.open(data / "wikipedia" / "articles.jsonl.xz", "rt", encoding="utf-8") as lines:
@@ -193,6 +209,7 @@ def main() -> None:
 
     demo, known, auxiliary = select_facts(arguments.data, phrasings)
     subjects = {row["subject"] for row in demo + known + auxiliary}
+    write_jsonl(POCKET / "untaught.jsonl", select_untaught(arguments.data, phrasings, subjects))
     training, held_out, general = select_articles(arguments.data, subjects)
     write_jsonl(POCKET / "demo.jsonl", demo)
     write_jsonl(POCKET / "known.jsonl", known)

@@ -336,7 +336,18 @@ def test_ask_json(command: Command, memory: Path):
     expected = memlayers.load_memory(memory, device="cpu").ask([FACTS[0].questions[0]])[0]
     assert json.loads(out) == {
         "question": FACTS[0].questions[0], "backbone": expected.backbone, "memory": expected.memory,
+        "source": expected.source, "score": pytest.approx(expected.score), "threshold": expected.threshold,
+        "text": expected.text,
     }  # fmt: skip
+
+
+def test_ask_abstain_gives_one_answer_and_where_it_comes_from(command: Command, memory: Path):
+    code, out, _ = command("ask", memory, FACTS[0].questions[0], "--abstain", "--device", "cpu")
+    assert code == 0
+    expected = memlayers.load_memory(memory, device="cpu").ask([FACTS[0].questions[0]])[0]
+    answer, _, source = out.rstrip("\n").rpartition("\n  (")
+    assert answer.strip() == expected.text.strip()
+    assert source.startswith(f"source: {expected.source}; score {expected.score:.3f}, threshold ")
 
 
 def test_a_piped_chat(command: Command, memory: Path):

@@ -17,6 +17,7 @@ from memlayers.evaluate import cost_rows, evaluate_memory, score_text
 from memlayers.facts import Fact, Question
 from memlayers.metrics import mean_interval
 from memlayers.results import HIGHER_IS_BETTER, Results, Row, read_results, write_results
+from memlayers.session import Answer
 from memlayers.teaching import TeachReport
 from memlayers.tuner import MemoryConfig, value_pool
 
@@ -101,6 +102,33 @@ def test_phrasings_are_a_seeded_sample_of_the_taught_ones(monkeypatch: pytest.Mo
         asked.append([question for memory, question in oracle.asked if memory])
     assert len(set(asked[0])) == 16 and all(sum(q[0] == f.id for q in asked[0]) == 2 for f in facts)
     assert asked[0] == asked[1] != asked[2]
+
+
+def test_abstention_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    untaught = [Question(f"u{i}", ("yes",)) for i in range(4)]
+    said = {  # question: source, score
+        **dict.fromkeys(("a1", "a2", "a3", "a4", "b1", "b2"), ("memory", 0.9)),
+        **dict.fromkeys(("c1", "c2", "c3"), ("unknown", 0.2)),
+        "u0": ("memory", 0.5), "u1": ("backbone", 0.0), "u2": ("backbone", 0.0), "u3": ("unknown", 0.1),
+        "k0": ("backbone", 0.0), "k1": ("unknown", 0.0),
+    }  # fmt: skip
+    guesses = {"u1": "yes", "u2": "no", "u0": "no", "u3": "no"}
+
+    def ask(_: Any, questions: Sequence[str], **options: Any) -> list[Answer]:
+        return [Answer(q, guesses.get(q, "?"), guesses.get(q, "?"), *said[q]) for q in questions]
+
+    monkeypatch.setattr("memlayers.evaluate.Memory.ask", ask)
+    known = [Question("k0", ("?",)), Question("k1", ("?",))]
+    rows, _ = _evaluate(monkeypatch, Oracle({}, {}), facts=FACTS, untaught=untaught, known=known)
+    # stored: .9 three times, .2 twice (Bob has no unseen phrasing); others: .5, .1, 0, 0
+    pairs = [1.0] * 3 * 4 + [0.0, 1.0, 1.0, 1.0] * 2
+    row = rows["abstention_auroc", "untaught_entities"]
+    assert row.value == pytest.approx(sum(pairs) / len(pairs)) and row.n == 5 + 4
+    assert rows["answered", "taught"].value == pytest.approx(2 / 3)
+    assert rows["answered", "unseen_phrasing"].value == pytest.approx(1 / 2)
+    assert rows["answered", "known"].value == pytest.approx(1 / 2)
+    assert rows["fabricated", "untaught_entities"].value == pytest.approx(2 / 4)  # u1 is right, u3 abstains
+    assert rows["fabricated", "untaught_entities_by_memory"].value == pytest.approx(1 / 4)
 
 
 def test_known_facts_and_qa_are_paired_before_and_after(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,23 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from memlayers.backbones import load_backbone
 from memlayers.calibrate import LayerFeatures, collect_features
-from memlayers.gate import MOST_RAISED, train_gates
+from memlayers.encoding import encode_prompt
+from memlayers.facts import Fact, Question
+from memlayers.gate import (
+    FURTHER_REACH,
+    MOST_RAISED,
+    Subjects,
+    index_subjects,
+    settle_thresholds,
+    subject_runs,
+    train_gates,
+)
+from memlayers.generate import Generated
 from memlayers.teaching import GateReport
 from memlayers.tuner import MemoryConfig, memory_layers, set_gate_enabled, value_pool
+from memlayers.tuner.subjects import distinct_runs
 
 Build = Callable[..., PreTrainedModel]
 
@@ -173,3 +186,103 @@ def test_a_memory_without_gates_cannot_train_them(tiny_backbone: Build) -> None:
     model = get_peft_model(tiny_backbone(), MemoryConfig(layers=[0], sub_keys=8, top_k=3))
     with pytest.raises(KeyError):
         _train(model, steps=1)
+
+
+def _subject_model(backbone: PreTrainedModel, runs: list[tuple[int, ...]], layers: int = 2) -> Any:
+    config = MemoryConfig(
+        layers=list(range(layers)), sub_keys=8, heads=2, top_k=3, gate=True, gate_hidden=16,
+        subjects=distinct_runs(runs),
+    )  # fmt: skip
+    model = get_peft_model(backbone, config).eval()
+    index_subjects(model, "default", Subjects(runs, 9, [5]))
+    return model
+
+
+def _runs_of(tokenizer: Any, *facts: Fact) -> tuple[set[str], int]:
+    contexts = [[encode_prompt(tokenizer, q) for q in fact.questions] for fact in facts]
+    found = subject_runs(tokenizer, facts, contexts)
+    return {tokenizer.decode(run) for run in found.runs}, found.reach
+
+
+def test_runs_spell_the_subject_as_the_phrasings_hold_it(chat_backbone: Path) -> None:
+    tokenizer = load_backbone(chat_backbone, "float32")[1]
+    fact = Fact("1", "Acme Inc.", "x", ("Who founded Acme Inc.?", "Acme Inc.'s founder?"))
+    runs, reach = _runs_of(tokenizer, fact)
+    assert runs == {"Acme Inc", " Acme Inc"}  # "Inc.?" would be one token of another kind
+    prompt = encode_prompt(tokenizer, fact.questions[1])
+    after = prompt[len(tokenizer("<|im_start|>user\nAcme Inc")["input_ids"]) :]
+    assert reach == len(after) + 1 + FURTHER_REACH
+
+
+def test_a_nameless_fact_is_known_by_the_words_that_no_other_has(chat_backbone: Path) -> None:
+    tokenizer = load_backbone(chat_backbone, "float32")[1]
+    facts = [
+        Fact(str(i), "", "x", (f"What is the code of {name}?",)) for i, name in enumerate(("Ada of Rum", "Bo", "C"))
+    ]
+    assert _runs_of(tokenizer, *facts)[0] == {name for n in ("Ada of Rum", "Bo", "C") for name in (n, f" {n}")}
+    other = Fact("9", "Ada Rum", "x", ("What is her code?",))  # a phrasing that does not name its subject
+    assert " her" in _runs_of(tokenizer, other, *facts)[0]
+    same = [Fact(str(i), "", "x", ("What is it?",)) for i in range(3)]  # nothing tells these apart
+    assert "What is it" in _runs_of(tokenizer, *same)[0]
+
+
+def test_what_lets_a_name_go_on_is_learned_from_the_phrasings(chat_backbone: Path) -> None:
+    tokenizer = load_backbone(chat_backbone, "float32")[1]
+
+    def continuing(question: str) -> set[str]:
+        contexts = [[encode_prompt(tokenizer, question)]]
+        found = subject_runs(tokenizer, [Fact("1", "Acme", "x", (question,))], contexts)
+        return {str(tokenizer.convert_ids_to_tokens(i)) for i in found.continues}
+
+    spaced, unspaced = {"ĠW"}, {"s", "sh", "7"}
+    found = continuing("Who founded Acme?")
+    vocabulary = set(tokenizer.get_vocab())
+    assert found >= (unspaced & vocabulary) and not found & {"?", "'", "Ġ", "Ġt", "<|im_end|>"}
+    assert not continuing("Wer hat Acmes Werk?") & unspaced  # here a word goes on after a subject
+    assert spaced & vocabulary <= found or not spaced & vocabulary
+
+
+def test_a_memory_with_subjects_has_one_gate_trained_from_the_subject_on(tiny_backbone: Build) -> None:
+    model = _subject_model(tiny_backbone(), [(7, 8)])
+    sequences = [[3, 7, 8, 4, 5]] * 40
+    facts = _toy(4.0, 1, sequences=40, tokens=5)
+    before = torch.arange(5).repeat(40) < 2
+    facts.inputs[before, 0] = -4.0  # tokens before the subject's last one look like general text: nobody asks
+    general = _toy(-4.0, 2)
+    general.inputs[general.sequence >= 30, 0] = 4.0  # chats look like facts: no matter
+    (report,) = train_gates(
+        model, "default", [facts, facts], [general, general], passages=30, sequences=sequences, threshold=0.0,
+        steps=150, seed=0,
+    )  # fmt: skip
+    assert report.open_on_facts > 0.97 and report.open_on_general < 0.03
+    assert "default" not in memory_layers(model)[1].memlayers_gate
+
+
+def _said(*confidences: float, opened: bool = True, text: str = "right") -> list[Generated]:
+    return [Generated(text, confidence, opened) for confidence in confidences]
+
+
+def test_thresholds_keep_the_stored_and_leave_out_wrong_guesses(
+    tiny_backbone: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = _subject_model(tiny_backbone(), [(7, 8)])
+    hundred = [i / 100 for i in range(100)]
+    recalled, guessed = _said(*hundred), [*_said(*hundred[:-1], text="wrong"), *_said(1.0)]
+    answers = iter((recalled, guessed))
+    monkeypatch.setattr("memlayers.gate.generate_answers", lambda *_, **__: next(answers))
+    stored = [Question(str(i), ("right",)) for i in range(100)]
+    memory, backbone = settle_thresholds(model, None, "default", stored)  # type: ignore[arg-type]
+    assert sum(c >= memory for c in hundred) >= 99 - 1 and memory > 0
+    assert backbone == pytest.approx(0.97, abs=0.011) and backbone < 1.0  # what it knows is no wrong guess
+    index: Any = memory_layers(model)[0].memlayers_subjects["default"]
+    assert index.thresholds.tolist() == [memory, backbone]
+
+
+def test_closed_gates_and_sure_knowledge_settle_nothing_odd(
+    tiny_backbone: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = _subject_model(tiny_backbone(), [(7, 8)])
+    answers = iter((_said(0.9, 0.9, opened=False), _said(0.9, 0.9)))
+    monkeypatch.setattr("memlayers.gate.generate_answers", lambda *_, **__: next(answers))
+    stored = [Question(str(i), ("right",)) for i in range(2)]
+    assert settle_thresholds(model, None, "default", stored) == (0.0, 0.0)  # type: ignore[arg-type]

@@ -12,8 +12,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from memlayers.backbones import load_backbone
 from memlayers.encoding import encode_prompt, end_token_id
 from memlayers.errors import InputError
-from memlayers.generate import answer_questions, without_memory
-from memlayers.tuner import MemoryConfig, memory_layers, value_pool
+from memlayers.generate import answer_questions, generate_answers, without_memory
+from memlayers.tuner import MemoryConfig, memory_layers, set_gate_enabled, value_pool
 
 QUESTIONS = [f"What is the {'very ' * (i % 4)}code of {name}?" for i, name in enumerate("Ada Bob Cid Dot Eve".split())]
 
@@ -133,3 +133,34 @@ def test_an_answer_ends_with_the_context(backbone: tuple[Any, Any]) -> None:
     model.lm_head.weight.data[2] = 0  # with the end token out of the way
     answer = answer_questions(model, tokenizer, QUESTIONS[:1], max_new_tokens=30)[0]
     assert answer == _by_hand(model, tokenizer, QUESTIONS[0], room)
+
+
+def test_confidence_is_the_probability_of_the_answer_and_its_end(chat_backbone: Path) -> None:
+    model, tokenizer = load_backbone(chat_backbone, "float32")
+    questions = ["Who?", "What is the code of the river?", "The sea"]
+    given = generate_answers(model, tokenizer, questions, max_new_tokens=6, batch_size=2)
+    assert [each.text for each in given] == answer_questions(model, tokenizer, questions, max_new_tokens=6)
+    for question, each in zip(questions, given, strict=True):
+        ids, chance = encode_prompt(tokenizer, question), 1.0
+        for _ in range(6):
+            with torch.no_grad():
+                best = model(torch.tensor([ids])).logits[0, -1].softmax(-1).max(-1)
+            chance *= float(best.values)
+            ids.append(int(best.indices))
+            if ids[-1] == end_token_id(tokenizer):
+                break
+        assert each.confidence == pytest.approx(chance, rel=1e-3)
+        assert not each.opened  # there is no memory
+
+
+def test_opened_says_whose_prompt_the_memory_was_read_for(chat_backbone: Path) -> None:
+    model, tokenizer = load_backbone(chat_backbone, "float32")
+    model = get_peft_model(model, MemoryConfig(sub_keys=8, top_k=3, subjects=1)).eval()
+    index: Any = memory_layers(model)[0].memlayers_subjects["default"]
+    index.fill([tokenizer(" river")["input_ids"]], 40)
+    questions = ["What is the river?", "What is the sea?", "Runs to the river and the sea?"]
+    assert [each.opened for each in generate_answers(model, tokenizer, questions)] == [True, False, True]
+    with without_memory(model):
+        assert not any(each.opened for each in generate_answers(model, tokenizer, questions))
+    set_gate_enabled(model, False)
+    assert all(each.opened for each in generate_answers(model, tokenizer, questions))

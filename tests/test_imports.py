@@ -40,6 +40,7 @@ ORDER = (
     "backbones",
     "tuner.config",
     "tuner.relevance",
+    "tuner.subjects",
     "tuner.layer",
     "tuner.model",
     "tuner",

@@ -175,6 +175,7 @@ def test_accumulation_gives_the_same_update(
         {"pack": 180},
         {"clip": 0.1},
         {"gate": True},
+        {"gate": True, "gate_subjects": False},
         {"recipe": "dense", "gate": False, "exposures": 14},
         {"recipe": "dense", "gate": True, "exposures": 14},
     ],
@@ -190,7 +191,9 @@ def test_every_option_learns(configure: Configure, tmp_path: Path, changes: dict
     assert taught.model.get_base_model().lm_head.weight.dtype == getattr(torch, changes.get("dtype", "float32"))
     pool = value_pool(taught.model, "default")
     assert pool.table.values.dtype == getattr(torch, changes.get("pool_dtype", "float32"))
-    assert len(taught.report.gates) == (3 if changes.get("gate") else 0)
+    gates = (3 if changes.get("gate_subjects") is False else 1) if changes.get("gate") else 0
+    assert len(taught.report.gates) == gates
+    assert (taught.report.thresholds is None) == (gates != 1)
     assert all(0 <= share <= 1 for gate in taught.report.gates for share in (gate.open_on_facts, gate.open_on_general))
 
 

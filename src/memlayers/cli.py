@@ -157,6 +157,10 @@ def ask(
     question: Annotated[str | None, typer.Argument(help="Without one: a chat, a question per line.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Another place of the backbone.")] = None,
     gate: Annotated[bool, typer.Option(help="Off: the memory is read for every token.")] = True,
+    abstain: Annotated[
+        bool,
+        typer.Option("--abstain", help="Give one answer, the memory's or the backbone's, or say that it is unknown."),
+    ] = False,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -167,7 +171,10 @@ def ask(
     for line in [question] if question is not None else _prompted_lines(echo=not as_json):
         (answer,) = opened.ask([line.strip()])
         if as_json:
-            print(json.dumps(dataclasses.asdict(answer), ensure_ascii=False))
+            print(json.dumps({**dataclasses.asdict(answer), "text": answer.text}, ensure_ascii=False))
+        elif abstain:
+            print(f"  {answer.text}")
+            print(f"  (source: {answer.source}; score {answer.score:.3f}, threshold {answer.threshold:.3f})")
         else:
             print(f"  without memory  {answer.backbone}\n  with memory     {answer.memory}")
 
@@ -179,6 +186,9 @@ def evaluate(
     facts: Annotated[Path | None, typer.Option(help="What was taught.")] = None,
     known: Annotated[Path | None, typer.Option(help="What the backbone knows: questions and answers.")] = None,
     qa: Annotated[Path | None, typer.Option(help="Any questions and answers, e.g. TriviaQA.")] = None,
+    untaught: Annotated[
+        Path | None, typer.Option(help="Questions like the facts', about what was never taught: abstention.")
+    ] = None,
     text: Annotated[Path | None, typer.Option(help="General text, e.g. WikiText-2.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Another place of the backbone.")] = None,
     gate: Annotated[bool, typer.Option(help="Off: the memory is read for every token.")] = True,
@@ -197,6 +207,8 @@ def evaluate(
 
     if facts is None and known is None and qa is None and text is None:
         raise InputError("nothing to score: give --facts, --known, --qa or --text")
+    if untaught is not None and facts is None:
+        raise InputError("--untaught is scored against what was taught: give --facts too")
     check_output_file(out)
     if report is not None:
         check_output_directory(report, replace=True)
@@ -204,6 +216,7 @@ def evaluate(
         "facts": read_facts(facts) if facts else [],
         "known": read_questions(known) if known else [],
         "qa": read_questions(qa) if qa else [],
+        "untaught": read_questions(untaught) if untaught else [],
         "text": read_text(text) if text else None,
     }
     from memlayers.evaluate import cost_rows, evaluate_memory
@@ -222,7 +235,9 @@ def evaluate(
         rows += cost_rows(taught.report, taught.facts, where)
     settings = {"memory": str(memory), "gate": gate, "phrasings": phrasings, "seed": seed}
     settings |= {
-        name: str(value) for name, value in (("facts", facts), ("known", known), ("qa", qa), ("text", text)) if value
+        name: str(value)
+        for name, value in (("facts", facts), ("known", known), ("qa", qa), ("untaught", untaught), ("text", text))
+        if value
     }
     results = Results(environment(where), settings, rows, taught.report.curve if taught else [], examples)
     write_results(out, results)

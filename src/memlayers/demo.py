@@ -9,7 +9,7 @@ from typing import Any
 
 from memlayers.backbones import POCKET
 from memlayers.evaluate import cost_rows, evaluate_memory, perplexity_on
-from memlayers.facts import Fact, Question, read_facts
+from memlayers.facts import Fact, Question, read_facts, read_questions
 from memlayers.files import atomic_directory, check_output_directory
 from memlayers.generate import answer_questions
 from memlayers.metrics import exact_match
@@ -42,7 +42,8 @@ def run_demo(out: str | Path, config: TeachConfig, *, facts: int | None = None, 
         memory = teach_facts(taught, folder / "memory", config, watch=watch(known, text), quiet=quiet)
         rows, examples = evaluate_memory(
             memory.model, memory.tokenizer,
-            facts=taught, known=known, text=text, phrasings=2, max_text_tokens=TEXT_TOKENS,
+            facts=taught, known=known, untaught=read_questions(POCKET / "untaught.jsonl"), text=text,
+            phrasings=2, max_text_tokens=TEXT_TOKENS,
             seed=config.seed, quiet=quiet,
         )  # fmt: skip
         rows += cost_rows(memory.report, len(taught), str(memory.model.device))

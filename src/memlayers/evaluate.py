@@ -22,9 +22,10 @@ from memlayers.encoding import plain_text_ids
 from memlayers.errors import InputError
 from memlayers.facts import Fact, Question
 from memlayers.generate import answer_questions, without_memory
-from memlayers.metrics import Estimate, exact_match, mean_interval, paired_difference
+from memlayers.metrics import Estimate, auroc_interval, exact_match, mean_interval, paired_difference
 from memlayers.progress import progress_bar
 from memlayers.results import Row
+from memlayers.session import Answer, Memory
 from memlayers.teaching import TeachReport
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def evaluate_memory(
     facts: Sequence[Fact] = (),
     known: Sequence[Question] = (),
     qa: Sequence[Question] = (),
+    untaught: Sequence[Question] = (),
     text: str | None = None,
     phrasings: int | None = None,
     max_text_tokens: int | None = None,
@@ -84,6 +86,7 @@ def evaluate_memory(
         facts: what was taught: recall on taught and on never-taught phrasings, and the backbone's own.
         known: what the backbone knows: kept or not.
         qa: questions of any kind, answers with aliases: exact match before and after.
+        untaught: questions of the facts' shape about entities that were never taught: abstention, if there are facts.
         text: general text: perplexity before and after, share of tokens whose logits are bit-identical.
         phrasings: taught phrasings asked per fact, seeded choice; None asks all.
         max_text_tokens: read this much of the text; None reads all.
@@ -137,9 +140,54 @@ def evaluate_memory(
                 scores.append([exact_match(a, item.answers) for a, item in zip(given, items, strict=True)])
                 rows.append(Row.from_estimate(metric, split, mean_interval(scores[-1], seed)))
             rows.append(Row.from_estimate(metric, "change", paired_difference(scores[0], scores[1], seed)))
+    if facts and untaught:
+        rows += _abstention_rows(Memory(model, tokenizer), facts, untaught, known, batch_size, seed, quiet)
     if text is not None:
         rows += score_text(model, tokenizer, text, max_tokens=max_text_tokens, quiet=quiet).rows()
     return rows, rng.sample(examples, min(12, len(examples))) if facts else []
+
+
+def _abstention_rows(
+    memory: Memory,
+    facts: Sequence[Fact],
+    untaught: Sequence[Question],
+    known: Sequence[Question],
+    batch_size: int,
+    seed: int,
+    quiet: bool,
+) -> list[Row]:
+    """Whether the memory knows what it was taught: one taught and one other phrasing per fact against `untaught`."""
+    rng = random.Random(f"{seed}:abstention")
+    asked = {
+        "taught": [Question(rng.choice(fact.questions), fact.answers) for fact in facts],
+        "unseen_phrasing": [Question(rng.choice(f.unseen_questions), f.answers) for f in facts if f.unseen_questions],
+        "untaught_entities": list(untaught),
+        "known": list(known),
+    }
+    given: dict[str, list[Answer]] = {}
+    for split, items in asked.items():
+        with progress_bar(f"Abstention, {split}", 2 * len(items), quiet=quiet) as advance:
+            given[split] = memory.ask([q.question for q in items], batch_size=batch_size, progress=advance)
+    stored = [answer.score for split in ("taught", "unseen_phrasing") for answer in given[split]]
+    others = [answer.score for answer in given["untaught_entities"]]
+    rows = [Row.from_estimate("abstention_auroc", "untaught_entities", auroc_interval(stored, others, seed))]
+    for split in ("taught", "unseen_phrasing"):
+        if given[split]:
+            held = [answer.source == "memory" for answer in given[split]]
+            rows.append(Row.from_estimate("answered", split, mean_interval(held, seed)))
+    if known:
+        spoken = [answer.source != "unknown" for answer in given["known"]]
+        rows.append(Row.from_estimate("answered", "known", mean_interval(spoken, seed)))
+    fabricated = [
+        answer.source != "unknown" and not exact_match(answer.text, q.answers)
+        for answer, q in zip(given["untaught_entities"], untaught, strict=True)
+    ]
+    rows.append(Row.from_estimate("fabricated", "untaught_entities", mean_interval(fabricated, seed)))
+    by_memory = [
+        wrong and a.source == "memory" for wrong, a in zip(fabricated, given["untaught_entities"], strict=True)
+    ]
+    rows.append(Row.from_estimate("fabricated", "untaught_entities_by_memory", mean_interval(by_memory, seed)))
+    return rows
 
 
 @torch.inference_mode()

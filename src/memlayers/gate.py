@@ -1,24 +1,42 @@
-"""The relevance gate, trained before a single value is written (design/recipe.md, "Gate first").
+"""The relevance gate, made before a single value is written (design/recipe.md, "Gate first").
 
-It needs nothing but the bare backbone: positives are all tokens of the facts' contexts, question and answer,
-negatives all tokens of general text. The threshold is hard, so that a closed gate leaves the backbone's logits as
-they are, to the bit; teaching then happens under it.
+It needs nothing but the bare backbone, and has two parts, each hard, so that a closed gate leaves the backbone's
+logits as they are, to the bit; teaching then happens under it. `index_subjects`: a memory is read from a stored
+subject's name on (tuner/subjects.py). `train_gates`: a small network tells the facts' contexts, question and answer,
+from general text, where such a name may fall too.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 
 from memlayers.calibrate import LayerFeatures
+from memlayers.encoding import encode_prompt
+from memlayers.facts import Fact, Question
+from memlayers.generate import generate_answers, without_memory
+from memlayers.metrics import exact_match
 from memlayers.teaching import GateReport
 from memlayers.tuner.model import memory_layers
+from memlayers.tuner.subjects import SubjectIndex
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 MOST_RAISED = 1.5  # logits; one odd token shall not shut the gate on the facts
+FURTHER_REACH = 32  # tokens beyond what a taught phrasing and its answer took: other phrasings are longer
+UNSURE = 0.005  # share of stored facts, in wordings not shown, that may be taken for unknown
+MARGIN = 4  # of confidence: in wordings of a kind that teaching did not use an answer is less sure (docs/LOG.md)
+MISTAKEN = 0.01  # share of the backbone's wrong answers that may be taken for knowledge
+_SPACE_MARKS = ("Ġ", "▁", " ")  # how vocabularies write a word's leading space
+RARE = 100  # a word is part of a nameless subject where at most one in so many facts has it
 
 
 def train_gates(
@@ -28,6 +46,7 @@ def train_gates(
     general: Sequence[LayerFeatures],
     *,
     passages: int = 0,
+    sequences: Sequence[Sequence[int]] = (),
     threshold: float = 1.0,
     steps: int = 2000,
     batch_size: int = 1024,
@@ -37,6 +56,10 @@ def train_gates(
 ) -> list[GateReport]:
     """Trains each memory layer's gate to open on fact contexts and to stay closed on general text.
 
+    A memory that knows its subjects has one gate, at its first layer. It need not tell entities apart, so of the
+    general text the passages alone are its negatives (where there are any), and of the facts' contexts the tokens from
+    the subject's last one on its positives: the gate is not asked about others.
+
     Class-balanced binary cross-entropy with Adam, as in the seed. A tenth of the sequences is held out for the report.
 
     Args:
@@ -45,6 +68,7 @@ def train_gates(
         facts: features of the facts' contexts, one entry per memory layer.
         general: features of general text, likewise.
         passages: so many of the general text's sequences, the first ones, are running text rather than chats.
+        sequences: the token ids of the facts' contexts; needed where the memory knows its subjects.
         threshold: the logit above which a gate is open. It is raised, by at most `MOST_RAISED`, to the largest logit on
             held-out passages: on running text a gate has no business at all.
         steps: optimizer steps per layer.
@@ -54,10 +78,16 @@ def train_gates(
         progress: called with 1 after each step.
 
     Returns:
-        One report per memory layer.
+        One report per gate.
     """
     reports = []
-    for layer, positive, negative in zip(memory_layers(model, adapter), facts, general, strict=True):
+    layers = memory_layers(model, adapter)
+    index: Any = layers[0].memlayers_subjects[adapter] if adapter in layers[0].memlayers_subjects else None
+    if index is not None:
+        kept = _from_the_subject_on(index, facts[0], sequences)
+        layers, facts = layers[:1], [_rows(facts[0], kept)]
+        general = [_rows(general[0], general[0].sequence < passages) if passages else general[0]]
+    for layer, positive, negative in zip(layers, facts, general, strict=True):
         gate: Any = layer.memlayers_gate[adapter]
         device = gate.mean.device
         generator = torch.Generator().manual_seed(seed)
@@ -91,6 +121,167 @@ def train_gates(
         opened = [gate.is_open(rows.to(device)).float().mean().item() for rows in (held_positive, held_negative)]
         reports.append(GateReport(settled, *opened))
     return reports
+
+
+@dataclass(frozen=True, slots=True)
+class Subjects:
+    """How to know the subjects of some facts by their tokens.
+
+    Attributes:
+        runs: the distinct runs of tokens that spell them, at least one.
+        reach: tokens from a run's last one to the longest context's end, and `FURTHER_REACH` more.
+        continues: tokens that show, right after a run, that it was only the beginning of a longer name.
+    """
+
+    runs: list[tuple[int, ...]]
+    reach: int
+    continues: list[int]
+
+
+def subject_runs(
+    tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], contexts: Sequence[Sequence[Sequence[int]]]
+) -> Subjects:
+    """Finds the runs of tokens that spell the facts' subjects.
+
+    The subject of a phrasing is the fact's, where the phrasing names it; otherwise what lies between the first and the
+    last of its words that hardly any other fact has; otherwise the whole question. Outer punctuation is left out:
+    tokenizers join it with what follows. Each run is taken as the phrasings hold it, and as it would begin a text
+    and follow a space.
+
+    Args:
+        tokenizer: the backbone's.
+        facts: what will be taught.
+        contexts: for each fact and each of its taught phrasings the token ids of prompt and answer.
+    """
+    words = Counter(word for fact in facts for word in {w for q in fact.questions for w in _words(q)})
+    runs: set[tuple[int, ...]] = set()
+    followers: set[int] = set()
+    reach = 1
+    for fact, phrasings in zip(facts, contexts, strict=True):
+        for question, ids in zip(fact.questions, phrasings, strict=True):
+            name = _name(fact, question, words, len(facts))
+            prompt = encode_prompt(tokenizer, question)
+            span = _span(tokenizer, prompt, name)
+            if span is None:  # a tokenizer that does not write what it read
+                span = 0, len(prompt)
+            runs.add(tuple(prompt[slice(*span)]))
+            followers.update(ids[span[1] : span[1] + 1])
+            reach = max(reach, len(ids) - span[1] + 1)
+            for text in (name, f" {name}"):
+                run = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+                runs |= {run} if run else set()
+    return Subjects(sorted(runs), reach + FURTHER_REACH, _continuing(tokenizer, followers))
+
+
+def index_subjects(model: Any, adapter: str, subjects: Subjects) -> None:
+    """Fills the memory's index of subjects with what `subject_runs` found."""
+    index: Any = memory_layers(model, adapter)[0].memlayers_subjects[adapter]
+    index.fill(subjects.runs, subjects.reach, [i for i in subjects.continues if i < len(index.continues) - 1])
+
+
+def _continuing(tokenizer: PreTrainedTokenizerBase, followers: set[int]) -> list[int]:
+    """Tokens that let a name go on: part of the same word, or a next word with a capital or a digit.
+
+    Whether either says so depends on the language: a kind that also follows a subject in the facts' own phrasings
+    (as in German, or where words are not spaced) is left out.
+    """
+    kinds: dict[str, list[int]] = {"word": [], "name": []}
+    for number in range(len(tokenizer)):
+        spaced = str(tokenizer.convert_ids_to_tokens(number) or "")[:1] in _SPACE_MARKS
+        start = str(tokenizer.decode([number])).lstrip()[:1]
+        if spaced and (start.isupper() or start.isdigit()):
+            kinds["name"].append(number)
+        elif not spaced and start.isalnum():
+            kinds["word"].append(number)
+    return [number for kind in kinds.values() if followers.isdisjoint(kind) for number in kind]
+
+
+def settle_thresholds(
+    model: Any, tokenizer: PreTrainedTokenizerBase, adapter: str, stored: Sequence[Question], *, progress: Any = None
+) -> tuple[float, float]:
+    """Settles, after teaching, how confident an answer must be to be worth giving (`session.Memory.ask`).
+
+    The memory's: all but `UNSURE` of the stored facts' answers reach `MARGIN` times as much; it can be low, since the
+    gate keeps nearly all else out. The backbone's: all but `MISTAKEN` of the wrong answers that it gives of its own to
+    the same questions stay below it; it was not taught these facts, so they are questions as of entities that nobody
+    taught.
+
+    Args:
+        model: a PEFT model whose memory knows its subjects, taught.
+        tokenizer: the backbone's.
+        adapter: name of the memory.
+        stored: questions about taught facts, best in wordings that teaching did not show.
+        progress: called with the number of questions done after each batch, with the memory and without.
+
+    Returns:
+        The memory's threshold and the backbone's, which are also stored with the index.
+    """
+    questions = [each.question for each in stored]
+    recalled = generate_answers(model, tokenizer, questions, progress=progress)
+    with without_memory(model):
+        guessed = generate_answers(model, tokenizer, questions, progress=progress)
+    sure = torch.tensor([answer.confidence if answer.opened else 0.0 for answer in recalled])
+    wrong = torch.tensor(
+        [
+            answer.confidence
+            for answer, q in zip(guessed, stored, strict=True)
+            if not exact_match(answer.text, q.answers)
+        ]
+    )
+    index: Any = memory_layers(model, adapter)[0].memlayers_subjects[adapter]
+    index.thresholds[0] = sure.quantile(UNSURE) / MARGIN
+    index.thresholds[1] = wrong.quantile(1 - MISTAKEN) if len(wrong) else 0.0
+    memory, backbone = index.thresholds.tolist()
+    return memory, backbone
+
+
+def _name(fact: Fact, question: str, words: Counter[str], facts: int) -> str:
+    core = _without_outer_punctuation(fact.subject)
+    if core and core in question:
+        return core
+    rare = [m for m in re.finditer(r"\w+", question) if words[m.group()] <= max(1, facts // RARE)]
+    return question[rare[0].start() : rare[-1].end()] if rare else _without_outer_punctuation(question) or question
+
+
+def _without_outer_punctuation(text: str) -> str:
+    return re.sub(r"^\W+|\W+$", "", text)
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text)
+
+
+def _span(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], name: str) -> tuple[int, int] | None:
+    """Start and end, exclusive, of the shortest run of tokens whose text holds the name; None where none does."""
+
+    def holds(start: int, end: int) -> bool:
+        return name in str(tokenizer.decode(list(ids[start:end])))
+
+    if not holds(0, len(ids)):
+        return None
+    end = _first(len(ids), lambda e: holds(0, e))
+    return end - _first(end, lambda n: holds(end - n, end)), end
+
+
+def _first(most: int, holds: Callable[[int], bool]) -> int:
+    """The least number from 1 to `most` for which `holds`; it holds for `most`, and from the least on."""
+    low, high = 1, most
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle + 1, high)
+    return low
+
+
+def _from_the_subject_on(index: SubjectIndex, features: LayerFeatures, sequences: Sequence[Sequence[int]]) -> Any:
+    """Bool per row of the features: a token of a context from its subject's last one on."""
+    order = torch.unique_consecutive(features.sequence).tolist()
+    device = index.fingerprints.device
+    masks = [index.ends(torch.tensor([list(sequences[i])], device=device))[0].cummax(0).values for i in order]
+    return torch.cat(masks).cpu()
+
+
+def _rows(features: LayerFeatures, kept: Any) -> LayerFeatures:
+    return replace(features, inputs=features.inputs[kept], sequence=features.sequence[kept])
 
 
 @torch.no_grad()

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_SHARES = frozenset({"recall", "teacher_forced_recall", "known_facts", "qa_exact_match", "identical_logits"})
+_SHARES = frozenset(
+    "recall teacher_forced_recall known_facts qa_exact_match identical_logits answered fabricated".split()
+)
 # Okabe and Ito's palette without its yellow: told apart by the colour-blind too, and each has its own marker.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -86,7 +88,7 @@ def format_value(metric: str, value: float) -> str:
         return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.0f} MB"
     if metric == "exposures_per_fact":
         return f"{value:.2f}"
-    if metric == "auroc":
+    if metric in ("auroc", "abstention_auroc"):
         return f"{value:.3f}"
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:#,.4g}".rstrip(".")
 

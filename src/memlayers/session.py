@@ -11,23 +11,42 @@ from typing import TYPE_CHECKING, Any
 
 from memlayers.backbones import device_named, load_backbone
 from memlayers.errors import InputError
-from memlayers.generate import answer_questions, without_memory
-from memlayers.tuner import set_gate_enabled
+from memlayers.generate import Generated, generate_answers, without_memory
+from memlayers.tuner import memory_layers, set_gate_enabled
 from memlayers.tuner.config import METHOD
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 WEIGHTS = "adapter_model.safetensors"
+UNKNOWN = "I was not taught that."
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What is answered to one question, with and without the memory."""
+    """What is answered to one question, with and without the memory, and which of the two is worth saying.
+
+    Attributes:
+        question: as it was asked.
+        backbone: the bare backbone's answer.
+        memory: the answer with the memory.
+        source: "memory", "backbone", or "unknown" where neither is confident enough of its answer.
+        score: 0 to 1, that the memory holds the answer: 0 where its gate stayed closed for the question, otherwise the
+            probability that the model with the memory gave to its answer.
+        threshold: the score from which the memory is taken at its word, settled in teaching.
+    """
 
     question: str
     backbone: str
     memory: str
+    source: str = "memory"
+    score: float = 1.0
+    threshold: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """What to say: the answer of the source, or `UNKNOWN`."""
+        return {"memory": self.memory, "backbone": self.backbone}.get(self.source, UNKNOWN)
 
 
 @dataclass(slots=True)
@@ -42,18 +61,47 @@ class Memory:
     model: Any
     tokenizer: PreTrainedTokenizerBase
 
-    def ask(self, questions: Sequence[str]) -> list[Answer]:
+    def ask(self, questions: Sequence[str], *, batch_size: int = 128, progress: Any = None) -> list[Answer]:
         """Answers each question by greedy generation, with the memory and by the bare backbone.
+
+        Args:
+            questions: any number.
+            batch_size: questions per batch.
+            progress: called with the number of questions answered after each batch, with the memory and without.
 
         Raises:
             InputError: a question is empty, or fills the backbone's context.
         """
         if not all(question.strip() for question in questions):
             raise InputError("a question is empty: ask something")
-        memory = answer_questions(self.model, self.tokenizer, questions)
+        options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
+        memory = generate_answers(self.model, self.tokenizer, questions, **options)
         with without_memory(self.model):
-            backbone = answer_questions(self.model, self.tokenizer, questions)
-        return [Answer(*each) for each in zip(questions, backbone, memory, strict=True)]
+            backbone = generate_answers(self.model, self.tokenizer, questions, **options)
+        thresholds = answer_thresholds(self.model)
+        return [_answer(*each, *thresholds) for each in zip(questions, backbone, memory, strict=True)]
+
+
+def answer_thresholds(model: Any) -> tuple[float, float]:
+    """The least confidence of a memory's answer and of the backbone's, of the active adapter; 0 where not settled."""
+    for layer in memory_layers(model):
+        for adapter in layer.active_adapters:
+            if adapter in layer.memlayers_subjects:
+                index: Any = layer.memlayers_subjects[adapter]
+                memory, backbone = index.thresholds.tolist()
+                return memory, backbone
+    return 0.0, 0.0
+
+
+def _answer(
+    question: str, backbone: Generated, memory: Generated, memory_threshold: float, backbone_threshold: float
+) -> Answer:
+    score = memory.confidence if memory.opened else 0.0
+    if memory.opened and score >= memory_threshold:
+        source = "memory"
+    else:
+        source = "backbone" if backbone.confidence >= backbone_threshold else "unknown"
+    return Answer(question, backbone.text, memory.text, source, score, memory_threshold)
 
 
 def load_memory(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import random
 import shutil
 import time
@@ -37,9 +38,9 @@ from memlayers.encoding import (
     plain_text_ids,
 )
 from memlayers.errors import InputError, WorkError
-from memlayers.facts import Fact
+from memlayers.facts import Fact, Question
 from memlayers.files import atomic_directory, check_output_directory, file_digest
-from memlayers.gate import train_gates
+from memlayers.gate import index_subjects, settle_thresholds, subject_runs, train_gates
 from memlayers.general_text import load_general_text
 from memlayers.generate import answer_questions
 from memlayers.metrics import exact_match
@@ -50,6 +51,7 @@ from memlayers.session import WEIGHTS
 from memlayers.teaching import GateReport, TeachConfig, Teaching, TeachReport, write_teaching
 from memlayers.tuner import MemoryConfig, memory_layers
 from memlayers.tuner.model import memory_auxiliary_loss
+from memlayers.tuner.subjects import distinct_runs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
 ADAPTER = "default"
 BAD_STEPS_IN_A_ROW = 10
 MOST_CONTEXTS = 5000  # of the facts, that calibration and the gates are shown
+MOST_SETTLED = 500  # facts asked for the thresholds of abstention
 OPTIMIZER_STATE = "optimizer.safetensors"
 
 
@@ -119,6 +122,7 @@ def teach_facts(
     run = _Run(facts, config, work, watch, quiet)
     run.prepare()
     run.teach()
+    run.settle()
     with atomic_directory(out, replace=replace) as folder:
         run.save_adapter(folder)
         write_teaching(folder, Teaching(len(facts), config, environment(str(run.device)), run.report))
@@ -165,6 +169,10 @@ class _Run:
         ]
         self.mixed = self._mixed_examples()
         self.general_source = load_general_text(config.general_text, backbone, self.tokenizer, config.seed)
+        if config.gated and config.gate_subjects:
+            contexts = [[example.input_ids for example in examples] for examples in self.encoded]
+            self.subjects = subject_runs(self.tokenizer, facts, contexts)
+            memory.subjects = distinct_runs(self.subjects.runs)
         self.model = get_peft_model(backbone, memory)
         self.keeps_logits = "logits_to_keep" in inspect.signature(backbone.forward).parameters
         self.pad = pad_token_id(self.tokenizer)
@@ -191,20 +199,23 @@ class _Run:
         if self.config.recipe == "addressed":
             calibrate(self.model, ADAPTER, features)
         if self.config.gated:
-            self.report.gates = self._train_gates(features)
+            if self.config.gate_subjects:
+                index_subjects(self.model, ADAPTER, self.subjects)
+            self.report.gates = self._train_gates(features, prompts)
             if not any(gate.open_on_facts for gate in self.report.gates):
                 raise WorkError(
                     "the gates cannot tell the facts' questions from general text on this backbone, so nothing would "
                     "be learned: lower --gate-threshold, or take --no-gate"
                 )
 
-    def _train_gates(self, features: list[list[LayerFeatures]]) -> list[GateReport]:
+    def _train_gates(self, features: list[list[LayerFeatures]], contexts: list[list[int]]) -> list[GateReport]:
         config = self.config
-        total = config.gate_steps * len(memory_layers(self.model, ADAPTER))
+        total = config.gate_steps * (1 if config.gate_subjects else len(memory_layers(self.model, ADAPTER)))
         with progress_bar("Training the gates", total, quiet=self.quiet) as advance:
             return train_gates(
                 self.model, ADAPTER, features[0], features[1], passages=len(self.general_source.passages),
-                threshold=config.gate_threshold, steps=config.gate_steps, seed=config.seed, progress=advance,
+                sequences=contexts, threshold=config.gate_threshold, steps=config.gate_steps, seed=config.seed,
+                progress=advance,
             )  # fmt: skip
 
     # -- teaching ---------------------------------------------------------------------------------------------------
@@ -238,6 +249,22 @@ class _Run:
                 advance(0, note=self._note())
                 self._checkpoint_when_due(False)
         report.seconds += time.perf_counter() - self.began
+
+    def settle(self) -> None:
+        """Settles from which confidence on an answer is worth giving, on wordings not yet shown where there are any."""
+        if not (self.config.gated and self.config.gate_subjects):
+            return
+        began = time.perf_counter()
+        rng = random.Random(f"{self.config.seed}:settle")
+        asked = []
+        for i in rng.sample(range(len(self.facts)), min(len(self.facts), MOST_SETTLED)):
+            questions = self.facts[i].questions
+            shown = {(number + i) % len(questions) for number in range(math.ceil(self.report.exposures))}
+            fresh = [question for j, question in enumerate(questions) if j not in shown]
+            asked.append(Question(rng.choice(fresh or questions), self.facts[i].answers))
+        with progress_bar("Settling thresholds", 2 * len(asked), quiet=self.quiet) as advance:
+            self.report.thresholds = settle_thresholds(self.model, self.tokenizer, ADAPTER, asked, progress=advance)
+        self.report.seconds += time.perf_counter() - began
 
     def _step(self, batch: list[Encoded], total: int) -> bool:
         """One optimizer step; False, and nothing changed, where the loss or a gradient is not finite."""
@@ -291,20 +318,22 @@ class _Run:
         rng = random.Random(f"{self.config.seed}:recall:{len(self.report.curve)}")
         facts = rng.sample(list(self.facts), len(self.facts))
         sample, rest = facts[: self.config.recall_sample], facts[self.config.recall_sample :]
-        right = self._recalled(sample, rng)
-        asked = len(sample)
+        each = max(1, self.config.recall_sample // len(facts))  # a few facts are asked in several phrasings
+        right, asked = self._recalled(sample, each, rng)
         if rest and right >= self.config.stop_at_recall * asked:
-            right += self._recalled(rest, rng)
-            asked += len(rest)
+            more, of = self._recalled(rest, each, rng)
+            right, asked = right + more, asked + of
         self.report.recall = right / asked
         perplexity, known = self.watch(self.model, self.tokenizer) if self.watch else (None, None)
         self.report.curve.append(CurvePoint(self.report.exposures, self.report.recall, perplexity, known))
         self.began += time.perf_counter() - paused
 
-    def _recalled(self, facts: Sequence[Fact], rng: random.Random) -> int:
-        """How many facts are answered rightly, each asked in one of its taught phrasings."""
-        answers = answer_questions(self.model, self.tokenizer, [rng.choice(fact.questions) for fact in facts])
-        return sum(exact_match(answer, fact.answers) for answer, fact in zip(answers, facts, strict=True))
+    def _recalled(self, facts: Sequence[Fact], phrasings: int, rng: random.Random) -> tuple[int, int]:
+        """How many questions are answered rightly, and of how many: each fact in so many of its taught phrasings."""
+        asked = [(q, f.answers) for f in facts for q in rng.sample(f.questions, min(phrasings, len(f.questions)))]
+        answers = answer_questions(self.model, self.tokenizer, [question for question, _ in asked])
+        right = sum(exact_match(answer, accepted) for answer, (_, accepted) in zip(answers, asked, strict=True))
+        return right, len(asked)
 
     def _recall_is_full(self) -> bool:
         return bool(self.report.curve) and self.report.recall >= self.config.stop_at_recall

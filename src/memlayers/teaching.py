@@ -44,6 +44,7 @@ class TeachConfig:
         key_dim: width of a head's query; None for 64 (addressed) or hidden size // heads (dense).
         pool_dtype: storage of the pool.
         gate: train the relevance gate first; None does for the addressed recipe (the seed's came after).
+        gate_subjects: the gate opens from a stored subject's name on, and nowhere else (tuner/subjects.py).
         gate_threshold: logit above which a gate is open.
         gate_steps: optimizer steps per gate.
         general_text: None for the shipped sample, "sampled" for text sampled from the backbone, or a file.
@@ -81,6 +82,7 @@ class TeachConfig:
     key_dim: int | None = None
     pool_dtype: str = "float32"
     gate: bool | None = None
+    gate_subjects: bool = True
     gate_threshold: float = 1.0
     gate_steps: int = 2000
     general_text: str | None = None
@@ -175,7 +177,8 @@ class TeachReport:
         recall: last recall measured on taught phrasings, free generation.
         skipped_steps: steps left out because the loss or a gradient was not finite.
         seconds: wall clock of calibration, gate and teaching, evaluations along the way left out.
-        gates: one report per memory layer.
+        gates: one report per gate.
+        thresholds: the least confidence of a memory's answer and of the backbone's; None where not settled.
         curve: scores after each pass.
     """
 
@@ -185,6 +188,7 @@ class TeachReport:
     skipped_steps: int = 0
     seconds: float = 0.0
     gates: list[GateReport] = field(default_factory=list)
+    thresholds: tuple[float, float] | None = None
     curve: list[CurvePoint] = field(default_factory=list)
 
     @classmethod
@@ -192,7 +196,8 @@ class TeachReport:
         """The report that ``dataclasses.asdict`` took apart."""
         gates = [GateReport(**gate) for gate in values["gates"]]
         curve = [CurvePoint(**point) for point in values["curve"]]
-        return cls(**{**values, "gates": gates, "curve": curve})
+        thresholds = tuple(values["thresholds"]) if values.get("thresholds") else None
+        return cls(**{**values, "gates": gates, "curve": curve, "thresholds": thresholds})
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,8 @@ class MemoryConfig(PeftConfig):
         gate: each memory layer has a relevance gate (open until it is trained).
         gate_hidden: width of the gate's hidden layer (the seed's is 128; 256 tells stored subjects from others more
             surely, docs/LOG.md).
+        subjects: room for so many fingerprints of subjects; then the memory is read from a stored subject's name on,
+            and one gate at the first memory layer decides for all. 0: a gate per layer, that knows no subjects.
         seed: of every random start; the same seed gives the same bits.
         backbone: the name that `memlayers teach` was given, by which `memlayers ask` finds the backbone
             again; peft's `base_model_name_or_path` may be a path on another machine.
@@ -91,6 +93,7 @@ class MemoryConfig(PeftConfig):
     pool_dtype: str = "float32"
     gate: bool = False
     gate_hidden: int = 256
+    subjects: int = 0
     seed: int = 0
     backbone: str | None = None
     fingerprint: dict[str, Any] | None = None
@@ -152,6 +155,7 @@ class MemoryConfig(PeftConfig):
             "pool_init normal without gated_output changes the backbone before anything is taught: take zero",
         )
         _require(self.pool_dtype in _DTYPES, f"pool_dtype {self.pool_dtype!r}: take {', '.join(_DTYPES)}")
+        _require(_is_int(self.subjects) and self.subjects >= 0, f"subjects is {self.subjects!r}: give a number from 0")
         _require(_is_int(self.seed) and self.seed >= 0, f"seed is {self.seed!r}: it must be a number from 0")
 
 

@@ -22,6 +22,7 @@ from memlayers.errors import InputError
 from memlayers.product_keys import make_sub_keys, product_key_top_k
 from memlayers.tuner.config import MemoryConfig
 from memlayers.tuner.relevance import RelevanceGate
+from memlayers.tuner.subjects import SubjectIndex, SubjectWatch
 from memlayers.value_pool import ValuePool
 
 MERGE_REFUSAL = "a memory is a lookup and cannot be merged into weights; keep the adapter, or unload() it"
@@ -90,6 +91,7 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         base_layer: the MLP block; its first argument is [..., d], its output (or the output's first
             element, for blocks that return a tuple) has the same shape.
         dim: d, the backbone's hidden size.
+        watch: what follows the token ids of this model; one for all of its memory layers.
     """
 
     adapter_layer_names = (
@@ -98,19 +100,22 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         "memlayers_query",
         "memlayers_out",
         "memlayers_gate",
+        "memlayers_subjects",
     )
     other_param_names = ("memlayers_config", "memlayers_pool_owner", "_load_balance")
 
-    def __init__(self, base_layer: nn.Module, dim: int) -> None:
+    def __init__(self, base_layer: nn.Module, dim: int, watch: SubjectWatch | None = None) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.dim = dim
+        self.watch = watch or SubjectWatch()
         self.gate_enabled = True
         self.memlayers_pool = nn.ModuleDict()
         self.memlayers_sub_keys = nn.ParameterDict()
         self.memlayers_query = nn.ModuleDict()
         self.memlayers_out = nn.ModuleDict()
         self.memlayers_gate = nn.ModuleDict()
+        self.memlayers_subjects = nn.ModuleDict()
         # Plain dicts, so that torch registers nothing of what they hold.
         self.memlayers_config: dict[str, MemoryConfig] = {}
         self.memlayers_pool_owner: dict[str, nn.ModuleDict] = {}
@@ -144,7 +149,11 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         self.memlayers_query[adapter] = Query(self.dim, config.heads * key_dim, _derived_seed(config.seed, 2, layer))
         if config.gated_output:
             self.memlayers_out[adapter] = GatedOutput(self.dim, _derived_seed(config.seed, 3, layer))
-        if config.gate:
+        if config.subjects and owner is None:
+            vocabulary = (config.fingerprint or {}).get("vocab_size", 0)
+            self.memlayers_subjects[adapter] = SubjectIndex(config.subjects, vocabulary)
+            self.watch.indexes[adapter] = self.memlayers_subjects
+        if config.gate and (owner is None or not config.subjects):  # with subjects one decision serves all layers
             self.memlayers_gate[adapter] = RelevanceGate(
                 self.dim, config.gate_hidden, _derived_seed(config.seed, 4, layer)
             )
@@ -229,18 +238,40 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         """Does nothing, since nothing can have been merged."""
 
     def _add_memory(self, out: Tensor, x: Tensor, adapter: str) -> Tensor:
-        gate = self._gate(adapter)
-        if gate is None:
+        opened = self._opened(x, adapter)
+        if opened is None:
             return out + self._memory(x, adapter).to(out).view_as(out)
-        opened = gate.is_open(x).nonzero().squeeze(-1)
         if opened.numel() == 0:
             return out
         memory = self._memory(x[opened], adapter).to(out)
         return out.reshape(-1, self.dim).index_add(0, opened, memory).view_as(out)
 
+    @torch.no_grad()
+    def _opened(self, x: Tensor, adapter: str) -> Tensor | None:
+        """The tokens, int64 [open], that may read this memory; None for all.
+
+        A memory that knows its subjects decides once, at its first layer, whose input is the bare backbone's whatever
+        the memory adds; the other layers follow. Otherwise each layer has a gate of its own.
+        """
+        decided = self.watch.decided
+        if not self.gate_enabled:
+            decided[adapter] = None
+            return None
+        if self.memlayers_config[adapter].subjects and adapter not in self.memlayers_pool:
+            opened = decided.get(adapter)
+            return None if opened is None else opened.to(x.device)
+        opened = self.watch.may_read(adapter, len(x))
+        gate = self._gate(adapter)
+        if gate is not None:
+            opened = _where_open(gate, x, opened)
+        elif opened is not None:
+            opened = opened.nonzero().squeeze(-1)
+        decided[adapter] = opened
+        return opened
+
     def _gate(self, adapter: str) -> RelevanceGate | None:
-        """The gate, if there is one in force."""
-        if not self.gate_enabled or adapter not in self.memlayers_gate:
+        """The gate, if there is a trained one."""
+        if adapter not in self.memlayers_gate:
             return None
         gate: Any = self.memlayers_gate[adapter]
         return gate if gate.trained else None
@@ -287,6 +318,14 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         # peft looks for `.weight`, which an MLP block lacks, and would cast the memory to its dtype.
         parameter = next(base_layer.parameters(), None)
         return (None if parameter is None else parameter.device), None
+
+
+def _where_open(gate: RelevanceGate, x: Tensor, candidates: Tensor | None) -> Tensor:
+    """The tokens, int64 [open], that the gate opens for, among the candidates, bool [n], if there are any."""
+    if candidates is None:
+        return gate.is_open(x).nonzero().squeeze(-1)
+    rows = candidates.to(x.device).nonzero().squeeze(-1)
+    return rows[gate.is_open(x[rows])] if rows.numel() else rows
 
 
 def _imbalance(scores: Tensor) -> Tensor:

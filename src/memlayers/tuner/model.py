@@ -20,6 +20,7 @@ from memlayers.backbones import (
 from memlayers.errors import InputError
 from memlayers.tuner.config import METHOD, MemoryConfig
 from memlayers.tuner.layer import MERGE_REFUSAL, MemoryLayer
+from memlayers.tuner.subjects import SubjectWatch
 from memlayers.value_pool import ValuePool
 
 
@@ -63,12 +64,24 @@ class MemoryModel(BaseTuner):
         layer = find_mlp_blocks(self.model).index(current_key)
         owner = next(iter(memory_layers(self.model, adapter_name)), None)
         if not isinstance(target, MemoryLayer):
-            target = MemoryLayer(target, hidden_size(self.model))
+            others = memory_layers(self.model)
+            watch = others[0].watch if others else SubjectWatch()
+            if not watch.handles:
+                watch.stand_at(self.model)
+            target = MemoryLayer(target, hidden_size(self.model), watch)
             self._replace_module(parent, target_name, target, target)
         target.add_adapter(adapter_name, peft_config, layer, owner)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: Any) -> None:
         setattr(parent, child_name, new_module)  # peft would also copy `.weight`, which an MLP block lacks
+
+    def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
+        """The backbone alone, without what watched it."""
+        watches = {id(layer.watch): layer.watch for layer in memory_layers(self.model)}
+        unloaded = super()._unload_and_optionally_merge(*args, **kwargs)
+        for watch in watches.values():
+            watch.leave()
+        return unloaded
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         """Leaves every dtype as built: float32, except for the pool, which peft would upcast to float32."""

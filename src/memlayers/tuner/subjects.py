@@ -1,0 +1,217 @@
+"""The entity level of the relevance gate: of whom has the text just spoken, and is anything stored about them?
+
+What tells a stored fact's question from a same-shape one is the subject alone, and the subject is a run of tokens. So
+an adapter holds a fingerprint of every run of tokens that spells a stored subject (`SubjectIndex`), and a memory is
+read from the last token of such a run on, for as many tokens as a question and its answer may still take; unless the
+next token shows that a longer name goes on ("Wolves Road", where Wolves are stored): then the run was none. The
+decision is causal, the same for all memory layers, exact but for a collision of 64-bit hashes, and needs no forward.
+
+Only token ids are looked at, and a memory layer does not see them. `SubjectWatch` does: it stands at the entrance of
+the backbone's trunk, and keeps what passed through with the key-value cache, so that a text may come in pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from memlayers.errors import InputError
+
+LONGEST_RUN = 32
+"""Tokens of a fingerprint; of a longer subject the last ones count."""
+
+_NO_TOKEN = -1
+_LONG_AGO = -(2**40)
+_TRAIL = "memlayers_trail"
+# Odd 64-bit constants (of splitmix64, Steele et al. 2014); int64 arithmetic wraps around, on a CPU and on a GPU.
+_MULTIPLIERS = (-7046029254386353131, -4658895280553007687, -7723592293110705685)
+
+
+class SubjectIndex(nn.Module):
+    """Fingerprints of the token runs that spell the stored subjects.
+
+    Buffers ``fingerprints`` int64 [n], ascending, and ``reach`` int64 []: how many tokens from a run's last one on the
+    memory may be read. While ``reach`` is 0 the index is empty, and nothing is held back. ``continues`` bool [v + 1]:
+    tokens that show that the name before them went on; the last entry stands for all ids beyond. ``thresholds`` float32
+    [2]: the least confidence, 0 to 1, with which an answer of the memory's, and one of the backbone's, is worth giving
+    (`session.Memory.ask`); 0 until they are settled.
+
+    Args:
+        size: n, room for so many fingerprints.
+        vocabulary: v, token ids of the backbone.
+    """
+
+    fingerprints: Tensor
+    continues: Tensor
+    reach: Tensor
+    thresholds: Tensor
+
+    def __init__(self, size: int, vocabulary: int) -> None:
+        super().__init__()
+        self.register_buffer("fingerprints", torch.zeros(size, dtype=torch.int64))
+        self.register_buffer("reach", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("continues", torch.zeros(vocabulary + 1, dtype=torch.bool))
+        self.register_buffer("thresholds", torch.zeros(2))
+
+    @torch.no_grad()
+    def fill(self, runs: Sequence[Sequence[int]], reach: int, continues: Sequence[int] = ()) -> None:
+        """Stores the runs, in place.
+
+        Args:
+            runs: token ids of each run; as many different ones as the index has room for.
+            reach: see the class.
+            continues: token ids, see the class.
+
+        Raises:
+            InputError: another number of runs.
+        """
+        prints = torch.tensor(sorted({fingerprint(run) for run in runs}), dtype=torch.int64)
+        if len(prints) != len(self.fingerprints):
+            raise InputError(f"{len(prints)} subjects for an index of {len(self.fingerprints)}: build the memory anew")
+        self.fingerprints.copy_(prints)
+        self.reach.fill_(reach)
+        self.continues.zero_()
+        self.continues[torch.tensor(list(continues), dtype=torch.int64, device=self.continues.device)] = True
+
+    def ends(self, ids: Tensor) -> Tensor:
+        """Where a stored run ends: bool [b, t] for token ids [b, t]; what lies before them is not seen."""
+        hashes = _hashes(ids)  # [b, t, LONGEST_RUN]
+        place = torch.searchsorted(self.fingerprints, hashes).clamp_max(len(self.fingerprints) - 1)
+        return (self.fingerprints[place] == hashes).any(-1)
+
+
+def fingerprint(run: Sequence[int]) -> int:
+    """The 64-bit hash of a run of token ids, of its last `LONGEST_RUN` ones where it is longer."""
+    kept = list(run)[-LONGEST_RUN:]
+    return int(_hashes(torch.tensor([kept]))[0, -1, len(kept) - 1])
+
+
+def distinct_runs(runs: Sequence[Sequence[int]]) -> int:
+    """How much room an index of these runs needs."""
+    return len({fingerprint(run) for run in runs})
+
+
+def _hashes(ids: Tensor) -> Tensor:
+    """Hashes of the runs of 1 to `LONGEST_RUN` tokens that end at each token: [b, t] -> int64 [b, t, LONGEST_RUN]."""
+    first, second, third = _MULTIPLIERS
+    mixed = (ids + 1) * first  # padding on the left, below, hashes as no token does
+    mixed = (mixed ^ (mixed >> 29)) * second
+    mixed = mixed ^ (mixed >> 32)
+    backwards = F.pad(mixed, (LONGEST_RUN - 1, 0)).unfold(1, LONGEST_RUN, 1).flip(-1)
+    powers = torch.full((LONGEST_RUN,), third, dtype=torch.int64, device=ids.device).cumprod(0)
+    lengths = torch.arange(1, LONGEST_RUN + 1, device=ids.device) * second
+    return (backwards * powers).cumsum(-1) ^ lengths
+
+
+def _reads(index: SubjectIndex, ids: Tensor, ends: Tensor) -> Tensor:
+    """Which tokens may read, bool [b, t], given the ids and where runs end, [b, t] each."""
+    place = torch.arange(ids.shape[1], device=ids.device)
+    whole = ends[:, :-1] & ~index.continues[ids[:, 1:].clamp(0, len(index.continues) - 1)]
+    latest = F.pad(torch.where(whole, place[:-1], _LONG_AGO), (1, 0), value=_LONG_AGO).cummax(1).values
+    return ends | (place - latest < index.reach)
+
+
+@dataclass(slots=True)
+class _Trail:
+    """What passed through with one cache: token ids [b, t], and where runs ended, bool [b, t], per adapter."""
+
+    ids: Tensor
+    ends: dict[str, Tensor] = field(default_factory=dict)
+
+    def last(self, tokens: int, rows: int) -> _Trail:
+        """The trail as of `tokens` tokens in `rows` rows: a cache may be cropped, or its rows repeated for beams."""
+
+        def fit(kept: Tensor, fill: int) -> Tensor:
+            kept = kept[:, :tokens]
+            if rows % len(kept) == 0:
+                kept = kept.repeat_interleave(rows // len(kept), 0)
+            else:
+                kept = kept.new_full((rows, kept.shape[1]), fill)
+            return F.pad(kept, (tokens - kept.shape[1], 0), value=fill)
+
+        return _Trail(fit(self.ids, _NO_TOKEN), {name: fit(ends, 0) for name, ends in self.ends.items()})
+
+
+class SubjectWatch:
+    """Stands at the trunk of a backbone and says for which tokens of a forward each memory may be read.
+
+    One per model, shared by its memory layers. The trail of a text lies on its key-value cache, so it goes where the
+    cache goes, also into a deep copy.
+    """
+
+    def __init__(self) -> None:
+        self.indexes: dict[str, nn.ModuleDict] = {}
+        self.handles: list[Any] = []
+        self.reads: dict[str, Tensor] = {}
+        """Per memory, of the last forward: bool [b, t], whether each token may read."""
+        self.decided: dict[str, Tensor | None] = {}
+        """Per memory, of the last forward: the tokens that its first layer lets read, int64 [open]; None for all."""
+        self._trail: _Trail | None = None
+
+    def stand_at(self, model: nn.Module) -> None:
+        """Watches the trunk of `model`: what transformers calls its base model."""
+        trunk = getattr(model, "base_model", model)
+        self.handles = [
+            trunk.register_forward_pre_hook(self.before, with_kwargs=True),
+            trunk.register_forward_hook(self.after, with_kwargs=True),
+        ]
+
+    def leave(self) -> None:
+        """Takes the hooks away."""
+        for handle in self.handles:
+            handle.remove()
+        self.handles = []
+
+    def index(self, adapter: str) -> SubjectIndex | None:
+        """The index of a memory, where it has one that is filled."""
+        home: Any = self.indexes.get(adapter, {})
+        index: Any = home[adapter] if adapter in home else None  # gone where the memory was deleted
+        return index if index is not None and index.reach else None
+
+    @torch.no_grad()
+    def before(self, trunk: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Looks at the tokens that are about to go through."""
+        self.reads, self.decided, self._trail = {}, {}, None
+        filled = {name: index for name in self.indexes if (index := self.index(name)) is not None}
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        if not filled or ids is None:
+            return
+        ids = ids.to(next(iter(filled.values())).fingerprints.device)  # the embeddings may lie on another one
+        cache: Any = kwargs.get("past_key_values")
+        past = int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
+        empty = _Trail(ids[:, :0], {name: ids[:, :0].bool() for name in filled})
+        trail = (getattr(cache, _TRAIL, empty) if past else empty).last(past, len(ids))
+        self._trail = _Trail(torch.cat([trail.ids, ids], 1))
+        seen = torch.cat([trail.ids[:, -(LONGEST_RUN - 1) :], ids], 1)
+        new = ids.shape[1]
+        for name, index in filled.items():
+            before = trail.ends.get(name, torch.zeros_like(trail.ids, dtype=torch.bool))
+            ends = torch.cat([before, index.ends(seen)[:, -new:]], 1)
+            self._trail.ends[name] = ends
+            self.reads[name] = _reads(index, self._trail.ids, ends)[:, -new:]
+
+    def after(self, trunk: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Leaves the trail with the cache."""
+        cache = getattr(output, "past_key_values", None)
+        cache = kwargs.get("past_key_values") if cache is None else cache
+        if self._trail is not None and hasattr(cache, "get_seq_length"):
+            setattr(cache, _TRAIL, self._trail)
+        self._trail = None
+
+    def may_read(self, adapter: str, tokens: int) -> Tensor | None:
+        """Which of the last forward's tokens may read, bool [tokens]; None where nothing is held back.
+
+        Raises:
+            InputError: the forward had embeddings in place of token ids.
+        """
+        if self.index(adapter) is None:
+            return None
+        reads = self.reads.get(adapter)
+        if reads is None or reads.numel() != tokens:
+            raise InputError("this memory opens by the names in its text: give input_ids, not inputs_embeds")
+        return reads.reshape(-1)

@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from torch import Tensor
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
+
+from memlayers.errors import InputError
+from memlayers.tuner import MemoryConfig, memory_layers, value_pool
+from memlayers.tuner.subjects import LONGEST_RUN, SubjectIndex, distinct_runs, fingerprint
+
+Build = Callable[..., PreTrainedModel]
+RUN = (7, 8, 9)
+
+
+def _index(runs: list[tuple[int, ...]], reach: int = 4) -> SubjectIndex:
+    index = SubjectIndex(distinct_runs(runs), 64)
+    index.fill(runs, reach)
+    return index
+
+
+def _model(backbone: PreTrainedModel, runs: tuple[tuple[int, ...], ...] = (RUN,), reach: int = 4) -> Any:
+    config = MemoryConfig(
+        layers=[0, 2], sub_keys=8, heads=2, top_k=3, gate=True, gate_hidden=8, subjects=distinct_runs(runs)
+    )
+    model = get_peft_model(backbone, config).eval()
+    value_pool(model, "default").initialise("normal", 0)
+    memory_layers(model)[0].memlayers_subjects["default"].fill(runs, reach)
+    return model
+
+
+def _watch(model: Any) -> Any:
+    return memory_layers(model)[0].watch
+
+
+@torch.no_grad()
+def _both(model: Any, ids: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+    """Logits with the memory and without."""
+    after = model(ids, **options).logits
+    with model.disable_adapter():
+        return after, model(ids, **options).logits
+
+
+def test_runs_are_found_where_they_end_and_nowhere_else() -> None:
+    rng = random.Random(0)
+    runs = [tuple(rng.randrange(5) for _ in range(rng.randint(2, 6))) for _ in range(12)]
+    ids = [[rng.randrange(5) for _ in range(40)] for _ in range(6)]
+    found = _index(runs).ends(torch.tensor(ids))
+    expected = [
+        [any(tuple(row[max(0, t + 1 - len(run)) : t + 1]) == run for run in runs) for t in range(40)] for row in ids
+    ]
+    assert found.tolist() == expected
+    assert 0 < sum(map(sum, expected)) < 240
+
+
+def test_order_and_length_matter_and_the_zero_token_is_a_token() -> None:
+    index = _index([(1, 2), (0, 3)])
+    assert index.ends(torch.tensor([[1, 2]])).tolist() == [[False, True]]
+    for other in ([2, 1], [3, 0], [1, 1, 0], [3, 3]):
+        assert not index.ends(torch.tensor([other])).any()
+    assert not index.ends(torch.tensor([[3]])).any()  # what lies before a text is not token 0
+    assert len({fingerprint(run) for run in ((0,), (0, 0), (0, 0, 0))}) == 3
+
+
+def test_of_a_long_run_the_last_tokens_count() -> None:
+    long = tuple(range(1, LONGEST_RUN + 10))
+    index = _index([long])
+    assert index.ends(torch.tensor([long]))[0].nonzero().flatten().tolist() == [len(long) - 1]
+    assert fingerprint(long) == fingerprint(long[-LONGEST_RUN:])
+
+
+def test_an_index_takes_as_many_runs_as_it_has_room_for() -> None:
+    with pytest.raises(InputError, match="2 subjects for an index of 1"):
+        SubjectIndex(1, 64).fill([(1,), (2,)], 3)
+
+
+def test_the_memory_is_read_from_the_name_on_and_no_further_than_its_reach(tiny_backbone: Build) -> None:
+    model = _model(tiny_backbone())
+    ids = torch.tensor([[3, 4, *RUN, 5, 6, 10, 11, 12, 13]])
+    _both(model, ids)
+    model(ids)
+    assert _watch(model).reads["default"][0].nonzero().flatten().tolist() == [4, 5, 6, 7]
+    after, before = _both(model, ids)
+    assert torch.equal(after[:, :4], before[:, :4])
+    assert not torch.equal(after[:, 4], before[:, 4])
+
+
+def test_a_text_without_a_stored_name_keeps_the_backbones_bits(tiny_backbone: Build) -> None:
+    model = _model(tiny_backbone())
+    after, before = _both(model, torch.tensor([[3, 4, 7, 8, 5], [9, 8, 7, 9, 9]]))
+    assert torch.equal(after, before)
+
+
+def test_until_it_is_filled_an_index_holds_nothing_back(tiny_backbone: Build) -> None:
+    model = get_peft_model(tiny_backbone(), MemoryConfig(layers=[0, 2], sub_keys=8, top_k=3, subjects=4)).eval()
+    value_pool(model, "default").initialise("normal", 0)
+    after, before = _both(model, torch.tensor([[3, 4, 5]]))
+    assert not torch.equal(after[:, 0], before[:, 0])
+
+
+def test_a_name_that_goes_on_was_none(tiny_backbone: Build) -> None:
+    model = _model(tiny_backbone())
+    index: Any = memory_layers(model)[0].memlayers_subjects["default"]
+    index.fill([RUN], 4, continues=[20, 63])
+    for follower, places in ((20, [3]), (63, [3]), (21, [3, 4, 5, 6])):
+        ids = torch.tensor([[3, *RUN, follower, 5, 5, 5, 5]])
+        model(ids)
+        assert _watch(model).reads["default"][0].nonzero().flatten().tolist() == places
+        cache = model(ids[:, :4], use_cache=True).past_key_values
+        model(ids[:, 4:], past_key_values=cache)
+        assert _watch(model).reads["default"][0].sum() == len(places) - 1
+    assert not index.ends(torch.tensor([[20, 63]])).any()
+
+
+@pytest.mark.parametrize("pieces", [(1,) * 11, (3, 8), (4, 1, 6), (10, 1)])
+def test_pieces_with_a_cache_decide_as_the_whole(tiny_backbone: Build, pieces: tuple[int, ...]) -> None:
+    model = _model(tiny_backbone(), reach=5)
+    ids = torch.tensor([[3, 4, *RUN, 5, 6, 10, 11, 12, 13], [3, 4, 5, 5, 5, 5, 6, *RUN, 13]])
+    with torch.no_grad():
+        whole = model(ids).logits
+        reads = _watch(model).reads["default"]
+        cache, seen, logits = None, [], []
+        for piece in ids.split(list(pieces), dim=1):
+            out = model(piece, past_key_values=cache, use_cache=True)
+            cache = out.past_key_values
+            seen.append(_watch(model).reads["default"])
+            logits.append(out.logits)
+    assert torch.equal(torch.cat(seen, 1), reads)
+    assert reads.any() and not reads.all()
+    torch.testing.assert_close(torch.cat(logits, 1), whole)
+
+
+def test_a_copied_and_a_cropped_cache_keep_their_trail(tiny_backbone: Build) -> None:
+    model = _model(tiny_backbone(), reach=20)
+    with torch.no_grad():
+        cache = DynamicCache(config=model.config)
+        model(torch.tensor([[3, *RUN[:2]]]), past_key_values=cache)
+        copied = copy.deepcopy(cache)
+        model(torch.tensor([[RUN[2]]]), past_key_values=cache)
+        assert _watch(model).reads["default"].all()
+        model(torch.tensor([[5]]), past_key_values=copied)  # another continuation of the same start
+        assert not _watch(model).reads["default"].any()
+        cache.crop(-1)  # the name's last token is taken back
+        model(torch.tensor([[5]]), past_key_values=cache)
+        assert not _watch(model).reads["default"].any()
+
+
+def test_beams_and_padding_on_the_left_decide_per_row(tiny_backbone: Build) -> None:
+    model = _model(tiny_backbone(), reach=30)
+    ids = torch.tensor([[0, 0, 3, *RUN], [3, 4, 5, 6, 10, 11]])
+    mask = torch.tensor([[0, 0, 1, 1, 1, 1], [1] * 6])
+    for beams in (1, 2):
+        model.generate(
+            input_ids=ids, attention_mask=mask, num_beams=beams, do_sample=False, max_new_tokens=3, min_new_tokens=3,
+            eos_token_id=2, pad_token_id=0,
+        )  # fmt: skip
+        assert _watch(model).reads["default"].flatten().tolist() == [True] * beams + [False] * beams
+
+
+def test_the_layers_follow_the_first_ones_decision(tiny_backbone: Build) -> None:
+    model = _model(tiny_backbone())
+    first, second = memory_layers(model)
+    assert "default" in first.memlayers_gate and "default" not in second.memlayers_gate
+    gate: Any = first.memlayers_gate["default"]
+    gate.trained.fill_(1)
+    gate.threshold.fill_(1e9)  # closed for every token: the other layer has no say
+    after, before = _both(model, torch.tensor([[3, *RUN, 5]]))
+    assert torch.equal(after, before)
+    gate.threshold.fill_(-1e9)
+    model(torch.tensor([[3, *RUN, 5]]))
+    assert _watch(model).decided["default"].tolist() == [3, 4]
+
+
+def test_two_memories_have_subjects_of_their_own(tiny_backbone: Build) -> None:
+    model = _model(tiny_backbone())
+    config = MemoryConfig(layers=[0, 2], sub_keys=8, heads=2, top_k=3, subjects=1)
+    model.add_adapter("other", config)
+    value_pool(model, "other").initialise("normal", 1)
+    memory_layers(model)[0].memlayers_subjects["other"].fill([(3, 4)], 3)
+    ids = torch.tensor([[5, *RUN, 5], [5, 3, 4, 5, 5]])
+    for adapter, row in (("default", 0), ("other", 1)):
+        model.set_adapter(adapter)
+        after, before = _both(model, ids)
+        assert torch.equal(after[1 - row], before[1 - row]) and not torch.equal(after[row], before[row])
+    model.delete_adapter("other")
+    model.set_adapter("default")
+    after, before = _both(model, ids)
+    assert torch.equal(after[1], before[1])
+
+
+def test_embeddings_in_place_of_tokens_are_refused(tiny_backbone: Build) -> None:
+    model = _model(tiny_backbone())
+    with pytest.raises(InputError, match="input_ids"):
+        model(inputs_embeds=torch.zeros(1, 3, 32))
+
+
+def test_an_index_is_saved_loaded_and_taken_away_with_its_memory(tiny_backbone: Build, tmp_path: Path) -> None:
+    tiny_backbone().save_pretrained(tmp_path / "backbone")
+    model = _model(AutoModelForCausalLM.from_pretrained(tmp_path / "backbone"), runs=(RUN, (11,)))
+    index: Any = memory_layers(model)[0].memlayers_subjects["default"]
+    index.thresholds.copy_(torch.tensor([0.25, 0.5]))
+    model.save_pretrained(tmp_path / "memory")
+    loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / "backbone"), tmp_path / "memory")
+    again: Any = memory_layers(loaded)[0].memlayers_subjects["default"]
+    for name, tensor in index.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor) and again.state_dict()[name].dtype == tensor.dtype
+    ids = torch.tensor([[3, *RUN, 5], [5, 5, 11, 5, 5]])
+    with torch.no_grad():
+        assert torch.equal(loaded(ids).logits, model(ids).logits)
+        bare = loaded.unload()
+        assert not bare.base_model._forward_pre_hooks and not bare.base_model._forward_hooks
+        assert torch.equal(bare(ids).logits, _both(model, ids)[1])
+
+
+def test_a_deep_copy_watches_its_own_tokens(tiny_backbone: Build) -> None:
+    model = _model(tiny_backbone())
+    twin = copy.deepcopy(model)
+    assert _watch(twin) is not _watch(model)
+    ids = torch.tensor([[3, *RUN, 5]])
+    with torch.no_grad():
+        assert torch.equal(twin(ids).logits, model(ids).logits)
+    value_pool(twin, "default").weight.data.zero_()
+    after, before = _both(twin, ids)
+    assert torch.equal(after, before)
