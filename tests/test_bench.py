@@ -67,7 +67,7 @@ def test_peers_take_the_same_step() -> None:
     found = list(peer_steps(SMALL, "uniform", make_reads(SMALL, "uniform", CPU, 1), Clock(CPU, 1)))
     names = {timing.variant for timing in found}
     assert {"gather + einsum, AdamW", "embedding_bag, fused AdamW", "embedding_bag sparse, SparseAdam"} <= names
-    assert all(timing.stage == "teaching step" and timing.ms > 0 for timing in found)
+    assert all(timing.stage in ("teaching step", "whole layers") and timing.ms > 0 for timing in found)
 
 
 @pytest.fixture

@@ -173,7 +173,7 @@ def test_other_parameters_get_torchs_adamw(state_device: str):
     theirs.load_state_dict(ours.state_dict())
     settings = {**SETTINGS, "weight_decay": 0.1}
     optimizers = (RowAdamW(ours.parameters(), state_device=state_device, **settings),
-                  AdamW(theirs.parameters(), foreach=False, **settings))  # fmt: skip
+                  AdamW(theirs.parameters(), fused=True, **settings))  # fmt: skip
     for step in range(9):
         x = torch.randn(5, 4, generator=torch.Generator().manual_seed(step))
         for layer, optimizer in zip((ours, theirs), optimizers, strict=True):

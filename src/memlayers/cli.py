@@ -493,7 +493,7 @@ def _print_bench(found: Any) -> None:
         for cells in table_rows([timing for timing in found.timings if timing.malloc == malloc]):
             table.add_row(*cells)
         console.print(table)
-    table = Table("malloc", "indices", "semantics", "than", "times faster")
+    table = Table("malloc", "indices", "semantics, or stage", "than", "times faster")
     for malloc, kind, semantics, peer, ratio in ratios(found):
         table.add_row(malloc, kind, semantics, peer, f"{ratio:.1f}")
     if table.rows:

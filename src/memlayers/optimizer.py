@@ -194,7 +194,7 @@ class RowAdamW(Optimizer):
         values = parameter.to(device)
         functional_adamw(
             [values], [gradient.to(device)], [state["exp_avg"]], [state["exp_avg_sq"]], [], [state["step"]],
-            foreach=False, amsgrad=False, beta1=group["betas"][0], beta2=group["betas"][1], lr=group["lr"],
+            fused=device.type == "cpu", amsgrad=False, beta1=group["betas"][0], beta2=group["betas"][1], lr=group["lr"],
             weight_decay=group["weight_decay"], eps=group["eps"], maximize=False,
         )  # fmt: skip
         if values.data_ptr() != parameter.data_ptr():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import importlib
 import importlib.util
@@ -15,25 +16,29 @@ from torch import Tensor
 
 from memlayers.bench.figures import Clock, Shape, Timing
 from memlayers.bench.reads import Reads
-from memlayers.bench.stages import BETAS, EPS, RATE
+from memlayers.bench.stages import BETAS, EPS, RATE, make_pool
+from memlayers.optimizer import RowAdamW
+from memlayers.product_keys import product_key_top_k
+
+WHOLE_KEY_DIM: Final = 64  # of a half of a query, where whole layers are compared
 
 
 def peer_steps(shape: Shape, kind: str, reads: Reads, clock: Clock) -> Iterator[Timing]:
     """The same teaching step done by others: all layers read one table, one backward, one optimizer step."""
-    for name, make in _PEERS.items():
-        try:
-            step = make(shape, reads, clock.device)
-        except ImportError:
-            continue
-        if step is None:
-            continue
-        taken = clock(step)
-        peak = clock.peak(step)
-        yield Timing(
-            "teaching step", name, kind, *taken, 0, 0, "", None, reads.unique_ratio, None, peak, "default", shape
-        )
-        del step
-        gc.collect()
+    for stage, table in (("teaching step", _PEERS), ("whole layers", _WHOLE if kind == "uniform" else {})):
+        for name, make in table.items():
+            try:
+                step = make(shape, reads, clock.device)
+            except ImportError:
+                continue
+            if step is None:
+                continue
+            taken = clock(step)
+            peak = clock.peak(step)
+            ratio = reads.unique_ratio if table is _PEERS else None
+            yield Timing(stage, name, kind, *taken, 0, 0, "", None, ratio, None, peak, "default", shape)
+            del step
+            gc.collect()
 
 
 def _stock_table(shape: Shape, device: torch.device) -> torch.nn.Parameter | None:
@@ -124,6 +129,70 @@ def _fbgemm(shape: Shape, reads: Reads, device: torch.device) -> Callable[[], No
     return step
 
 
+class _WholeLayers(torch.nn.Module):
+    """Query, sub-keys, top-k and pool of all layers, everything learning, as in the dense recipe."""
+
+    def __init__(self, shape: Shape, key_dim: int) -> None:
+        super().__init__()
+        self.shape, self.width = shape, key_dim
+        self.queries = torch.nn.ModuleList(
+            torch.nn.Linear(shape.dim, 2 * key_dim * shape.heads, bias=False) for _ in range(shape.layers)
+        )
+        self.keys = torch.nn.ParameterList(
+            torch.randn(2, shape.heads, shape.sub_keys, key_dim) for _ in range(shape.layers)
+        )
+        self.pool = make_pool(shape, torch.device("cpu"))
+
+    def forward(self, x: Tensor, number: int) -> Tensor:
+        """[tokens, dim] -> [tokens, dim]."""
+        query = self.queries[number](x).view(len(x), self.shape.heads, 2, self.width).permute(2, 1, 0, 3)
+        scores = (query @ self.keys[number].mT).transpose(1, 2)  # [2, n, h, m]
+        best, slots = product_key_top_k(scores[0], scores[1], self.shape.top_k)
+        read: Tensor = self.pool(slots.flatten(1), best.softmax(-1).flatten(1))
+        return read
+
+
+def _own_whole_layers(shape: Shape, reads: Reads, device: torch.device) -> Callable[[], None] | None:
+    """Whole memory layers of ours, against product-key-memory's."""
+    if shape.dtype != "float32" or importlib.util.find_spec("product_key_memory") is None:
+        return None
+    layers = _WholeLayers(shape, WHOLE_KEY_DIM).to(device)
+    x = torch.randn(shape.tokens, shape.dim, generator=torch.Generator().manual_seed(2)).to(device)
+    optimizer = RowAdamW(layers.parameters(), lr=RATE, betas=BETAS, eps=EPS)
+
+    def step() -> None:
+        torch.autograd.backward([layers(x, number) for number in range(shape.layers)], reads.gradients)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _product_key_memory(shape: Shape, reads: Reads, device: torch.device) -> Callable[[], None] | None:
+    """Lucidrains' product-key-memory, its layers sharing one table of values, with torch's fused AdamW."""
+    if shape.dtype != "float32" or importlib.util.find_spec("product_key_memory") is None:
+        return None
+    make = importlib.import_module("product_key_memory").PKM
+    layers = torch.nn.ModuleList(
+        make(shape.dim, heads=shape.heads, num_keys=shape.sub_keys, topk=shape.top_k, dim_head=WHOLE_KEY_DIM)
+        for _ in range(1)
+    )
+    for _ in range(shape.layers - 1):  # a twin of the first but for the values, which would not fit three times
+        twin = copy.deepcopy(layers[0], {id(layers[0].values): layers[0].values})
+        layers.append(twin)
+    layers = layers.to(device)
+    x = torch.randn(1, shape.tokens, shape.dim, generator=torch.Generator().manual_seed(2)).to(device)
+    gradients = [gradient[None] for gradient in reads.gradients]
+    optimizer = torch.optim.AdamW(layers.parameters(), lr=RATE, betas=BETAS, eps=EPS, weight_decay=0.0, fused=True)
+
+    def step() -> None:
+        torch.autograd.backward([layer(x) for layer in layers], gradients)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
 _PEERS: Final = MappingProxyType(
     {
         "gather + einsum, AdamW": _stock(_gather, _adamw(foreach=False)),
@@ -136,3 +205,7 @@ _PEERS: Final = MappingProxyType(
         "embedding_bag, bitsandbytes 8-bit": _stock(_bag, _eight_bit),
     }
 )
+_WHOLE: Final = MappingProxyType(
+    {"memlayers": _own_whole_layers, "product-key-memory, fused AdamW": _product_key_memory}
+)
+"""These choose what they read: they are timed against each other, apart from the given reads."""

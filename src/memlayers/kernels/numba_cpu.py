@@ -691,47 +691,47 @@ def _insert(best: Any, index: Any, filled: int, score: Any, i: Any) -> None:
 
 
 @_inlined
-def _best_of(row: Any, k: int, best: Any, index: Any, largest: Any) -> None:
+def _best_of(row: Any, k: int, best: Any, index: Any, largest: Any, found: Any, where: Any) -> None:
     """The k best of `row` [m], best first; among equals the lower index.
 
-    `largest` [g] takes the largest of each of g groups (every g-th element, which vectorises). At least k elements are
-    no smaller than the k-th largest of these: whatever is smaller cannot be among the k best.
+    `largest` [g] takes the largest of each of g groups, every g-th element: that vectorises. At least k elements are no
+    smaller than the k-th largest of these, so what is smaller cannot be among the k best. What is left, about k and a
+    half, goes to `found` and `where` [m + 1], and is sorted.
     """
     m, groups = row.shape[0], largest.shape[0]
-    filled = 0
+    candidates = 0
     if m >= 2 * groups:
-        for g in range(groups):
-            largest[g] = row[g]
         whole = m // groups
         lanes = row[: whole * groups].reshape(whole, groups)
+        for g in range(groups):
+            largest[g] = row[g]
         for t in range(1, whole):
             for g in range(groups):
                 largest[g] = lanes[t, g] if lanes[t, g] > largest[g] else largest[g]
         for g in range(m - whole * groups):
             rest = row[whole * groups + g]
             largest[g] = rest if rest > largest[g] else largest[g]
-        for g in range(k):
-            _insert(best, index, g + 1, largest[g], g)
-        for g in range(k, groups):
-            if largest[g] > best[k - 1]:
-                _insert(best, index, k, largest[g], g)
-        threshold = best[k - 1]
+        threshold = largest.dtype.type(np.inf)
+        for g in range(groups):  # the k-th largest has fewer than k above it; counting has no branch to guess
+            above = 0
+            for other in range(groups):
+                above += largest[other] > largest[g]
+            if above < k and largest[g] < threshold:
+                threshold = largest[g]
         for g in range(groups):
             if largest[g] >= threshold:
                 for i in range(g, m, groups):
-                    score = row[i]
-                    if score >= threshold:
-                        if filled < k:
-                            filled += 1
-                            _insert(best, index, filled, score, i)
-                        elif score > best[k - 1] or (score == best[k - 1] and i < index[k - 1]):
-                            _insert(best, index, k, score, i)
-    if filled < k:  # a short row, or NaN among the scores
-        for i in range(k):
-            _insert(best, index, i + 1, row[i], i)
-        for i in range(k, m):
-            if row[i] > best[k - 1]:
-                _insert(best, index, k, row[i], i)
+                    found[candidates], where[candidates] = row[i], i
+                    candidates += row[i] >= threshold
+    if candidates < k:  # a short row, or NaN among the scores
+        candidates = m
+        for i in range(m):
+            found[i], where[i] = row[i], i
+    for i in range(k):
+        _insert(best, index, i + 1, found[i], where[i])
+    for i in range(k, candidates):
+        if found[i] > best[k - 1] or (found[i] == best[k - 1] and where[i] < index[k - 1]):
+            _insert(best, index, k, found[i], where[i])
 
 
 @_jit
@@ -741,10 +741,11 @@ def _top_k_kernel(
 ) -> None:  # fmt: skip
     best_a, best_b = np.empty(k, dtype=flat_a.dtype), np.empty(k, dtype=flat_a.dtype)
     index_a, index_b = np.empty(k, dtype=np.int64), np.empty(k, dtype=np.int64)
-    largest = np.empty(max(32, (3 * k + 15) // 16 * 16), dtype=flat_a.dtype)
+    largest = np.empty((2 * k + 15) // 16 * 16, dtype=flat_a.dtype)
+    found, where = np.empty(m + 1, dtype=flat_a.dtype), np.empty(m + 1, dtype=np.int64)
     for t in range(begin, end):
-        _best_of(flat_a[begins_a[t] : begins_a[t] + m], k, best_a, index_a, largest)
-        _best_of(flat_b[begins_b[t] : begins_b[t] + m], k, best_b, index_b, largest)
+        _best_of(flat_a[begins_a[t] : begins_a[t] + m], k, best_a, index_a, largest, found, where)
+        _best_of(flat_b[begins_b[t] : begins_b[t] + m], k, best_b, index_b, largest, found, where)
         best, slot = scores[t], slots[t]
         filled = 0
         for i in range(k):
