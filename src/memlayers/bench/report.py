@@ -37,7 +37,7 @@ def table_rows(timings: list[Timing]) -> Iterator[list[str]]:
         ]
 
 
-HEADER = ("stage", "by", "indices", "ms", "MB", "GB/s", "of the roof", "unique", "error", "peak MB")
+HEADER = ("stage", "by", "indices", "ms", "MB", "GB/s", "of the roof", "unique", "error", "grew by MB")
 
 
 def ratios(bench: Bench) -> Iterator[tuple[str, str, str, str, float]]:

@@ -45,7 +45,7 @@ def product_key_top_k(scores_a: Tensor, scores_b: Tensor, k: int) -> tuple[Tenso
     slots = torch.empty(*shape, k, dtype=torch.int64)
     if best.numel():
         arguments = (*a, *b, k, scores_a.shape[-1], best.numpy().reshape(-1, k), slots.numpy().reshape(-1, k))
-        _in_threads(_top_k_kernel, len(a[1]), *arguments)
+        _in_threads(_top_k_kernel, len(a[1]), *arguments, least=128)
     return best, slots
 
 
@@ -170,9 +170,9 @@ def drift_rows(
 # -- from torch to numba ----------------------------------------------------------------------------------------
 
 
-def _in_threads(kernel: Callable[..., None], n: int, *arguments: Any) -> None:
-    """Runs kernel(*arguments, begin, end) over [0, n), a thread a part; each thread compiles or loads it at need."""
-    parts = max(1, min(torch.get_num_threads(), n))
+def _in_threads(kernel: Callable[..., None], n: int, *arguments: Any, least: int = 8) -> None:
+    """Runs kernel(*arguments, begin, end) over [0, n), a thread a part, no part smaller than `least`."""
+    parts = max(1, min(torch.get_num_threads(), n // least))
     bounds = [n * i // parts for i in range(parts + 1)]
     errors: list[BaseException] = []
 

@@ -297,7 +297,9 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         sub_keys = self.memlayers_sub_keys[adapter].float()
         query = self.memlayers_query[adapter](x).view(x.shape[0], config.heads, 2, sub_keys.shape[-1])
         if config.qk_norm:
-            query, sub_keys = F.normalize(query, dim=-1), F.normalize(sub_keys, dim=-1)
+            query = F.normalize(query, dim=-1)
+            if config.trainable_addressing:  # frozen ones are made with unit norm
+                sub_keys = F.normalize(sub_keys, dim=-1)
         query = (config.temperature * query).permute(2, 1, 0, 3)  # [2, h, n, key_dim / 2]
         scores = query.flatten(0, 1) @ sub_keys.flatten(0, 1).mT  # [2 h, n, m]: one product per half and head
         by_half = scores.unflatten(0, (2, config.heads)).transpose(1, 2)  # [2, n, h, m], a view
