@@ -1,5 +1,7 @@
 """The three ways to teach at one budget: addressed with its gate (the default), without it, and the seed's dense.
 
+The default also with torch's AdamW and its dense gradient of the whole pool, for the time it takes.
+
 Runs ``memlayers demo`` once per way (and per seed for the default) and keeps what the README quotes:
 ``benchmarks/results/recipes/*.json`` and the comparison drawn from them.
 
@@ -22,6 +24,7 @@ RUNS = {
     "addressed": ["--seed", "137"],
     "addressed-seed-7": ["--seed", "7"],
     "addressed-seed-23": ["--seed", "23"],
+    "addressed-stock-adamw": ["--seed", "137", "--optimizer", "adamw"],
     "addressed-no-gate": ["--seed", "137", "--no-gate"],
     "dense": ["--seed", "137", "--recipe", "dense"],
 }

@@ -9,6 +9,7 @@ learning rate carries over between layers and backbones.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,10 @@ class LayerFeatures:
     inputs: Tensor
     sequence: Tensor
     output_rms: float
+
+
+class _Seen(Exception):
+    """Ends a forward whose rest is not needed."""
 
 
 @torch.inference_mode()
@@ -71,6 +76,8 @@ def collect_features(
             out = output[0] if isinstance(output, tuple) else output
             seen[number].append(arguments[0].reshape(-1, layer.dim)[kept].cpu())
             squares[number] += out.reshape(-1, layer.dim)[kept].double().square().mean(-1).sum().item()
+            if number == len(layers) - 1:
+                raise _Seen  # what the layers above do is nobody's business here
 
         return record
 
@@ -83,7 +90,8 @@ def collect_features(
                 lengths = torch.tensor([len(sequences[i]) for i in chosen])
                 mask = (torch.arange(longest) < lengths[:, None]).to(device)
                 owners.append(torch.tensor(chosen).repeat_interleave(lengths))
-                trunk(input_ids=ids.to(device), attention_mask=mask.long(), use_cache=False)
+                with suppress(_Seen):
+                    trunk(input_ids=ids.to(device), attention_mask=mask.long(), use_cache=False)
                 if progress is not None:
                     progress(len(chosen))
     finally:

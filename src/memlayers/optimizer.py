@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeAlias, overload
@@ -219,12 +220,13 @@ class RowAdamW(Optimizer):
         places = touched.places_of(rows, pool.table)
         if self.semantics == "lazy":
             touched.steps[places] += 1
-            steps = touched.steps[places]
+            adamw = _numbers(group, touched.steps[places])
         else:
-            touched.steps[places] = len(state["schedule"])
-            steps = touched.steps[places]
-            state["caught_up"][inverted.rows] = len(state["schedule"])
-        adamw = _numbers(group, steps)
+            now = len(state["schedule"])
+            touched.steps[places] = now
+            state["caught_up"][inverted.rows] = now
+            alike = _numbers(group, touched.steps.new_tensor([now]))
+            adamw = alike._replace(step_size=alike.step_size.repeat(len(places)), root=alike.root.repeat(len(places)))
         if touched.format.device != parameter.device or self.state_device == "host":
             self._step_on_host(pool, gradient, inverted, touched, places, adamw)
             return
@@ -290,7 +292,8 @@ class RowAdamW(Optimizer):
     # -- rows moved late (dense semantics) --------------------------------------------------------------------------
 
     def __del__(self) -> None:
-        if getattr(self, "semantics", None) == "dense":  # not where __init__ failed
+        # Not where __init__ failed, nor when the interpreter ends and its modules are gone.
+        if getattr(self, "semantics", None) == "dense" and not sys.is_finalizing():
             self.flush()
 
     def _attach(self, parameter: Tensor, pool: ValuePool, state: dict[str, Any]) -> None:
@@ -317,27 +320,25 @@ class RowAdamW(Optimizer):
             return
         records, touched, caught_up = state["schedule"], state["touched"], state["caught_up"]
         now = len(records)
+        kernels = kernels_for(parameter.device)
         if indices is None:
-            rows = (caught_up < now).nonzero().squeeze(-1)
-        else:
-            flat = indices.flatten().long()
-            rows = flat[caught_up[flat] < now].unique()
+            indices = (caught_up < now).nonzero()
+        rows, since = kernels.stale_rows(indices, caught_up, now)
         if not len(rows):
             return
         schedule = _schedule(records, parameter.device)
         shrink = schedule.beta1 / math.sqrt(schedule.beta2) if schedule.beta2 else math.inf
         horizon = math.ceil(math.log(NEGLIGIBLE) / math.log(shrink)) if 0 < shrink < 1 else 2**62
-        kernels = kernels_for(parameter.device)
         places = touched.place[rows].long()
-        never = rows[places < 0]
+        never = (places < 0).nonzero().squeeze(-1)
         if len(never) and bool((schedule.decay != 1).any()):
-            kernels.drift_rows(pool.table, None, never, never, caught_up[never], caught_up[never], schedule, None)
-        had = rows[places >= 0]
-        places = places[places >= 0]
-        for chunk, picked, at in touched.by_chunk(places):
-            moving_until = touched.steps[places[picked]] + horizon
-            kernels.drift_rows(pool.table, chunk, at, had[picked], caught_up[had[picked]], moving_until, schedule, None)
-        caught_up[rows] = now
+            at, then = rows[never], since[never]
+            kernels.drift_rows(pool.table, None, at, at, then, then, schedule, None)
+        had = (places >= 0).nonzero().squeeze(-1)
+        for chunk, picked, at in touched.by_chunk(places[had]):
+            those = had[picked]
+            moving_until = touched.steps[places[those]] + horizon
+            kernels.drift_rows(pool.table, chunk, at, rows[those], since[those], moving_until, schedule, None)
 
     # -- saving and loading -----------------------------------------------------------------------------------------
 

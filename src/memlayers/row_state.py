@@ -115,11 +115,9 @@ class TouchedRows:
             if len(places):
                 yield self.chunks[0], torch.arange(len(places), device=places.device), places
             return
-        order = torch.argsort(places)
-        ends = torch.arange(1, len(self.chunks) + 1, device=places.device) * size
-        bounds = [0, *torch.searchsorted(places[order], ends).tolist()]
+        home = places // size
         for number, chunk in enumerate(self.chunks):
-            picked = order[bounds[number] : bounds[number + 1]]
+            picked = (home == number).nonzero().squeeze(-1)
             if len(picked):
                 yield chunk, picked, places[picked] - number * size
 

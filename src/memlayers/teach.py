@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
 ADAPTER = "default"
 BAD_STEPS_IN_A_ROW = 10
-MOST_CONTEXTS = 5000  # of the facts, that calibration and the gates are shown
+MOST_CONTEXTS = 2000  # of the facts, that calibration and the gates are shown
 MOST_SETTLED = 500  # facts asked for the thresholds of abstention
 OPTIMIZER_STATE = "optimizer.safetensors"
 

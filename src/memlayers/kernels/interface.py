@@ -151,6 +151,9 @@ class Kernels(Protocol):
     ) -> None:
         """Segment-reduce and one AdamW step, row by row, in place."""
 
+    def stale_rows(self, indices: Tensor, caught_up: Tensor, now: int) -> tuple[Tensor, Tensor]:
+        """The distinct slots in `indices` that are behind, and the steps they are at; marks them as caught up."""
+
     def drift_rows(
         self,
         table: Table,

@@ -141,6 +141,14 @@ def adamw_rows(
     _in_threads(_adamw_kernel, len(picked), *arguments)
 
 
+def stale_rows(indices: Tensor, caught_up: Tensor, now: int) -> tuple[Tensor, Tensor]:
+    """See `reference.stale_rows`; in the order of their first reads."""
+    flat = indices.flatten()
+    rows, since = np.empty(len(flat), dtype=np.int64), np.empty(len(flat), dtype=np.int64)
+    count = _stale_kernel(flat.numpy(), caught_up.numpy(), now, rows, since)
+    return torch.from_numpy(rows[:count].copy()), torch.from_numpy(since[:count].copy())
+
+
 def drift_rows(
     table: Table,
     state: RowState | None,
@@ -594,6 +602,18 @@ def _drift_kernel(
             for j in range(d):
                 master[at, j] = w[j]
         _store(values, scales, row, w, -1 if has_master else key)
+
+
+@_jit
+def _stale_kernel(flat: Any, caught_up: Any, now: int, rows: Any, since: Any) -> int:
+    count = 0
+    for i in range(flat.shape[0]):
+        row = flat[i]
+        if caught_up[row] < now:
+            rows[count], since[count] = row, caught_up[row]
+            caught_up[row] = now
+            count += 1
+    return count
 
 
 @_jit

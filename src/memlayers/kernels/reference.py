@@ -248,6 +248,24 @@ def adamw_rows(
     write_rows(table, rows, values, noise if state.master is None else None)
 
 
+def stale_rows(indices: Tensor, caught_up: Tensor, now: int) -> tuple[Tensor, Tensor]:
+    """Which of the slots about to be read are behind; they are marked as caught up.
+
+    Args:
+        indices: slots, any shape, int32 or int64; repeated ones count once.
+        caught_up: the step after which each slot was last up to date, int64 [slots]; changed in place.
+        now: the present step.
+
+    Returns:
+        The slots that are behind, int64 [q], in an order of the backend's own, and the steps they are at, int64 [q].
+    """
+    flat = indices.flatten().long()
+    rows = flat[caught_up[flat] < now].unique()
+    since = caught_up[rows]
+    caught_up[rows] = now
+    return rows, since
+
+
 def drift_rows(
     table: Table,
     state: RowState | None,

@@ -186,6 +186,11 @@ def adamw_rows(
     )  # fmt: skip
 
 
+def stale_rows(indices: Tensor, caught_up: Tensor, now: int) -> tuple[Tensor, Tensor]:
+    """See `reference.stale_rows`; torch's own kernels do it."""
+    return reference.stale_rows(indices, caught_up, now)
+
+
 def drift_rows(
     table: Table,
     state: RowState | None,
