@@ -1,4 +1,6 @@
-"""The plan's predicted peak against the measured one: pocket on a CPU, two pool sizes, four schemes.
+"""The plan's sum for a teaching step against its measured peak: pocket on a CPU, two pool sizes, four schemes.
+
+The step alone, in a bare loop; `plan_teach.py` holds the plan against a whole ``memlayers teach``.
 
 Each case teaches in a process of its own: the libraries' own memory is measured there before the backbone is loaded,
 and what comes on top until the end, at its peak, is held against the plan's sum (weights, addressing, pool, state of

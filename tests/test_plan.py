@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import inspect
 import json
+import shlex
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,29 +14,40 @@ import pytest
 import torch
 from peft import get_peft_model
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from memlayers import row_state, teach
+from memlayers.calibrate import collect_features
 from memlayers.errors import InputError
+from memlayers.general_text import SHIPPED, read_general_text
+from memlayers.generate import MAX_NEW_TOKENS, generate_answers
 from memlayers.kernels.interface import STATE_BLOCK
 from memlayers.offload import STAGE_BYTES
 from memlayers.optimizer import RowAdamW
 from memlayers.plan import (
     CONFIGS,
+    GENERAL_TOKENS,
     GIB,
+    POCKET_CONFIG,
     SCHEMES,
     STAGING,
     Backbone,
     Scheme,
     Work,
     addressing_bytes,
+    answer_bytes,
     command,
     default_layers,
     make_plan,
+    phases_on_cpu,
+    preparation_bytes,
     read_backbone,
     recommended,
     saved_bytes,
+    table_cells,
     touched_rows,
 )
+from memlayers.row_state import RowFormat
 from memlayers.teaching import TeachConfig
 from memlayers.tuner import MemoryConfig, memory_layers
 from memlayers.value_pool import ValuePool
@@ -132,6 +147,71 @@ def test_constants_that_the_plan_repeats() -> None:
     from memlayers import plan
 
     assert (plan.STATE_BLOCK, STAGING) == (STATE_BLOCK, 8 * STAGE_BYTES)
+    assert (plan.MOST_CONTEXTS, plan.CHUNK_BYTES) == (teach.MOST_CONTEXTS, row_state.CHUNK_BYTES)
+    assert plan.FORWARD_TOKENS == inspect.signature(collect_features).parameters["batch_tokens"].default
+    assert (plan.QUESTIONS, plan.NEW_TOKENS) == (
+        inspect.signature(generate_answers).parameters["batch_size"].default, MAX_NEW_TOKENS,
+    )  # fmt: skip
+
+
+def test_general_text_has_as_many_tokens_as_planned() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(POCKET_CONFIG.parent)
+    tokens = sum(map(len, read_general_text(SHIPPED).encode(tokenizer, 256)))
+    assert tokens == pytest.approx(GENERAL_TOKENS, rel=0.01)
+
+
+@pytest.mark.parametrize(("slots", "d", "touched"), [(400, 300, 50), (10**6, 3584, 4097), (10**6, 256, 70_000)])
+def test_state_is_allocated_in_the_optimizers_chunks(slots: int, d: int, touched: int) -> None:
+    size = RowFormat(slots, d, torch.float32, 32, master=False, device=torch.device("cpu")).chunk_rows
+    expected = min(-(-touched // size) * size, slots)
+    assert Scheme("float32").allocated_rows(slots, d, touched) == expected
+
+
+def test_preparation_by_hand() -> None:
+    """100,000 tokens of contexts and as many of general text, three layers of width 4096, bfloat16."""
+    backbone = Backbone("any", 4096, 8192, 28, 32, 4096, 1000, 0, 0)
+    work = dict(sub_keys=8, heads=1, top_k=8, key_dim=8, layers=(0, 1, 2), batch=1, length=1, answer=1, touched=0)
+    sized = partial(Work, **work, dtype="bfloat16", general=100_000)
+    features = 200_000 * 4096 * 2 * 3
+    assert preparation_bytes(backbone, sized(contexts=100_000, gated=False)) == features + 100_000 * 4096 * 6
+    rows = 180_000 * 4096 * 4
+    every_layer = features + 200_000 * 4096 * 2 + 2 * rows + rows // 2
+    assert preparation_bytes(backbone, sized(contexts=100_000, subjects=False)) == every_layer
+    rows = 157_500 * 4096 * 4
+    gated = features + 2 * 175_000 * 4096 * 2 + rows + rows // 2
+    assert preparation_bytes(backbone, sized(contexts=100_000)) == gated
+    line = make_plan(backbone, sized(contexts=100_000), vram=24, host=64)[1]
+    assert line.host == gated and line.fits
+    without = make_plan(backbone, sized(contexts=100_000), vram=24, host=1)
+    assert not any(line.fits for line in without)
+    assert all(
+        cells[5].endswith("no: host") == line.fits_device
+        for cells, line in zip(table_cells(without), without, strict=False)
+    )
+
+
+def test_answers_by_hand() -> None:
+    """128 questions of 10 tokens, a cache of 2 layers x 2 x 8 values."""
+    work = Work(64, 2, 8, 16, (0,), 4, 10, 5, "float32", 0)
+    begin = 1280 * (2 * 2 * 8 * 4 + 3 * 32 * 4) + 1280 * 2 * (2 * 64 + 16) * 4
+    assert answer_bytes(Backbone("any", 32, 48, 2, 4, 32, 100, 0, 0, 8), work) == begin
+
+
+def test_every_phase_counts_what_stays() -> None:
+    """A step and its answers hold the optimizer's state, preparation does not."""
+    backbone = read_backbone("pocket")
+    phases = [
+        phases_on_cpu(backbone, Work(256, 8, 8, 64, (2, 4, 6), 32, 40, 13, "float32", touched), Scheme("float32"))
+        for touched in (0, 60_000)
+    ]
+    grown = {name: phases[1][name] - phases[0][name] for name in phases[0]}
+    assert grown == {"preparation": 0, "step": 60_000 * (2048 + 16), "answers": 60_000 * (2048 + 16)}
+
+
+@pytest.mark.parametrize(("shape", "message"), [((2, 8, 8, 64), "64 or more"), ((8, 8, 8, 7), "even")])
+def test_a_memory_that_cannot_be_built_is_refused(shape: tuple[int, int, int, int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Work(*shape, (0,), 1, 1, 1, "float32", 0)
 
 
 def test_addressing_is_what_a_memory_holds(tiny_backbone: Any) -> None:
@@ -196,9 +276,9 @@ def test_more_slots_and_facts_need_more() -> None:
         (224, 50_000, 24, "float32, 32-bit state"),
         (224, 50_000, 80, "float32, 32-bit state"),
         (708, 100_000, 24, "bfloat16 stochastic, 32-bit state"),
-        (708, 500_000, 24, "bfloat16 stochastic, 8-bit state"),
-        (1000, 500_000, 24, "bfloat16, host state"),
-        (1000, 500_000, 22, "int8, host state"),
+        (708, 500_000, 24.5, "bfloat16 stochastic, 8-bit state"),
+        (708, 500_000, 24, "bfloat16, host state"),
+        (1000, 500_000, 24, "int8, host state"),
         (1000, 500_000, 16, "bfloat16, host state"),
         (1000, 500_000, 4, None),
     ],
@@ -214,15 +294,42 @@ def test_the_first_scheme_that_fits_is_recommended(
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: scheme.name)
-def test_the_flags_are_teachs(scheme: Scheme) -> None:
-    flags = iter(scheme.flags())
-    given = {flag.removeprefix("--").replace("-", "_"): value for flag, value in zip(flags, flags, strict=True)}
-    config = TeachConfig(**{name: int(value) if value.isdigit() else value for name, value in given.items()})
-    assert (config.pool_dtype, config.optimizer, config.optimizer_bits) == (
-        scheme.pool_dtype, scheme.optimizer, scheme.optimizer_bits,
+@pytest.mark.parametrize("layers", [(6, 14, 22), (3, 9)])
+def test_the_command_is_teachs(scheme: Scheme, layers: tuple[int, ...]) -> None:
+    work = replace(WORK, layers=layers, key_dim=32)
+    backbone = read_backbone("qwen2.5-7b")
+    lines = make_plan(backbone, work, vram=24, host=64)
+    line = next(line for line in lines if line.scheme == scheme)
+    config = _config_of(command(backbone, work, line))
+    assert config == TeachConfig(
+        backbone="Qwen/Qwen2.5-7B-Instruct", dtype="bfloat16", sub_keys=708, heads=1, top_k=8, key_dim=32, batch_size=4,
+        layers=None if layers == (6, 14, 22) else list(layers), pool_dtype=scheme.pool_dtype,
+        optimizer=scheme.optimizer, optimizer_bits=scheme.optimizer_bits, optimizer_device=scheme.optimizer_device,
+        half_rounding=scheme.half_rounding,
     )  # fmt: skip
-    line = make_plan(read_backbone("qwen2.5-7b"), WORK, vram=24, host=64)[0]
-    assert "--sub-keys 708 --heads 1" in command(read_backbone("qwen2.5-7b"), WORK, line)
+
+
+def _config_of(words: str) -> TeachConfig:
+    """What the flags of a command say."""
+    flags = iter(shlex.split(words.removeprefix("memlayers teach ")))
+    given: dict[str, Any] = {flag[2:].replace("-", "_"): value for flag, value in zip(flags, flags, strict=True)}
+    assert given.pop("facts") and given.pop("out")
+    values = {name: int(value) if value.isdigit() else value for name, value in given.items()}
+    if "layers" in values:
+        values["layers"] = [int(number) for number in given["layers"].split(",")]
+    return TeachConfig(**values)
+
+
+def test_teach_is_told_the_backbone_as_it_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_backbone("qwen2.5-0.5b").name == "Qwen/Qwen2.5-0.5B-Instruct"
+    assert read_backbone("Qwen/Qwen2.5-7B").name == "Qwen/Qwen2.5-7B"
+    folder = tmp_path / "qwen2.5-7b"  # a folder of that name is what `teach` would load
+    folder.mkdir()
+    (folder / "config.json").write_text((CONFIGS / "qwen2.5-0.5b.json").read_text())
+    monkeypatch.chdir(tmp_path)
+    assert read_backbone("qwen2.5-7b").weights == read_backbone("qwen2.5-0.5b").weights
+    assert read_backbone("qwen2.5-7b").name == "qwen2.5-7b"
+    assert read_backbone("qwen2.5-7b/config.json").name == "qwen2.5-7b"
 
 
 def test_default_layers_are_the_backbones() -> None:
@@ -240,4 +347,4 @@ def test_the_command_works_offline_and_imports_no_torch() -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["work"]["slots"] == 1_000_000 and len(found["lines"]) == 2 * len(SCHEMES)
-    assert found["recommended"].startswith("memlayers teach --backbone qwen2.5-7b")
+    assert found["recommended"].startswith("memlayers teach --backbone Qwen/Qwen2.5-7B-Instruct ")

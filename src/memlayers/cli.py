@@ -336,7 +336,9 @@ def plan(
     slots: Annotated[int, typer.Option(min=1, help="Rows of the value pool; rounded up to a square.")],
     vram: Annotated[float, typer.Option(min=0, help="Memory of the device, GiB.")] = 24,
     host: Annotated[float, typer.Option(min=0, help="Host memory that may be used, GiB.")] = 64,
-    batch_size: Annotated[int, typer.Option(min=1, help="Sequences per step.")] = 4,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Sequences per step. [4; pocket: 32]", show_default=False)
+    ] = None,
     length: Annotated[int, typer.Option(min=1, help="Tokens of the longest sequence.")] = 64,
     answer: Annotated[int, typer.Option(min=1, help="Positions at which some sequence has an answer.")] = 16,
     heads: Annotated[int, typer.Option(min=1, help="Lookups per token and layer.")] = 8,
@@ -344,6 +346,7 @@ def plan(
     key_dim: Annotated[int, typer.Option(min=2, help="Width of a head's query.")] = 64,
     layers: Annotated[str | None, typer.Option(help="Memory layers, as 6,14,22.")] = None,
     facts: Annotated[int, typer.Option(min=1, help="To be taught; says how many rows are touched.")] = 5000,
+    phrasings: Annotated[int, typer.Option(min=1, help="Of each fact: calibration is shown up to 2000 in all.")] = 10,
     tokens_per_fact: Annotated[int, typer.Option(min=1, help="Tokens of its sequences that differ.")] = 20,
     touched: Annotated[int | None, typer.Option(min=0, help="Rows touched, if you know.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Of the backbone: bfloat16, or float32 (pocket).")] = None,
@@ -359,15 +362,16 @@ def plan(
     if dtype not in ("bfloat16", "float16", "float32"):
         raise InputError(f"--dtype {dtype}: take bfloat16, float16 or float32")
     numbers = tuple(sorted(_layer_numbers(layers))) if layers else planning.default_layers(shape.depth)
-    if numbers[-1] >= shape.depth:
-        raise InputError(f"--layers {layers}: this backbone has the layers 0 to {shape.depth - 1}")
+    if numbers[0] < 0 or numbers[-1] >= shape.depth or len(set(numbers)) < len(numbers):
+        raise InputError(f"--layers {layers}: give distinct layers of this backbone's, 0 to {shape.depth - 1}")
     sub_keys = math.isqrt(slots - 1) + 1
     reads = heads * top_k
     if touched is None:
         touched = planning.touched_rows(sub_keys**2, facts, tokens_per_fact, len(numbers), reads)
     work = planning.Work(
-        sub_keys, heads, top_k, key_dim, numbers, batch_size, length, min(answer, length), dtype,
-        min(touched, sub_keys**2),
+        sub_keys, heads, top_k, key_dim, numbers, batch_size or (32 if backbone == "pocket" else 4), length,
+        min(answer, length), dtype, min(touched, sub_keys**2),
+        contexts=min(planning.MOST_CONTEXTS, facts * phrasings) * length,
     )  # fmt: skip
     lines = planning.make_plan(shape, work, vram=vram, host=host)
     best = planning.recommended(lines)
@@ -455,13 +459,16 @@ def _prompted_lines(*, echo: bool) -> Iterator[str]:
 
 def _print_plan(backbone: Any, work: Any, lines: Any, best: Any, vram: float, host: float) -> None:
     """The plan as a table on stdout, what it assumes, and the command it comes to."""
+    from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
 
     from memlayers import plan as planning
 
     header = (name.format(dtype=work.dtype) for name in planning.HEADER)
-    table = Table(*header, title=f"{backbone.name}, {work.slots:,} slots x {backbone.hidden}, GiB")
+    table = Table(title=f"{backbone.name}, {work.slots:,} slots x {backbone.hidden}, GiB", box=SIMPLE, padding=(0, 1))
+    for number, name in enumerate(header):  # in a narrow terminal the first column breaks, not the figures
+        table.add_column(name, no_wrap=number > 0 and "beside" not in name, min_width=10 if "beside" in name else None)
     for cells in planning.table_cells(lines):
         table.add_row(*cells)
     Console().print(table)
@@ -469,8 +476,11 @@ def _print_plan(backbone: Any, work: Any, lines: Any, best: Any, vram: float, ho
         f"Weights: {lines[0].weights / planning.GIB:.2f} in {work.dtype}, {lines[-1].weights / planning.GIB:.2f} in "
         f"4-bit (through PEFT and bitsandbytes). A step of {work.batch} sequences of {work.length} tokens, memory at "
         f"layers {', '.join(map(str, work.layers))}, {work.heads} x top-{work.top_k} reads a token; {work.touched:,} "
-        f"rows touched at the end.\n'beside': all on the device, with 5 % for fragmentation and 0.6 GiB for a CUDA "
-        f"context, against {vram:g} GiB; the host's part against {host:g}."
+        f"rows touched at the end.\nstep: read log, scores, activations and logits. recall: in place of a step, "
+        f"between the passes, {planning.QUESTIONS} questions answered at a time. beside: the device's peak next to the "
+        f"backbone, with 5 % for fragmentation and 0.6 GiB for a CUDA context, against {vram:g} GiB. host: features of "
+        f"{work.contexts:,} tokens of facts (at most) and {work.general:,} of general text while gates are trained, or "
+        f"the state where it lies there, against {host:g} GiB."
     )
     if best is None:
         print("\nNothing fits: take fewer slots or facts, a smaller batch, or more memory.")

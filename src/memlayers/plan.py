@@ -24,6 +24,12 @@ RESERVE: Final = int(0.6 * GIB)  # a CUDA context, and what its libraries keep
 FRAGMENTATION: Final = 1.05
 STAGING: Final = 8 * 4 * 2**20  # pieces of `offload.STAGE_BYTES`: gradients, values, and rounding them
 STATE_BLOCK: Final = 128  # as in `kernels.interface`, which imports torch
+GENERAL_TOKENS: Final = 110_000  # of the shipped general text: 109,763 in pocket's tokenizer, 110,600 in Qwen2.5's
+PASSAGE_TOKENS: Final = 75_000  # of these, of running text: 75,186 and 60,268
+MOST_CONTEXTS: Final = 2000  # as in `teach`
+FORWARD_TOKENS: Final = 4096  # as in `calibrate.collect_features`
+QUESTIONS, NEW_TOKENS = 128, 32  # as in `generate.generate_answers`
+CHUNK_BYTES: Final = 64 * 2**20  # as in `row_state`
 BYTES: Final[Mapping[str, int]] = MappingProxyType({"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1})
 
 
@@ -41,6 +47,7 @@ class Backbone:
         vocabulary: tokens.
         linear: weights in linear layers, which quantisation shrinks.
         other: weights in embeddings (and an untied head), norms and biases.
+        kv: width of all key heads together; 0 for `attention`.
     """
 
     name: str
@@ -52,6 +59,7 @@ class Backbone:
     vocabulary: int
     linear: int
     other: int
+    kv: int = 0
 
     @property
     def weights(self) -> int:
@@ -78,7 +86,11 @@ def read_backbone(name: str) -> Backbone:
     """
     shipped = {path.stem: path for path in sorted(CONFIGS.glob("*.json"))}
     short = name.rsplit("/", 1)[-1].lower().removesuffix("-instruct")
-    path = POCKET_CONFIG if name == "pocket" else shipped.get(short, Path(name))
+    path = Path(name)
+    if name == "pocket":
+        path = POCKET_CONFIG
+    elif not path.exists() and short in shipped:
+        path = shipped[short]
     path = path / "config.json" if path.is_dir() else path
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -90,6 +102,10 @@ def read_backbone(name: str) -> Backbone:
         raise InputError(f"{path}: cannot be read as a config ({error}); give the backbone's config.json") from error
     if not isinstance(config, dict):
         raise InputError(f"{path}: not a config; give the backbone's config.json")
+    if path.parent == CONFIGS:
+        name = name if "/" in name else config["_name_or_path"]  # what the hub calls it, so that `teach` finds it
+    elif path == Path(name):
+        name = str(path.parent)
     config = config.get("text_config", config)
     try:
         return _count(name, config) if config.get("model_type") in _KNOWN else _count_by_building(name, config)
@@ -114,7 +130,7 @@ def _count(name: str, config: dict[str, Any]) -> Backbone:
     norms = 2 * d + (2 * head_dim if kind == "qwen3" else 0)
     tied = config.get("tie_word_embeddings", kind == "gemma")
     other = depth * (biases + norms) + d + vocabulary * d * (1 if tied else 2)
-    return Backbone(name, d, inner, depth, heads, attention, vocabulary, linear, other)
+    return Backbone(name, d, inner, depth, heads, attention, vocabulary, linear, other, kv)
 
 
 def _count_by_building(name: str, config: dict[str, Any]) -> Backbone:
@@ -132,10 +148,12 @@ def _count_by_building(name: str, config: dict[str, Any]) -> Backbone:
     total = sum(parameter.numel() for parameter in model.parameters())
     d, heads = int(built.hidden_size), int(built.num_attention_heads)
     inner = int(getattr(built, "intermediate_size", None) or getattr(built, "n_inner", None) or 4 * d)
-    attention = heads * int(getattr(built, "head_dim", None) or d // heads)
+    head_dim = int(getattr(built, "head_dim", None) or d // heads)
+    kv = head_dim * int(getattr(built, "num_key_value_heads", None) or heads)
     return Backbone(
-        name, d, inner, int(built.num_hidden_layers), heads, attention, int(built.vocab_size), linear, total - linear
-    )
+        name, d, inner, int(built.num_hidden_layers), heads, heads * head_dim, int(built.vocab_size), linear,
+        total - linear, kv,
+    )  # fmt: skip
 
 
 # -- one way to store and to optimize -----------------------------------------------------------------------------
@@ -180,6 +198,11 @@ class Scheme:
         dense = self.optimizer_bits == 32 and self.optimizer_device == "device" and self.half_rounding == "master"
         return touched * (moments + master + 16) + slots * (4 + (8 if dense else 0))
 
+    def allocated_rows(self, slots: int, d: int, touched: int) -> int:
+        """Rows whose state is allocated: whole chunks (`row_state.RowFormat.chunk_rows`)."""
+        chunk = min(1 << ((CHUNK_BYTES // (4 * d)).bit_length() - 1), slots)
+        return min(-(-touched // chunk) * chunk, slots) if self.optimizer == "row-adamw" else touched
+
     def flags(self) -> list[str]:
         """As given to ``memlayers teach``."""
         given = ["--pool-dtype", self.pool_dtype, "--optimizer", self.optimizer]
@@ -223,6 +246,13 @@ class Work:
         answer: positions at which some sequence has an answer token.
         dtype: of the backbone's activations.
         touched: rows that teaching will have touched at its end.
+        contexts: tokens of the facts' contexts that calibration and the gates are shown.
+        general: tokens of general text that they are shown.
+        gated: gates are trained.
+        subjects: one gate, for all layers, from a stored subject's name on.
+
+    Raises:
+        InputError: a memory of this shape cannot be built.
     """
 
     sub_keys: int
@@ -235,6 +265,18 @@ class Work:
     answer: int
     dtype: str
     touched: int
+    contexts: int = 0
+    general: int = GENERAL_TOKENS
+    gated: bool = True
+    subjects: bool = True
+
+    def __post_init__(self) -> None:
+        if self.top_k > self.sub_keys:
+            raise InputError(
+                f"{self.slots} slots are too few for top-{self.top_k} reads: ask for {self.top_k**2} or more"
+            )
+        if self.key_dim % 2:
+            raise InputError(f"key_dim is {self.key_dim}: it must be even, two halves of equal width")
 
     @property
     def slots(self) -> int:
@@ -298,6 +340,75 @@ def head_bytes(backbone: Backbone, work: Work) -> int:
     return work.batch * work.answer * backbone.vocabulary * (BYTES[work.dtype] + 3 * 4)
 
 
+# -- before and between the steps ---------------------------------------------------------------------------------
+
+
+def preparation_bytes(backbone: Backbone, work: Work) -> int:
+    """Host memory that calibration and gate training need at their peak, gone before the first step.
+
+    `calibrate.collect_features` keeps every token's input of every memory layer in the backbone's dtype: first the
+    contexts', then general text's, whose pieces are all there while they are joined. `calibrate.calibrate` then works
+    on float64 matrices of d x d: two kinds' second moments, the covariance, and eigh's and qr's own. `gate.train_gates`
+    holds, beside all features, those of one layer split in two and nine tenths of them once more in float32. Where
+    subjects are known, one gate is trained, on copied rows: of general text the running text's, of the contexts those
+    from the subject on (counted here as if it came first). Otherwise each layer has one, and the float32 rows of the
+    layer before are still there when the next one's are made.
+    """
+    size, d = BYTES[work.dtype], backbone.hidden
+    token = d * size * len(work.layers)
+    features = (work.contexts + work.general) * token
+    collecting = features + work.general * token
+    calibrating = features + 8 * d * (FORWARD_TOKENS * 2 + 8 * d)
+    if not work.gated:
+        return max(collecting, calibrating)
+    shown = work.contexts + (min(work.general, PASSAGE_TOKENS) if work.subjects else work.general)
+    copies = 2 if work.subjects else 1
+    rows = shown * d * 9 // 10
+    joined = rows * size if size < 4 else 0  # before it is float32
+    at_once = 1 if work.subjects else min(2, len(work.layers))
+    return max(collecting, calibrating, features + copies * shown * d * size + rows * 4 * at_once + joined)
+
+
+def collecting_bytes(backbone: Backbone, work: Work) -> int:
+    """What the device holds beside weights and pool while features are collected and gates tried out.
+
+    A forward of the bare trunk over 4,096 tokens, or, per layer, the held-out tenth of the tokens: as it is, and two
+    float32 copies on the way into the gate.
+    """
+    size, d = BYTES[work.dtype], backbone.hidden
+    forward = FORWARD_TOKENS * (3 * d * size + max(3 * backbone.inner * size, 2 * 8 * d))
+    held = max(work.contexts, work.general) // 10 * d * (size + 2 * 4) if work.gated else 0
+    return max(forward, held)
+
+
+def answer_bytes(backbone: Backbone, work: Work) -> int:
+    """What the device holds beside weights, pool and state while recall is measured in free generation.
+
+    128 questions at a time: the cache of keys and values, as the longest question begins and at its end; at the
+    beginning the residual stream, an MLP's input and output, and either the MLP's inner products or one lookup's
+    queries and scores.
+    """
+    size = BYTES[work.dtype]
+    tokens = QUESTIONS * work.length
+    cached = backbone.depth * 2 * (backbone.kv or backbone.attention) * size
+    lookup = tokens * work.heads * (2 * work.sub_keys + work.key_dim) * 4
+    inner = tokens * 3 * backbone.inner * size
+    begin = tokens * (cached + 3 * backbone.hidden * size) + max(lookup, inner)
+    return max(begin, QUESTIONS * (work.length + NEW_TOKENS) * cached)
+
+
+def phases_on_cpu(backbone: Backbone, work: Work, scheme: Scheme) -> dict[str, int]:
+    """What `memlayers teach` holds in each phase on a CPU, beyond its libraries; its peak is the largest."""
+    resident = backbone.weight_bytes(work.dtype) + addressing_bytes(backbone, work)
+    resident += scheme.pool_bytes(work.slots, backbone.hidden)
+    taught = resident + scheme.state_bytes(work.slots, backbone.hidden, work.touched)
+    return {
+        "preparation": resident + preparation_bytes(backbone, work),
+        "step": taught + log_bytes(backbone, work) + lookup_bytes(work) + activation_bytes(backbone, work),
+        "answers": taught + answer_bytes(backbone, work),
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """One scheme beside one form of the backbone; bytes.
@@ -310,8 +421,10 @@ class Line:
         state: of the optimizer.
         log: of a step, with the scores of a lookup and what is on its way to the host.
         activations: of a step.
-        device: all on the device, with reserve and fragmentation.
-        host: state that lies in host memory.
+        answers: while recall is measured, in place of log and activations.
+        device: at its peak, with reserve and fragmentation.
+        host: in host memory: the features of calibration and gates, later the state if it lies there.
+        fits_device: whether the device's limit holds.
         fits: whether both limits hold.
     """
 
@@ -322,8 +435,10 @@ class Line:
     state: int
     log: int
     activations: int
+    answers: int
     device: int
     host: int
+    fits_device: bool
     fits: bool
 
 
@@ -345,15 +460,20 @@ def make_plan(backbone: Backbone, work: Work, *, vram: float, host: float) -> li
 def _line(backbone: Backbone, work: Work, scheme: Scheme, dtype: str, vram: float, host: float) -> Line:
     weights = backbone.weight_bytes(dtype) + addressing_bytes(backbone, work)
     pool = scheme.pool_bytes(work.slots, backbone.hidden)
-    state = scheme.state_bytes(work.slots, backbone.hidden, work.touched)
+    allocated = scheme.allocated_rows(work.slots, backbone.hidden, work.touched)
+    state = scheme.state_bytes(work.slots, backbone.hidden, allocated)
     log = log_bytes(backbone, work) + lookup_bytes(work)
-    activations = activation_bytes(backbone, work)
+    activations, answers = activation_bytes(backbone, work), answer_bytes(backbone, work)
     on_host = scheme.optimizer_device == "host"
     log += STAGING if on_host else 0
-    there = weights + pool + log + activations + (0 if on_host else state)
-    device, needed = int(there * FRAGMENTATION) + RESERVE, state if on_host else 0
-    fits = device <= vram * GIB and needed <= host * GIB
-    return Line(scheme, dtype, weights, pool, state, log, activations, device, needed, fits)
+    teaching = max(log + activations, answers) + (0 if on_host else state)
+    there = weights + pool + max(teaching, collecting_bytes(backbone, work))
+    device = int(there * FRAGMENTATION) + RESERVE
+    needed = max(preparation_bytes(backbone, work), state if on_host else 0)
+    on_device, at_home = device <= vram * GIB, needed <= host * GIB
+    return Line(
+        scheme, dtype, weights, pool, state, log, activations, answers, device, needed, on_device, on_device and at_home
+    )
 
 
 def recommended(lines: list[Line]) -> Line | None:
@@ -365,7 +485,10 @@ def command(backbone: Backbone, work: Work, line: Line) -> str:
     """The ``memlayers teach`` command of a line."""
     dtype = work.dtype if line.weights_dtype == work.dtype else "auto"
     words = ["memlayers teach --backbone", backbone.name, "--dtype", dtype, "--sub-keys", str(work.sub_keys)]
-    words += ["--heads", str(work.heads), "--top-k", str(work.top_k), "--batch-size", str(work.batch)]
+    words += ["--heads", str(work.heads), "--top-k", str(work.top_k), "--key-dim", str(work.key_dim)]
+    if work.layers != default_layers(backbone.depth):
+        words += ["--layers", ",".join(map(str, work.layers))]
+    words += ["--batch-size", str(work.batch)]
     return " ".join([*words, *line.scheme.flags(), "--facts facts.jsonl --out memory"])
 
 
@@ -374,13 +497,19 @@ def default_layers(depth: int) -> tuple[int, ...]:
     return tuple(sorted({min(round(layer * depth / 28), depth - 1) for layer in (6, 14, 22)}))
 
 
-HEADER: Final = ("pool, optimizer", "pool", "state", "log", "activations", "beside {dtype}", "beside 4-bit", "host")
+HEADER: Final = ("pool, optimizer", "pool", "state", "step", "recall", "beside {dtype}", "beside 4-bit", "host")
 
 
 def table_cells(lines: list[Line]) -> Iterator[list[str]]:
-    """One row of cells per scheme, GiB: the device's total beside both forms of the backbone, and whether it fits."""
+    """One row of cells per scheme, GiB: the device's peak beside both forms of the backbone, and whether it fits."""
     half = len(lines) // 2
     for line, small in zip(lines[:half], lines[half:], strict=True):
-        sizes = [f"{size / GIB:.2f}" for size in (line.pool, line.state, line.log, line.activations)]
-        totals = [f"{each.device / GIB:.1f} {'fits' if each.fits else 'no'}" for each in (line, small)]
-        yield [line.scheme.name, *sizes, *totals, f"{line.host / GIB:.1f}" if line.host else ""]
+        sizes = [line.pool, line.state, line.log + line.activations, line.answers]
+        totals = [f"{each.device / GIB:.1f} {_verdict(each)}" for each in (line, small)]
+        yield [line.scheme.name, *(f"{size / GIB:.2f}" for size in sizes), *totals, f"{line.host / GIB:.1f}"]
+
+
+def _verdict(line: Line) -> str:
+    if line.fits:
+        return "fits"
+    return "no: host" if line.fits_device else "no"

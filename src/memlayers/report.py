@@ -89,7 +89,7 @@ def format_value(metric: str, value: float) -> str:
     if metric == "exposures_per_fact":
         return f"{value:.2f}"
     if metric in ("auroc", "abstention_auroc"):
-        return f"{value:.3f}"
+        return f"{value:.3f}" if value <= 0.9995 or value == 1.0 else f"{value:.5f}"  # 0.99990 is no 1.000
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:#,.4g}".rstrip(".")
 
 
