@@ -16,7 +16,7 @@ from torch import Tensor
 from memlayers.backbones import load_backbone
 from memlayers.encoding import encode_prompt
 from memlayers.errors import InputError
-from memlayers.generate import Generated, answer_questions
+from memlayers.generate import Generated, answer_questions, without_memory
 from memlayers.session import UNKNOWN, Memory, answer_thresholds, load_memory
 from memlayers.tuner import MemoryConfig, memory_layers, value_pool
 
@@ -90,6 +90,24 @@ def test_the_backbone_can_run_in_bfloat16(made: tuple[Path, Any, Any]) -> None:
     assert memory.model.get_base_model().lm_head.weight.dtype == torch.bfloat16
     assert value_pool(memory.model, "default").weight.dtype == torch.float32
     assert len(memory.ask(QUESTIONS)) == 2
+
+
+@pytest.mark.parametrize("dtype", ["int8", "bfloat16"])
+def test_a_pool_of_another_format_is_loaded_as_it_was_saved(chat_backbone: Path, tmp_path: Path, dtype: str) -> None:
+    model, tokenizer = load_backbone(chat_backbone, "float32")
+    config = MemoryConfig(sub_keys=8, heads=2, top_k=3, pool_dtype=dtype, backbone=str(chat_backbone))
+    model = get_peft_model(model, config).eval()
+    pool = value_pool(model, "default")
+    pool.initialise("normal", 0)
+    model.save_pretrained(tmp_path / "memory")
+    loaded = load_memory(tmp_path / "memory")
+    for ours, theirs in zip(value_pool(loaded.model, "default").table, pool.table, strict=True):
+        assert (ours is None) == (theirs is None)
+        assert ours is None or (ours.dtype == theirs.dtype and torch.equal(ours, theirs))
+    with_it = _logits(loaded.model, tokenizer)
+    assert torch.equal(with_it, _logits(model, tokenizer))
+    with without_memory(model):
+        assert not torch.equal(with_it, _logits(model, tokenizer))
 
 
 @pytest.mark.parametrize(
