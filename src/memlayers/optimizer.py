@@ -216,6 +216,7 @@ class RowAdamW(Optimizer):
         if self.semantics == "dense":
             record = [group["lr"], group["weight_decay"], *group["betas"], group["eps"]]
             state["schedule"].append(record)
+            state["decays"] = state["decays"] or group["weight_decay"] != 0
         rows = inverted.rows.to(touched.format.device)
         places = touched.places_of(rows, pool.table)
         if self.semantics == "lazy":
@@ -227,7 +228,7 @@ class RowAdamW(Optimizer):
             state["caught_up"][inverted.rows] = now
             alike = _numbers(group, touched.steps.new_tensor([now]))
             adamw = alike._replace(step_size=alike.step_size.repeat(len(places)), root=alike.root.repeat(len(places)))
-        if touched.format.device != parameter.device or self.state_device == "host":
+        if self.state_device == "host":
             self._step_on_host(pool, gradient, inverted, touched, places, adamw)
             return
         kernels = kernels_for(parameter.device)
@@ -278,6 +279,7 @@ class RowAdamW(Optimizer):
         }
         if self.semantics == "dense":
             state["schedule"] = []
+            state["decays"] = False
             state["caught_up"] = torch.zeros(pool.slots, dtype=torch.int64, device=pool.parameter.device)
         return state
 
@@ -326,19 +328,23 @@ class RowAdamW(Optimizer):
         rows, since = kernels.stale_rows(indices, caught_up, now)
         if not len(rows):
             return
-        schedule = _schedule(records, parameter.device)
-        shrink = schedule.beta1 / math.sqrt(schedule.beta2) if schedule.beta2 else math.inf
-        horizon = math.ceil(math.log(NEGLIGIBLE) / math.log(shrink)) if 0 < shrink < 1 else 2**62
         places = touched.place[rows].long()
         never = (places < 0).nonzero().squeeze(-1)
-        if len(never) and bool((schedule.decay != 1).any()):
-            at, then = rows[never], since[never]
-            kernels.drift_rows(pool.table, None, at, at, then, then, schedule, None)
+        if len(never) and state["decays"]:
+            at, first = rows[never], int(since[never].min())
+            then = since[never] - first
+            kernels.drift_rows(pool.table, None, at, at, then, then, _schedule(records, first, rows.device), None)
         had = (places >= 0).nonzero().squeeze(-1)
+        if not len(had):
+            return
+        first = int(since[had].min())
+        schedule = _schedule(records, first, rows.device)
+        shrink = schedule.beta1 / math.sqrt(schedule.beta2) if schedule.beta2 else math.inf
+        horizon = math.ceil(math.log(NEGLIGIBLE) / math.log(shrink)) if 0 < shrink < 1 else 2**62
         for chunk, picked, at in touched.by_chunk(places[had]):
             those = had[picked]
-            moving_until = touched.steps[places[those]] + horizon
-            kernels.drift_rows(pool.table, chunk, at, rows[those], since[those], moving_until, schedule, None)
+            moving_until = touched.steps[places[those]] + (horizon - first)
+            kernels.drift_rows(pool.table, chunk, at, rows[those], since[those] - first, moving_until, schedule, None)
 
     # -- saving and loading -----------------------------------------------------------------------------------------
 
@@ -402,6 +408,7 @@ class RowAdamW(Optimizer):
         loaded: dict[str, Any] = {"touched": touched}
         if self.semantics == "dense":
             loaded["schedule"] = entries["schedule"].tolist()
+            loaded["decays"] = any(record[1] for record in loaded["schedule"])
             now = len(loaded["schedule"])
             loaded["caught_up"] = torch.full((format.slots,), now, dtype=torch.int64, device=parameter.device)
         return loaded
@@ -434,10 +441,10 @@ def _numbers(group: dict[str, Any], steps: Tensor) -> AdamW:
     )
 
 
-def _schedule(records: list[list[float]], device: torch.device) -> Schedule:
-    """The numbers of all steps so far; entry 0 is not used."""
-    kept = torch.tensor([records[0], *records], dtype=torch.float64)
-    exponents = torch.arange(len(kept), dtype=torch.float64)
+def _schedule(records: list[list[float]], first: int, device: torch.device) -> Schedule:
+    """The numbers of the steps after step `first`, counted from it: a long run's past is not gone through again."""
+    kept = torch.tensor([records[first], *records[first:]], dtype=torch.float64)
+    exponents = torch.arange(first, first + len(kept), dtype=torch.float64)
     lr, weight_decay, beta1, beta2 = kept[:, 0], kept[:, 1], float(kept[-1, 2]), float(kept[-1, 3])
     return Schedule(
         step_size=(lr / (1 - beta1**exponents)).to(device),

@@ -97,7 +97,9 @@ class AdamW(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """The steps of a whole run, by which rows without a gradient are caught up; entry t belongs to step t, from 1.
+    """A stretch of a run's steps, by which rows without a gradient are caught up; entry t is its t-th step, from 1.
+
+    Steps are counted from the stretch's own beginning wherever it is used; entry 0 is not looked at.
 
     Attributes:
         step_size: float64 [steps + 1], lr / (1 - beta1^t).
