@@ -194,7 +194,7 @@ def _subject_model(backbone: PreTrainedModel, runs: list[tuple[int, ...]], layer
         subjects=distinct_runs(runs),
     )  # fmt: skip
     model = get_peft_model(backbone, config).eval()
-    index_subjects(model, "default", Subjects(runs, 9, [5]))
+    index_subjects(model, "default", Subjects({run: run for run in runs}, 9, [5]))
     return model
 
 

@@ -157,7 +157,8 @@ def test_opened_says_whose_prompt_the_memory_was_read_for(chat_backbone: Path) -
     model, tokenizer = load_backbone(chat_backbone, "float32")
     model = get_peft_model(model, MemoryConfig(sub_keys=8, top_k=3, subjects=1)).eval()
     index: Any = memory_layers(model)[0].memlayers_subjects["default"]
-    index.fill([tokenizer(" river")["input_ids"]], 40)
+    river = tuple(tokenizer(" river")["input_ids"])
+    index.fill({river: river}, 40)
     questions = ["What is the river?", "What is the sea?", "Runs to the river and the sea?"]
     assert [each.opened for each in generate_answers(model, tokenizer, questions)] == [True, False, True]
     with without_memory(model):

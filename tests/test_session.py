@@ -137,7 +137,7 @@ def test_thresholds_come_with_the_memory(chat_backbone: Path, tmp_path: Path) ->
     assert answer_thresholds(model) == (0.0, 0.0)
     model = get_peft_model(model, MemoryConfig(sub_keys=8, top_k=3, subjects=1, backbone=str(chat_backbone)))
     index: Any = memory_layers(model)[0].memlayers_subjects["default"]
-    index.fill([(7, 8)], 5)
+    index.fill({(7, 8): (7, 8)}, 5)
     index.thresholds.copy_(torch.tensor([0.25, 0.75]))
     model.save_pretrained(tmp_path / "memory")
     loaded = load_memory(tmp_path / "memory")

@@ -128,12 +128,12 @@ class Subjects:
     """How to know the subjects of some facts by their tokens.
 
     Attributes:
-        runs: the distinct runs of tokens that spell them, at least one.
+        runs: the distinct runs of tokens that spell them, at least one, each with the run that stands for its subject.
         reach: tokens from a run's last one to the longest context's end, and `FURTHER_REACH` more.
         continues: tokens that show, right after a run, that it was only the beginning of a longer name.
     """
 
-    runs: list[tuple[int, ...]]
+    runs: dict[tuple[int, ...], tuple[int, ...]]
     reach: int
     continues: list[int]
 
@@ -154,7 +154,7 @@ def subject_runs(
         contexts: for each fact and each of its taught phrasings the token ids of prompt and answer.
     """
     words = Counter(word for fact in facts for word in {w for q in fact.questions for w in _words(q)})
-    runs: set[tuple[int, ...]] = set()
+    runs: dict[tuple[int, ...], tuple[int, ...]] = {}
     followers: set[int] = set()
     reach = 1
     for fact, phrasings in zip(facts, contexts, strict=True):
@@ -164,13 +164,13 @@ def subject_runs(
             span = _span(tokenizer, prompt, name)
             if span is None:  # a tokenizer that does not write what it read
                 span = 0, len(prompt)
-            runs.add(tuple(prompt[slice(*span)]))
             followers.update(ids[span[1] : span[1] + 1])
             reach = max(reach, len(ids) - span[1] + 1)
-            for text in (name, f" {name}"):
-                run = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
-                runs |= {run} if run else set()
-    return Subjects(sorted(runs), reach + FURTHER_REACH, _continuing(tokenizer, followers))
+            spelt = [tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (name, f" {name}")]
+            spelt = [run for run in (*spelt, tuple(prompt[slice(*span)])) if run]
+            for run in spelt:
+                runs.setdefault(run, runs.get(spelt[0], spelt[0]))
+    return Subjects(runs, reach + FURTHER_REACH, _continuing(tokenizer, followers))
 
 
 def index_subjects(model: Any, adapter: str, subjects: Subjects) -> None:
@@ -276,7 +276,7 @@ def _from_the_subject_on(index: SubjectIndex, features: LayerFeatures, sequences
     """Bool per row of the features: a token of a context from its subject's last one on."""
     order = torch.unique_consecutive(features.sequence).tolist()
     device = index.fingerprints.device
-    masks = [index.ends(torch.tensor([list(sequences[i])], device=device))[0].cummax(0).values for i in order]
+    masks = [(index.names(torch.tensor([list(sequences[i])], device=device))[0] != 0).cummax(0).values for i in order]
     return torch.cat(masks).cpu()
 
 

@@ -173,6 +173,7 @@ class _Run:
             contexts = [[example.input_ids for example in examples] for examples in self.encoded]
             self.subjects = subject_runs(self.tokenizer, facts, contexts)
             memory.subjects = distinct_runs(self.subjects.runs)
+            memory.subject_weight = config.subject_weight if config.recipe == "addressed" else 0.0
         self.model = get_peft_model(backbone, memory)
         self.keeps_logits = "logits_to_keep" in inspect.signature(backbone.forward).parameters
         self.pad = pad_token_id(self.tokenizer)

@@ -45,6 +45,8 @@ class TeachConfig:
         pool_dtype: storage of the pool.
         gate: train the relevance gate first; None does for the addressed recipe (the seed's came after).
         gate_subjects: the gate opens from a stored subject's name on, and nowhere else (tuner/subjects.py).
+        subject_weight: share of a stored subject's own direction in the queries (0: the state alone), against 1 of the
+            state's; only where the gate knows subjects.
         gate_threshold: logit above which a gate is open.
         gate_steps: optimizer steps per gate.
         general_text: None for the shipped sample, "sampled" for text sampled from the backbone, or a file.
@@ -83,6 +85,7 @@ class TeachConfig:
     pool_dtype: str = "float32"
     gate: bool | None = None
     gate_subjects: bool = True
+    subject_weight: float = 1.0
     gate_threshold: float = 1.0
     gate_steps: int = 2000
     general_text: str | None = None

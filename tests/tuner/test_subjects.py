@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from memlayers.errors import InputError
 from memlayers.tuner import MemoryConfig, memory_layers, value_pool
-from memlayers.tuner.subjects import LONGEST_RUN, SubjectIndex, distinct_runs, fingerprint
+from memlayers.tuner.subjects import LONGEST_RUN, SubjectIndex, distinct_runs, fingerprint, subject_code
 
 Build = Callable[..., PreTrainedModel]
 RUN = (7, 8, 9)
@@ -22,17 +22,20 @@ RUN = (7, 8, 9)
 
 def _index(runs: list[tuple[int, ...]], reach: int = 4) -> SubjectIndex:
     index = SubjectIndex(distinct_runs(runs), 64)
-    index.fill(runs, reach)
+    index.fill({run: run for run in runs}, reach)
     return index
 
 
-def _model(backbone: PreTrainedModel, runs: tuple[tuple[int, ...], ...] = (RUN,), reach: int = 4) -> Any:
+def _model(
+    backbone: PreTrainedModel, runs: tuple[tuple[int, ...], ...] = (RUN,), reach: int = 4, weight: float = 0.0
+) -> Any:
     config = MemoryConfig(
-        layers=[0, 2], sub_keys=8, heads=2, top_k=3, gate=True, gate_hidden=8, subjects=distinct_runs(runs)
-    )
+        layers=[0, 2], sub_keys=8, heads=2, top_k=3, gate=True, gate_hidden=8, subjects=distinct_runs(runs),
+        subject_weight=weight,
+    )  # fmt: skip
     model = get_peft_model(backbone, config).eval()
     value_pool(model, "default").initialise("normal", 0)
-    memory_layers(model)[0].memlayers_subjects["default"].fill(runs, reach)
+    memory_layers(model)[0].memlayers_subjects["default"].fill({run: run for run in runs}, reach)
     return model
 
 
@@ -52,7 +55,7 @@ def test_runs_are_found_where_they_end_and_nowhere_else() -> None:
     rng = random.Random(0)
     runs = [tuple(rng.randrange(5) for _ in range(rng.randint(2, 6))) for _ in range(12)]
     ids = [[rng.randrange(5) for _ in range(40)] for _ in range(6)]
-    found = _index(runs).ends(torch.tensor(ids))
+    found = _index(runs).names(torch.tensor(ids)) != 0
     expected = [
         [any(tuple(row[max(0, t + 1 - len(run)) : t + 1]) == run for run in runs) for t in range(40)] for row in ids
     ]
@@ -62,23 +65,23 @@ def test_runs_are_found_where_they_end_and_nowhere_else() -> None:
 
 def test_order_and_length_matter_and_the_zero_token_is_a_token() -> None:
     index = _index([(1, 2), (0, 3)])
-    assert index.ends(torch.tensor([[1, 2]])).tolist() == [[False, True]]
+    assert index.names(torch.tensor([[1, 2]])).bool().tolist() == [[False, True]]
     for other in ([2, 1], [3, 0], [1, 1, 0], [3, 3]):
-        assert not index.ends(torch.tensor([other])).any()
-    assert not index.ends(torch.tensor([[3]])).any()  # what lies before a text is not token 0
+        assert not index.names(torch.tensor([other])).any()
+    assert not index.names(torch.tensor([[3]])).any()  # what lies before a text is not token 0
     assert len({fingerprint(run) for run in ((0,), (0, 0), (0, 0, 0))}) == 3
 
 
 def test_of_a_long_run_the_last_tokens_count() -> None:
     long = tuple(range(1, LONGEST_RUN + 10))
     index = _index([long])
-    assert index.ends(torch.tensor([long]))[0].nonzero().flatten().tolist() == [len(long) - 1]
+    assert index.names(torch.tensor([long]))[0].nonzero().flatten().tolist() == [len(long) - 1]
     assert fingerprint(long) == fingerprint(long[-LONGEST_RUN:])
 
 
 def test_an_index_takes_as_many_runs_as_it_has_room_for() -> None:
     with pytest.raises(InputError, match="2 subjects for an index of 1"):
-        SubjectIndex(1, 64).fill([(1,), (2,)], 3)
+        SubjectIndex(1, 64).fill({(1,): (1,), (2,): (2,)}, 3)
 
 
 def test_the_memory_is_read_from_the_name_on_and_no_further_than_its_reach(tiny_backbone: Build) -> None:
@@ -86,7 +89,7 @@ def test_the_memory_is_read_from_the_name_on_and_no_further_than_its_reach(tiny_
     ids = torch.tensor([[3, 4, *RUN, 5, 6, 10, 11, 12, 13]])
     _both(model, ids)
     model(ids)
-    assert _watch(model).reads["default"][0].nonzero().flatten().tolist() == [4, 5, 6, 7]
+    assert _watch(model).about["default"][0].nonzero().flatten().tolist() == [4, 5, 6, 7]
     after, before = _both(model, ids)
     assert torch.equal(after[:, :4], before[:, :4])
     assert not torch.equal(after[:, 4], before[:, 4])
@@ -108,15 +111,15 @@ def test_until_it_is_filled_an_index_holds_nothing_back(tiny_backbone: Build) ->
 def test_a_name_that_goes_on_was_none(tiny_backbone: Build) -> None:
     model = _model(tiny_backbone())
     index: Any = memory_layers(model)[0].memlayers_subjects["default"]
-    index.fill([RUN], 4, continues=[20, 63])
+    index.fill({RUN: RUN}, 4, continues=[20, 63])
     for follower, places in ((20, [3]), (63, [3]), (21, [3, 4, 5, 6])):
         ids = torch.tensor([[3, *RUN, follower, 5, 5, 5, 5]])
         model(ids)
-        assert _watch(model).reads["default"][0].nonzero().flatten().tolist() == places
+        assert _watch(model).about["default"][0].nonzero().flatten().tolist() == places
         cache = model(ids[:, :4], use_cache=True).past_key_values
         model(ids[:, 4:], past_key_values=cache)
-        assert _watch(model).reads["default"][0].sum() == len(places) - 1
-    assert not index.ends(torch.tensor([[20, 63]])).any()
+        assert _watch(model).about["default"][0].bool().sum() == len(places) - 1
+    assert not index.names(torch.tensor([[20, 63]])).any()
 
 
 @pytest.mark.parametrize("pieces", [(1,) * 11, (3, 8), (4, 1, 6), (10, 1)])
@@ -125,12 +128,12 @@ def test_pieces_with_a_cache_decide_as_the_whole(tiny_backbone: Build, pieces: t
     ids = torch.tensor([[3, 4, *RUN, 5, 6, 10, 11, 12, 13], [3, 4, 5, 5, 5, 5, 6, *RUN, 13]])
     with torch.no_grad():
         whole = model(ids).logits
-        reads = _watch(model).reads["default"]
+        reads = _watch(model).about["default"]
         cache, seen, logits = None, [], []
         for piece in ids.split(list(pieces), dim=1):
             out = model(piece, past_key_values=cache, use_cache=True)
             cache = out.past_key_values
-            seen.append(_watch(model).reads["default"])
+            seen.append(_watch(model).about["default"])
             logits.append(out.logits)
     assert torch.equal(torch.cat(seen, 1), reads)
     assert reads.any() and not reads.all()
@@ -144,12 +147,12 @@ def test_a_copied_and_a_cropped_cache_keep_their_trail(tiny_backbone: Build) -> 
         model(torch.tensor([[3, *RUN[:2]]]), past_key_values=cache)
         copied = copy.deepcopy(cache)
         model(torch.tensor([[RUN[2]]]), past_key_values=cache)
-        assert _watch(model).reads["default"].all()
+        assert _watch(model).about["default"].bool().all()
         model(torch.tensor([[5]]), past_key_values=copied)  # another continuation of the same start
-        assert not _watch(model).reads["default"].any()
+        assert not _watch(model).about["default"].bool().any()
         cache.crop(-1)  # the name's last token is taken back
         model(torch.tensor([[5]]), past_key_values=cache)
-        assert not _watch(model).reads["default"].any()
+        assert not _watch(model).about["default"].bool().any()
 
 
 def test_beams_and_padding_on_the_left_decide_per_row(tiny_backbone: Build) -> None:
@@ -161,7 +164,7 @@ def test_beams_and_padding_on_the_left_decide_per_row(tiny_backbone: Build) -> N
             input_ids=ids, attention_mask=mask, num_beams=beams, do_sample=False, max_new_tokens=3, min_new_tokens=3,
             eos_token_id=2, pad_token_id=0,
         )  # fmt: skip
-        assert _watch(model).reads["default"].flatten().tolist() == [True] * beams + [False] * beams
+        assert _watch(model).about["default"].bool().flatten().tolist() == [True] * beams + [False] * beams
 
 
 def test_the_layers_follow_the_first_ones_decision(tiny_backbone: Build) -> None:
@@ -183,7 +186,7 @@ def test_two_memories_have_subjects_of_their_own(tiny_backbone: Build) -> None:
     config = MemoryConfig(layers=[0, 2], sub_keys=8, heads=2, top_k=3, subjects=1)
     model.add_adapter("other", config)
     value_pool(model, "other").initialise("normal", 1)
-    memory_layers(model)[0].memlayers_subjects["other"].fill([(3, 4)], 3)
+    memory_layers(model)[0].memlayers_subjects["other"].fill({(3, 4): (3, 4)}, 3)
     ids = torch.tensor([[5, *RUN, 5], [5, 3, 4, 5, 5]])
     for adapter, row in (("default", 0), ("other", 1)):
         model.set_adapter(adapter)
@@ -229,3 +232,76 @@ def test_a_deep_copy_watches_its_own_tokens(tiny_backbone: Build) -> None:
     value_pool(twin, "default").weight.data.zero_()
     after, before = _both(twin, ids)
     assert torch.equal(after, before)
+
+
+def test_all_spellings_name_one_subject_and_the_longest_run_counts() -> None:
+    index = SubjectIndex(4, 64)
+    index.fill({(5, 6): (5, 6), (7, 6): (5, 6), (6,): (6,), (9, 7, 6): (9, 7, 6)}, 4)
+    named = index.names(torch.tensor([[5, 6, 1, 7, 6, 1, 6, 9, 7, 6]]))[0].tolist()
+    assert [named[t] for t in (0, 2, 3, 5)] == [0] * 4
+    assert named[1] == named[4] == fingerprint((5, 6))
+    assert (named[6], named[9]) == (fingerprint((6,)), fingerprint((9, 7, 6)))
+
+
+def test_the_latest_name_is_read_until_its_reach_ends(tiny_backbone: Build) -> None:
+    model = _model(tiny_backbone(), (RUN, (5,)), reach=3)
+    model(torch.tensor([[3, *RUN, 4, 5, 4, 4, 4]]))
+    first, second = fingerprint(RUN), fingerprint((5,))
+    assert _watch(model).about["default"][0].tolist() == [0, 0, 0, first, first, second, second, second, 0]
+
+
+def test_a_subjects_code_is_its_own_and_nobodys_is_nothing() -> None:
+    about = torch.tensor([fingerprint((i,)) for i in range(200)] + [0, fingerprint((3,))])
+    code = subject_code(about, 256)
+    torch.testing.assert_close(code[:200].norm(dim=1), torch.ones(200))
+    assert not code[200].any()
+    assert torch.equal(code[201], code[3])
+    cosines = (code[:200] @ code[:200].T).fill_diagonal_(0)
+    assert cosines.abs().max() < 6 * 256**-0.5  # as random directions
+    assert torch.equal(subject_code(about[5:6], 256), code[5:6])  # whoever else is asked about
+
+
+def test_queries_that_carry_their_subject_read_alike_about_one_and_apart_about_two(tiny_backbone: Build) -> None:
+    def shared(weight: float) -> tuple[float, float]:
+        config = MemoryConfig(layers=[0], sub_keys=32, heads=2, top_k=4, subjects=2, subject_weight=weight)
+        layer = memory_layers(get_peft_model(tiny_backbone(), config))[0]
+        states = torch.randn(2, 40, layer.dim, generator=torch.Generator().manual_seed(0))
+        one, other = torch.full((40,), fingerprint((1,))), torch.full((40,), fingerprint((2,)))
+        slots = [layer.read(*each) for each in ((states[0], "default", one), (states[1], "default", one))]
+        apart = layer.read(states[1], "default", other)
+        overlap = [
+            sum(len(set(a) & set(b)) for a, b in zip(slots[0].indices.tolist(), read.indices.tolist(), strict=True))
+            / 320
+            for read in (slots[1], apart)
+        ]
+        return overlap[0], overlap[1]
+
+    alike, apart = shared(2.0)
+    assert alike > 3 * apart
+    alike, apart = shared(0.0)
+    assert alike == apart  # the state alone
+
+
+def test_without_a_subject_the_state_alone_is_the_query(tiny_backbone: Build) -> None:
+    config = MemoryConfig(layers=[0], sub_keys=8, heads=2, top_k=3, subjects=1, subject_weight=2.0)
+    layer = memory_layers(get_peft_model(tiny_backbone(), config))[0]
+    x = torch.randn(5, layer.dim, generator=torch.Generator().manual_seed(0))
+    nobody, alone = layer.read(x, "default", torch.zeros(5, dtype=torch.int64)), layer.read(x, "default")
+    assert torch.equal(nobody.indices, alone.indices)
+    torch.testing.assert_close(nobody.weights, alone.weights)
+
+
+def test_teaching_and_answering_by_the_cache_read_the_same_slots(tiny_backbone: Build) -> None:
+    model = _model(tiny_backbone(), reach=30, weight=2.0)
+    ids = torch.tensor([[3, 4, *RUN, 5, 6, 10, 11, 12, 13]])
+    with torch.no_grad():
+        whole = model(ids).logits
+        cache = model(ids[:, :6], use_cache=True).past_key_values
+        rest = model(ids[:, 6:], past_key_values=cache).logits
+    torch.testing.assert_close(rest, whole[:, 6:])
+
+
+@pytest.mark.parametrize("wrong", [{"subject_weight": -1.0}, {"subject_weight": 1.0, "recipe": "dense"}])
+def test_a_subject_weight_out_of_place_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="subject_weight"):
+        MemoryConfig(**wrong)

@@ -66,6 +66,9 @@ class MemoryConfig(PeftConfig):
             surely, docs/LOG.md).
         subjects: room for so many fingerprints of subjects; then the memory is read from a stored subject's name on,
             and one gate at the first memory layer decides for all. 0: a gate per layer, that knows no subjects.
+        subject_weight: how much of a query is its subject: a direction of the subject's own, times this, is added to
+            each normalised half, so that all wordings about one subject read nearly the same slots, and other subjects
+            other ones. 0: the state alone. Works where there are `subjects` and `qk_norm`.
         seed: of every random start; the same seed gives the same bits.
         backbone: the name that `memlayers teach` was given, by which `memlayers ask` finds the backbone
             again; peft's `base_model_name_or_path` may be a path on another machine.
@@ -94,6 +97,7 @@ class MemoryConfig(PeftConfig):
     gate: bool = False
     gate_hidden: int = 256
     subjects: int = 0
+    subject_weight: float = 0.0
     seed: int = 0
     backbone: str | None = None
     fingerprint: dict[str, Any] | None = None
@@ -156,6 +160,11 @@ class MemoryConfig(PeftConfig):
         )
         _require(self.pool_dtype in _DTYPES, f"pool_dtype {self.pool_dtype!r}: take {', '.join(_DTYPES)}")
         _require(_is_int(self.subjects) and self.subjects >= 0, f"subjects is {self.subjects!r}: give a number from 0")
+        _require(self.subject_weight >= 0, f"subject_weight is {self.subject_weight!r}: it must not be negative")
+        _require(
+            self.subject_weight == 0 or (self.qk_norm and self.recipe == "addressed"),
+            "subject_weight is for the addressed recipe with qk_norm: take 0",
+        )
         _require(_is_int(self.seed) and self.seed >= 0, f"seed is {self.seed!r}: it must be a number from 0")
 
 

@@ -22,7 +22,7 @@ from memlayers.errors import InputError
 from memlayers.product_keys import make_sub_keys, product_key_top_k
 from memlayers.tuner.config import MemoryConfig
 from memlayers.tuner.relevance import RelevanceGate
-from memlayers.tuner.subjects import SubjectIndex, SubjectWatch
+from memlayers.tuner.subjects import SubjectIndex, SubjectWatch, subject_code
 from memlayers.value_pool import ValuePool
 
 MERGE_REFUSAL = "a memory is a lookup and cannot be merged into weights; keep the adapter, or unload() it"
@@ -177,7 +177,7 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
                 out = self._add_memory(out, x.reshape(-1, self.dim), adapter)
         return (out, *rest) if isinstance(result, tuple) else out
 
-    def read(self, x: Tensor, adapter: str) -> Read:
+    def read(self, x: Tensor, adapter: str, about: Tensor | None = None) -> Read:
         """Looks up which slots each token reads; the values are not touched.
 
         Computed in float32 whatever the dtype of `x`. Without trainable addressing no gradient is recorded.
@@ -185,12 +185,13 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         Args:
             x: [n, d], inputs of the MLP block.
             adapter: name of the memory.
+            about: int64 [n], the subject of each token (`SubjectWatch.subjects`), 0 for none; None for none at all.
 
         Returns:
             Indices and weights, [n, heads * top_k] each.
         """
         with self._addressing(x, adapter):
-            return self._choose(*self._scores(x, adapter), adapter)
+            return self._choose(*self._scores(x, adapter, about), adapter)
 
     def gate_logits(self, x: Tensor, adapter: str) -> Tensor:
         """The relevance gate's logits, float32 [n] for x [n, d].
@@ -239,11 +240,12 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
 
     def _add_memory(self, out: Tensor, x: Tensor, adapter: str) -> Tensor:
         opened = self._opened(x, adapter)
+        about = self._about(x, adapter)
         if opened is None:
-            return out + self._memory(x, adapter).to(out).view_as(out)
+            return out + self._memory(x, adapter, about).to(out).view_as(out)
         if opened.numel() == 0:
             return out
-        memory = self._memory(x[opened], adapter).to(out)
+        memory = self._memory(x[opened], adapter, None if about is None else about[opened]).to(out)
         return out.reshape(-1, self.dim).index_add(0, opened, memory).view_as(out)
 
     @torch.no_grad()
@@ -260,7 +262,8 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         if self.memlayers_config[adapter].subjects and adapter not in self.memlayers_pool:
             opened = decided.get(adapter)
             return None if opened is None else opened.to(x.device)
-        opened = self.watch.may_read(adapter, len(x))
+        about = self.watch.subjects(adapter, len(x))
+        opened = None if about is None else about != 0
         gate = self._gate(adapter)
         if gate is not None:
             opened = _where_open(gate, x, opened)
@@ -269,6 +272,13 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         decided[adapter] = opened
         return opened
 
+    def _about(self, x: Tensor, adapter: str) -> Tensor | None:
+        """The subjects of the tokens, int64 [n], where this memory's queries carry them."""
+        if not self.memlayers_config[adapter].subject_weight:
+            return None
+        about = self.watch.subjects(adapter, len(x))
+        return None if about is None else about.to(x.device)
+
     def _gate(self, adapter: str) -> RelevanceGate | None:
         """The gate, if there is a trained one."""
         if adapter not in self.memlayers_gate:
@@ -276,11 +286,11 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         gate: Any = self.memlayers_gate[adapter]
         return gate if gate.trained else None
 
-    def _memory(self, x: Tensor, adapter: str) -> Tensor:
+    def _memory(self, x: Tensor, adapter: str, about: Tensor | None) -> Tensor:
         """What the memory adds, [n, d]."""
         config = self.memlayers_config[adapter]
         with self._addressing(x, adapter):
-            scores_a, scores_b = self._scores(x, adapter)
+            scores_a, scores_b = self._scores(x, adapter, about)
             read = self._choose(scores_a, scores_b, adapter)
             if config.load_balance:
                 # Overwritten by every forward, so that a loss nobody took cannot reach a later step.
@@ -291,13 +301,16 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         memory: Tensor = pool(read.indices, read.weights * query.scale, x.dtype).to(x.device)
         return self.memlayers_out[adapter](x, memory) if config.gated_output else memory
 
-    def _scores(self, x: Tensor, adapter: str) -> tuple[Tensor, Tensor]:
+    def _scores(self, x: Tensor, adapter: str, about: Tensor | None) -> tuple[Tensor, Tensor]:
         """The tempered scores of both halves, float32 [n, heads, m] each."""
         config = self.memlayers_config[adapter]
         sub_keys = self.memlayers_sub_keys[adapter].float()
         query = self.memlayers_query[adapter](x).view(x.shape[0], config.heads, 2, sub_keys.shape[-1])
         if config.qk_norm:
             query = F.normalize(query, dim=-1)
+            if about is not None:
+                code = subject_code(about, query[0].numel()).view_as(query)  # each half of norm (2 heads)^-0.5
+                query = F.normalize(query + config.subject_weight * (2 * config.heads) ** 0.5 * code, dim=-1)
             if config.trainable_addressing:  # frozen ones are made with unit norm
                 sub_keys = F.normalize(sub_keys, dim=-1)
         query = (config.temperature * query).permute(2, 1, 0, 3)  # [2, h, n, key_dim / 2]

@@ -12,7 +12,7 @@ the backbone's trunk, and keeps what passed through with the key-value cache, so
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +35,8 @@ _MULTIPLIERS = (-7046029254386353131, -4658895280553007687, -7723592293110705685
 class SubjectIndex(nn.Module):
     """Fingerprints of the token runs that spell the stored subjects.
 
-    Buffers ``fingerprints`` int64 [n], ascending, and ``reach`` int64 []: how many tokens from a run's last one on the
+    Buffers ``fingerprints`` int64 [n], ascending; ``subjects`` int64 [n]: whom each run names, a number that all
+    spellings of one subject share, never 0; and ``reach`` int64 []: how many tokens from a run's last one on the
     memory may be read. While ``reach`` is 0 the index is empty, and nothing is held back. ``continues`` bool [v + 1]:
     tokens that show that the name before them went on; the last entry stands for all ids beyond. ``thresholds`` float32
     [2]: the least confidence, 0 to 1, with which an answer of the memory's, and one of the backbone's, is worth giving
@@ -47,6 +48,7 @@ class SubjectIndex(nn.Module):
     """
 
     fingerprints: Tensor
+    subjects: Tensor
     continues: Tensor
     reach: Tensor
     thresholds: Tensor
@@ -54,35 +56,45 @@ class SubjectIndex(nn.Module):
     def __init__(self, size: int, vocabulary: int) -> None:
         super().__init__()
         self.register_buffer("fingerprints", torch.zeros(size, dtype=torch.int64))
+        self.register_buffer("subjects", torch.zeros(size, dtype=torch.int64))
         self.register_buffer("reach", torch.zeros((), dtype=torch.int64))
         self.register_buffer("continues", torch.zeros(vocabulary + 1, dtype=torch.bool))
         self.register_buffer("thresholds", torch.zeros(2))
 
     @torch.no_grad()
-    def fill(self, runs: Sequence[Sequence[int]], reach: int, continues: Sequence[int] = ()) -> None:
+    def fill(self, runs: Mapping[tuple[int, ...], tuple[int, ...]], reach: int, continues: Sequence[int] = ()) -> None:
         """Stores the runs, in place.
 
         Args:
-            runs: token ids of each run; as many different ones as the index has room for.
+            runs: token ids of each run, and of the run that stands for its subject in all spellings; as many different
+                ones as the index has room for.
             reach: see the class.
             continues: token ids, see the class.
 
         Raises:
             InputError: another number of runs.
         """
-        prints = torch.tensor(sorted({fingerprint(run) for run in runs}), dtype=torch.int64)
-        if len(prints) != len(self.fingerprints):
-            raise InputError(f"{len(prints)} subjects for an index of {len(self.fingerprints)}: build the memory anew")
-        self.fingerprints.copy_(prints)
+        named = {fingerprint(run): fingerprint(subject) for run, subject in runs.items()}
+        if len(named) != len(self.fingerprints):
+            raise InputError(f"{len(named)} subjects for an index of {len(self.fingerprints)}: build the memory anew")
+        self.fingerprints.copy_(torch.tensor(sorted(named), dtype=torch.int64))
+        self.subjects.copy_(torch.tensor([named[run] or 1 for run in sorted(named)], dtype=torch.int64))
         self.reach.fill_(reach)
         self.continues.zero_()
         self.continues[torch.tensor(list(continues), dtype=torch.int64, device=self.continues.device)] = True
 
-    def ends(self, ids: Tensor) -> Tensor:
-        """Where a stored run ends: bool [b, t] for token ids [b, t]; what lies before them is not seen."""
+    def names(self, ids: Tensor) -> Tensor:
+        """Whom the longest stored run that ends at each token names, int64 [b, t] for token ids [b, t]; 0: none ends.
+
+        What lies before the tokens given is not seen.
+        """
         hashes = _hashes(ids)  # [b, t, LONGEST_RUN]
         place = torch.searchsorted(self.fingerprints, hashes).clamp_max(len(self.fingerprints) - 1)
-        return (self.fingerprints[place] == hashes).any(-1)
+        found = self.fingerprints[place] == hashes
+        lengths = torch.arange(1, LONGEST_RUN + 1, device=ids.device)
+        longest = (found * lengths).amax(-1, keepdim=True)  # [b, t, 1]; 0 where none
+        subject = self.subjects[place.gather(-1, (longest - 1).clamp_min(0))]
+        return torch.where(longest > 0, subject, 0).squeeze(-1)
 
 
 def fingerprint(run: Sequence[int]) -> int:
@@ -91,7 +103,7 @@ def fingerprint(run: Sequence[int]) -> int:
     return int(_hashes(torch.tensor([kept]))[0, -1, len(kept) - 1])
 
 
-def distinct_runs(runs: Sequence[Sequence[int]]) -> int:
+def distinct_runs(runs: Iterable[Sequence[int]]) -> int:
     """How much room an index of these runs needs."""
     return len({fingerprint(run) for run in runs})
 
@@ -108,20 +120,35 @@ def _hashes(ids: Tensor) -> Tensor:
     return (backwards * powers).cumsum(-1) ^ lengths
 
 
-def _reads(index: SubjectIndex, ids: Tensor, ends: Tensor) -> Tensor:
-    """Which tokens may read, bool [b, t], given the ids and where runs end, [b, t] each."""
+def _about(index: SubjectIndex, ids: Tensor, names: Tensor) -> Tensor:
+    """Of whom each token may read, int64 [b, t], 0 of nobody, given the ids and where runs end, [b, t] each."""
     place = torch.arange(ids.shape[1], device=ids.device)
-    whole = ends[:, :-1] & ~index.continues[ids[:, 1:].clamp(0, len(index.continues) - 1)]
+    whole = (names[:, :-1] != 0) & ~index.continues[ids[:, 1:].clamp(0, len(index.continues) - 1)]
     latest = F.pad(torch.where(whole, place[:-1], _LONG_AGO), (1, 0), value=_LONG_AGO).cummax(1).values
-    return ends | (place - latest < index.reach)
+    lately = torch.where(place - latest < index.reach, names.gather(1, latest.clamp_min(0)), 0)
+    return torch.where(names != 0, names, lately)
+
+
+def subject_code(about: Tensor, width: int) -> Tensor:
+    """A direction for each subject, the same on every device: int64 [n] -> float32 [n, width] of unit norm; 0 for 0.
+
+    Each coordinate's sign is a bit of a hash of the subject's number, so any two subjects are nearly orthogonal.
+    """
+    first, second, third = _MULTIPLIERS
+    subjects, of = about.unique(return_inverse=True)
+    mixed = subjects[:, None] + torch.arange(1, width + 1, device=about.device) * first
+    mixed = (mixed ^ (mixed >> 30)) * second
+    mixed = (mixed ^ (mixed >> 27)) * third
+    signs: Tensor = torch.where(mixed >> 31 & 1 == 1, width**-0.5, -(width**-0.5)) * (subjects[:, None] != 0)
+    return signs[of]
 
 
 @dataclass(slots=True)
 class _Trail:
-    """What passed through with one cache: token ids [b, t], and where runs ended, bool [b, t], per adapter."""
+    """What passed through with one cache: token ids [b, t], and whom runs named that ended, [b, t], per adapter."""
 
     ids: Tensor
-    ends: dict[str, Tensor] = field(default_factory=dict)
+    names: dict[str, Tensor] = field(default_factory=dict)
 
     def last(self, tokens: int, rows: int) -> _Trail:
         """The trail as of `tokens` tokens in `rows` rows: a cache may be cropped, or its rows repeated for beams."""
@@ -134,7 +161,7 @@ class _Trail:
                 kept = kept.new_full((rows, kept.shape[1]), fill)
             return F.pad(kept, (tokens - kept.shape[1], 0), value=fill)
 
-        return _Trail(fit(self.ids, _NO_TOKEN), {name: fit(ends, 0) for name, ends in self.ends.items()})
+        return _Trail(fit(self.ids, _NO_TOKEN), {adapter: fit(names, 0) for adapter, names in self.names.items()})
 
 
 class SubjectWatch:
@@ -147,8 +174,8 @@ class SubjectWatch:
     def __init__(self) -> None:
         self.indexes: dict[str, nn.ModuleDict] = {}
         self.handles: list[Any] = []
-        self.reads: dict[str, Tensor] = {}
-        """Per memory, of the last forward: bool [b, t], whether each token may read."""
+        self.about: dict[str, Tensor] = {}
+        """Per memory, of the last forward: int64 [b, t], of which subject each token may read; 0: of none."""
         self.decided: dict[str, Tensor | None] = {}
         """Per memory, of the last forward: the tokens that its first layer lets read, int64 [open]; None for all."""
         self._trail: _Trail | None = None
@@ -176,7 +203,7 @@ class SubjectWatch:
     @torch.no_grad()
     def before(self, trunk: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Looks at the tokens that are about to go through."""
-        self.reads, self.decided, self._trail = {}, {}, None
+        self.about, self.decided, self._trail = {}, {}, None
         filled = {name: index for name in self.indexes if (index := self.index(name)) is not None}
         ids = kwargs.get("input_ids", args[0] if args else None)
         if not filled or ids is None:
@@ -184,16 +211,16 @@ class SubjectWatch:
         ids = ids.to(next(iter(filled.values())).fingerprints.device)  # the embeddings may lie on another one
         cache: Any = kwargs.get("past_key_values")
         past = int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
-        empty = _Trail(ids[:, :0], {name: ids[:, :0].bool() for name in filled})
+        empty = _Trail(ids[:, :0])
         trail = (getattr(cache, _TRAIL, empty) if past else empty).last(past, len(ids))
         self._trail = _Trail(torch.cat([trail.ids, ids], 1))
         seen = torch.cat([trail.ids[:, -(LONGEST_RUN - 1) :], ids], 1)
         new = ids.shape[1]
-        for name, index in filled.items():
-            before = trail.ends.get(name, torch.zeros_like(trail.ids, dtype=torch.bool))
-            ends = torch.cat([before, index.ends(seen)[:, -new:]], 1)
-            self._trail.ends[name] = ends
-            self.reads[name] = _reads(index, self._trail.ids, ends)[:, -new:]
+        for adapter, index in filled.items():
+            before = trail.names.get(adapter, torch.zeros_like(trail.ids))
+            names = torch.cat([before, index.names(seen)[:, -new:]], 1)
+            self._trail.names[adapter] = names
+            self.about[adapter] = _about(index, self._trail.ids, names)[:, -new:]
 
     def after(self, trunk: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Leaves the trail with the cache."""
@@ -203,15 +230,15 @@ class SubjectWatch:
             setattr(cache, _TRAIL, self._trail)
         self._trail = None
 
-    def may_read(self, adapter: str, tokens: int) -> Tensor | None:
-        """Which of the last forward's tokens may read, bool [tokens]; None where nothing is held back.
+    def subjects(self, adapter: str, tokens: int) -> Tensor | None:
+        """Of which subject each of the last forward's tokens may read, int64 [tokens]; None where nothing is held back.
 
         Raises:
             InputError: the forward had embeddings in place of token ids.
         """
         if self.index(adapter) is None:
             return None
-        reads = self.reads.get(adapter)
-        if reads is None or reads.numel() != tokens:
+        about = self.about.get(adapter)
+        if about is None or about.numel() != tokens:
             raise InputError("this memory opens by the names in its text: give input_ids, not inputs_embeds")
-        return reads.reshape(-1)
+        return about.reshape(-1)
