@@ -85,11 +85,11 @@ class TeachConfig:
     pool_dtype: str = "float32"
     gate: bool | None = None
     gate_subjects: bool = True
-    subject_weight: float = 1.0
+    subject_weight: float = 2.0
     gate_threshold: float = 1.0
     gate_steps: int = 2000
     general_text: str | None = None
-    exposures: int = 8
+    exposures: int = 5
     batch_size: int = 32
     accumulation: int = 1
     value_rate: float = 0.12
