@@ -52,6 +52,7 @@ ORDER = (
     "gate",
     "teach",
     "evaluate",
+    "harness",
     "bench",
     "bench.figures",
     "bench.reads",

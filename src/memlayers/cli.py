@@ -351,6 +351,47 @@ def _run_protocol(
     print(f"the results page is {page}")
 
 
+@app.command(
+    "lm-eval", epilog="Example: memlayers lm-eval runs/demo/memory --tasks hellaswag,triviaqa --limit 200 --out lm.json"
+)
+def lm_eval(
+    memory: Annotated[Path, typer.Argument(help="Folder of a memory.")],
+    tasks: Annotated[str, typer.Option(help="Names of tasks or groups, with commas between.")],
+    include_path: Annotated[Path | None, typer.Option(help="Folder of further task files (YAML).")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many items of each task.")] = None,
+    fewshot: Annotated[
+        int | None, typer.Option(min=0, help="Examples before each item; the task's own choice.")
+    ] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Through the chat template, as facts are taught.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Items per forward.")] = 16,
+    out: Annotated[Path | None, typer.Option(help="Where to write the results, a .json file.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Another place of the backbone.")] = None,
+    gate: Annotated[bool, typer.Option(help="Off: the memory is read for every token.")] = True,
+    device: Device = None,
+    quiet: Quiet = False,
+) -> None:
+    """Run EleutherAI's lm-evaluation-harness on a memory and its backbone, side by side on the same items."""
+    from memlayers.files import check_output_file
+
+    if out is not None:
+        check_output_file(out)
+    named = [task.strip() for task in tasks.split(",") if task.strip()]
+    if not named:
+        raise InputError("--tasks names none: give some with commas between, as hellaswag,triviaqa")
+    from memlayers.harness import harness_rows
+    from memlayers.results import Results, environment, write_results
+    from memlayers.session import load_memory
+
+    opened = load_memory(memory, backbone=backbone, device=device, gate=gate)
+    options = {"limit": limit, "fewshot": fewshot, "chat": chat, "batch_size": batch_size}
+    rows = harness_rows(opened.model, opened.tokenizer, named, include_path=include_path, quiet=quiet, **options)
+    settings = {"memory": str(memory), "gate": gate, "tasks": named, **options}
+    results = Results(environment(str(opened.model.device)), settings, rows)
+    if out is not None:
+        write_results(out, results)
+    _print_rows(results)
+
+
 @facts_app.command("make", epilog="Example: memlayers facts make sensor_calibration --n 300 --out facts.jsonl")
 def facts_make(
     family: Annotated[str, typer.Argument(help="A synthetic family; `list` names them all.")],

@@ -31,6 +31,8 @@ HIGHER_IS_BETTER: Mapping[str, bool] = MappingProxyType(
         "largest_kl": False,
         "auroc": True,
         "abstention_auroc": True,
+        "lm_eval": True,
+        "lm_eval_loss": False,
         "answered": True,
         "fabricated": False,
         "unchanged_answers": True,
