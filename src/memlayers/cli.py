@@ -336,6 +336,8 @@ def _run_protocol(
         if words is not None:
             try:
                 chosen[name] = tuple(read[name](word.strip()) for word in words.split(","))
+            except InputError:
+                raise
             except (KeyError, ValueError):
                 example = {"gates": "on,off"}.get(name, "100,300")
                 raise InputError(f"--{name} {words}: give some with commas between, as {example}") from None
