@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def folder(chat_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     (folder / "general.txt").write_text("The river runs to the sea.\n\nIt rained for days.\n\nThe train left late.\n")
     config = TeachConfig(
         backbone=str(chat_backbone), general_text=str(folder / "general.txt"), device="cpu", layers=[1, 2],
-        sub_keys=8, heads=2, top_k=4, exposures=20, batch_size=2, gate_steps=2, gate_threshold=-1e6, value_rate=0.5,
+        sub_keys=8, heads=2, top_k=4, exposures=8, batch_size=2, gate_steps=2, gate_threshold=-1e6, value_rate=0.8,
     )  # fmt: skip
     teach_facts(FACTS, folder / "memory", config, quiet=True)
     return folder / "memory"
@@ -192,7 +193,11 @@ def test_the_command(
     assert run(folder, "--tasks", " , ", "--out", out)[0] == 2
 
 
-def test_a_task_that_is_not_there(memory: Memory, tasks: Path, tmp_path: Path) -> None:
+def test_a_task_that_is_not_there(memory: Memory, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lm_eval import tasks as harness
+
+    local = partial(harness.TaskManager, include_defaults=False)  # reading the harness's own takes 10 seconds
+    monkeypatch.setattr(harness, "TaskManager", lambda include_path, **_: local(include_path=include_path))
     with pytest.raises(InputError, match="^--tasks born_nowhere: no such task"):
         harness_rows(memory.model, memory.tokenizer, ["born_nowhere"], include_path=tasks, quiet=True)
     with pytest.raises(InputError, match="no such folder"):
