@@ -37,6 +37,7 @@ from memlayers.backbones import POCKET
 from memlayers.calibrate import collect_features
 from memlayers.demo import known_questions
 from memlayers.encoding import encode_prompt, plain_text_ids
+from memlayers.entity_questions import read_entity_questions
 from memlayers.evaluate import evaluate_memory, score_text
 from memlayers.facts import Question, read_facts
 from memlayers.general_text import SHIPPED, read_general_text
@@ -61,26 +62,8 @@ def split_demo() -> tuple[list[Fact], list[Fact]]:
 
 def entity_questions(taken: set[str], number: int, seed: int = SEED) -> list[Fact]:
     """Real entities of the demo's relations that nothing else here names, with every phrasing of their relation."""
-    phrasings = json.loads((POCKET / "phrasings.json").read_text(encoding="utf-8"))
-    relations = sorted({fact.id.split("-")[0] for fact in read_facts(POCKET / "demo.jsonl")})
-    found = []
-    for relation in relations:
-        before, after = phrasings[relation]["taught"][0].split("{s}")
-        for line in (ENTITY_QUESTIONS / f"{relation}.jsonl").read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            question = row["question"]
-            subject = question[len(before) : len(question) - len(after)]
-            plain = question.startswith(before) and question.endswith(after) and 3 <= len(subject) <= 40
-            if plain and subject not in taken and len(row["answers"]) == 1 and 2 <= len(row["answers"][0]) <= 30:
-                taken.add(subject)
-                templates = phrasings[relation]
-                found.append(
-                    Fact(
-                        f"{relation}-eq{len(found)}", subject, row["answers"][0],
-                        tuple(t.format(s=subject) for t in templates["taught"]), templates["label"],
-                        tuple(t.format(s=subject) for t in templates["unseen"]),
-                    )
-                )  # fmt: skip
+    found = read_entity_questions(ENTITY_QUESTIONS, without=taken)
+    taken |= {fact.subject for fact in found}
     return random.Random(seed).sample(found, number)
 
 

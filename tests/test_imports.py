@@ -19,6 +19,7 @@ ORDER = (
     "errors",
     "files",
     "facts",
+    "entity_questions",
     "synthetic",
     "metrics",
     "results",
@@ -51,6 +52,7 @@ ORDER = (
     "gate",
     "teach",
     "evaluate",
+    "harness",
     "bench",
     "bench.figures",
     "bench.reads",
@@ -60,14 +62,18 @@ ORDER = (
     "bench.run",
     "bench.report",
     "demo",
+    "protocol",
+    "protocol.grid",
+    "protocol.page",
+    "protocol.run",
     "cli",
     "__main__",
     "_registration",
     "",  # the package itself
 )
 WITHOUT_TORCH = (
-    "errors", "files", "facts", "synthetic", "metrics", "results", "report", "teaching", "progress", "plan",
-    "bench.figures", "bench.report", "cli",
+    "errors", "files", "facts", "entity_questions", "synthetic", "metrics", "results", "report", "teaching", "progress",
+    "plan", "bench.figures", "bench.report", "protocol.grid", "protocol.page", "protocol.run", "cli",
 )  # fmt: skip
 HEAVY = {"accelerate", "matplotlib", "numba", "peft", "torch", "transformers", "triton"}
 

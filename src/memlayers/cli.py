@@ -179,51 +179,114 @@ def ask(
             print(f"  without memory  {answer.backbone}\n  with memory     {answer.memory}")
 
 
-@app.command("eval", epilog="Example: memlayers eval runs/demo/memory --facts facts.jsonl --out scores.json")
+_GRID = "The whole protocol"  # its options' panel in --help
+
+
+@app.command(
+    "eval",
+    epilog="Example: memlayers eval runs/demo/memory --facts facts.jsonl --out scores.json\n\n"
+    "Example: memlayers eval --protocol full --facts-dir entityquestions --qa triviaqa.jsonl --out runs/protocol",
+)
 def evaluate(
-    memory: Annotated[Path, typer.Argument(help="Folder of a memory.")],
-    out: Annotated[Path, typer.Option(help="Where to write the results, a .json file.")],
+    out: Annotated[Path, typer.Option(help="Where to write the results, a .json file; with --protocol a folder.")],
+    memory: Annotated[Path | None, typer.Argument(help="Folder of a memory; none with --protocol.")] = None,
     facts: Annotated[Path | None, typer.Option(help="What was taught.")] = None,
     known: Annotated[Path | None, typer.Option(help="What the backbone knows: questions and answers.")] = None,
-    qa: Annotated[Path | None, typer.Option(help="Any questions and answers, e.g. TriviaQA.")] = None,
+    qa: Annotated[
+        list[Path] | None, typer.Option(help="Any questions and answers, e.g. TriviaQA. May be given several times.")
+    ] = None,
     untaught: Annotated[
         Path | None, typer.Option(help="Questions like the facts', about what was never taught: abstention.")
     ] = None,
-    text: Annotated[Path | None, typer.Option(help="General text, e.g. WikiText-2.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Another place of the backbone.")] = None,
+    text: Annotated[
+        list[Path] | None, typer.Option(help="General text, e.g. WikiText-2. May be given several times.")
+    ] = None,
+    backbone: Annotated[str | None, typer.Option(help="Another place of the backbone; with --protocol, which.")] = None,
     gate: Annotated[bool, typer.Option(help="Off: the memory is read for every token.")] = True,
     phrasings: Annotated[
-        int | None, typer.Option(min=1, help="Taught phrasings asked per fact; all if not given.")
+        int | None, typer.Option(min=1, help="Taught phrasings asked per fact; all, or 2 with --protocol.")
     ] = None,
-    max_text_tokens: Annotated[int | None, typer.Option(min=2, help="Read so much of the text.")] = None,
+    max_text_tokens: Annotated[
+        int | None, typer.Option(min=2, help="Read so much of each text; all, or 32768 with --protocol.")
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="Also draw the report into this folder.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the choice of phrasings and the bootstrap.")] = 137,
+    seed: Annotated[int | None, typer.Option(help="Of the choice of phrasings and the bootstrap. [137]")] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="full: teach and score a grid of memories, and write the results page.", rich_help_panel=_GRID
+        ),
+    ] = None,
+    recipes: Annotated[str | None, typer.Option(help="[addressed,dense]", rich_help_panel=_GRID)] = None,
+    gates: Annotated[str | None, typer.Option(help="[on,off]", rich_help_panel=_GRID)] = None,
+    sizes: Annotated[
+        str | None,
+        typer.Option(help="Facts taught. [100,300,1000,5000; without --facts-dir 100,300,500]", rich_help_panel=_GRID),
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="[137,7,23]", rich_help_panel=_GRID)] = None,
+    facts_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of EntityQuestions (P19.jsonl ...); without it the demo's 500 facts are taught.",
+            rich_help_panel=_GRID,
+        ),
+    ] = None,
+    questions: Annotated[
+        int | None, typer.Option(min=1, help="Asked of each kind, at most. [1000]", rich_help_panel=_GRID)
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file of `teach` settings for all runs.", rich_help_panel=_GRID)
+    ] = None,
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:
-    """Score a memory against its backbone on the same items: recall, known facts, perplexity, locality."""
+    """Score a memory against its backbone on the same items; or run the whole protocol, from teaching to the page."""
+    grid = {"recipes": recipes, "gates": gates, "sizes": sizes, "seeds": seeds}
+    if protocol is not None:
+        single: dict[str, Any] = {
+            "MEMORY": memory, "--facts": facts, "--untaught": untaught, "--no-gate": None if gate else True,
+            "--report": report, "--seed": seed,
+        }  # fmt: skip
+        if given := [name for name, value in single.items() if value is not None]:
+            raise InputError(
+                f"{given[0]} scores one memory, --protocol {protocol} teaches its own: give one of the two"
+            )
+        if protocol != "full":
+            raise InputError(f"--protocol {protocol}: there is one protocol; give --protocol full")
+        bounds = {"questions": questions, "phrasings": phrasings, "max_text_tokens": max_text_tokens}
+        teaching = {"backbone": backbone, "device": device}
+        _run_protocol(out, grid, facts_dir, known, qa or [], text or [], bounds, config, teaching, quiet)
+        return
+    only = {**{f"--{name}": value for name, value in grid.items()}, "--facts-dir": facts_dir,
+            "--questions": questions, "--config": config}  # fmt: skip
+    if given := [name for name, value in only.items() if value is not None]:
+        raise InputError(f"{given[0]} belongs to the whole protocol: give --protocol full too, or leave it out")
+    if memory is None:
+        raise InputError("no memory to score: give its folder, or --protocol full to run the whole protocol")
     from memlayers.facts import read_facts, read_questions
     from memlayers.files import check_output_directory, check_output_file, read_text
 
-    if facts is None and known is None and qa is None and text is None:
+    if facts is None and known is None and not qa and not text:
         raise InputError("nothing to score: give --facts, --known, --qa or --text")
     if untaught is not None and facts is None:
         raise InputError("--untaught is scored against what was taught: give --facts too")
     check_output_file(out)
     if report is not None:
         check_output_directory(report, replace=True)
+    sets, texts = _named(qa or []), _named(text or [])
     items: dict[str, Any] = {
         "facts": read_facts(facts) if facts else [],
         "known": read_questions(known) if known else [],
-        "qa": read_questions(qa) if qa else [],
+        "qa": {name: read_questions(path) for name, path in sets.items()},
         "untaught": read_questions(untaught) if untaught else [],
-        "text": read_text(text) if text else None,
+        "text": {name: read_text(path) for name, path in texts.items()},
     }
     from memlayers.evaluate import cost_rows, evaluate_memory
     from memlayers.results import Results, environment, write_results
     from memlayers.session import load_memory
     from memlayers.teaching import read_teaching
 
+    seed = 137 if seed is None else seed
     opened = load_memory(memory, backbone=backbone, device=device, gate=gate)
     rows, examples = evaluate_memory(
         opened.model, opened.tokenizer,
@@ -235,16 +298,99 @@ def evaluate(
         rows += cost_rows(taught.report, taught.facts, where)
     settings = {"memory": str(memory), "gate": gate, "phrasings": phrasings, "seed": seed}
     settings |= {
-        name: str(value)
-        for name, value in (("facts", facts), ("known", known), ("qa", qa), ("untaught", untaught), ("text", text))
-        if value
+        name: str(value) for name, value in (("facts", facts), ("known", known), ("untaught", untaught)) if value
     }
+    settings |= {name: ", ".join(map(str, paths)) for name, paths in (("qa", qa), ("text", text)) if paths}
     results = Results(environment(where), settings, rows, taught.report.curve if taught else [], examples)
     write_results(out, results)
     if report is not None:
         from memlayers.report import write_report
 
         write_report(out, report)
+    _print_rows(results)
+
+
+def _run_protocol(
+    out: Path,
+    grid: dict[str, str | None],
+    facts_dir: Path | None,
+    known: Path | None,
+    qa: list[Path],
+    text: list[Path],
+    bounds: dict[str, int | None],
+    config: Path | None,
+    teaching: dict[str, str | None],
+    quiet: bool,
+) -> None:
+    from memlayers.protocol.grid import Grid
+    from memlayers.protocol.run import MADE_BY_THE_GRID, Bounds, read_materials, run_protocol
+
+    read: dict[str, Callable[[str], Any]] = {
+        "recipes": lambda word: TeachConfig(recipe=word).recipe,
+        "gates": {"on": True, "off": False}.__getitem__,
+        "sizes": int,
+        "seeds": lambda word: TeachConfig(seed=int(word)).seed,
+    }
+    chosen: dict[str, Any] = {} if facts_dir else {"sizes": (100, 300, 500)}
+    for name, words in grid.items():
+        if words is not None:
+            try:
+                chosen[name] = tuple(read[name](word.strip()) for word in words.split(","))
+            except InputError:
+                raise
+            except (KeyError, ValueError):
+                example = {"gates": "on,off"}.get(name, "100,300")
+                raise InputError(f"--{name} {words}: give some with commas between, as {example}") from None
+    settings = _config(config, dict(teaching))
+    for name in MADE_BY_THE_GRID:
+        if getattr(settings, name) != getattr(TeachConfig(), name):
+            raise InputError(f"{config}: {name} is the grid's to set; take it out, and choose with --{name}s")
+    materials = read_materials(facts_dir, known, _labelled(qa), _labelled(text))
+    page = run_protocol(
+        out, Grid(**chosen), materials, settings, Bounds(**{k: v for k, v in bounds.items() if v is not None}),
+        note=lambda line: None if quiet else print(f"memlayers: {line}", file=sys.stderr), quiet=quiet,
+    )  # fmt: skip
+    print(f"the results page is {page}")
+
+
+@app.command(
+    "lm-eval", epilog="Example: memlayers lm-eval runs/demo/memory --tasks hellaswag,triviaqa --limit 200 --out lm.json"
+)
+def lm_eval(
+    memory: Annotated[Path, typer.Argument(help="Folder of a memory.")],
+    tasks: Annotated[str, typer.Option(help="Names of tasks or groups, with commas between.")],
+    include_path: Annotated[Path | None, typer.Option(help="Folder of further task files (YAML).")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many items of each task.")] = None,
+    fewshot: Annotated[
+        int | None, typer.Option(min=0, help="Examples before each item; the task's own choice.")
+    ] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Through the chat template, as facts are taught.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Items per forward.")] = 16,
+    out: Annotated[Path | None, typer.Option(help="Where to write the results, a .json file.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Another place of the backbone.")] = None,
+    gate: Annotated[bool, typer.Option(help="Off: the memory is read for every token.")] = True,
+    device: Device = None,
+    quiet: Quiet = False,
+) -> None:
+    """Run EleutherAI's lm-evaluation-harness on a memory and its backbone, side by side on the same items."""
+    from memlayers.files import check_output_file
+
+    if out is not None:
+        check_output_file(out)
+    named = [task.strip() for task in tasks.split(",") if task.strip()]
+    if not named:
+        raise InputError("--tasks names none: give some with commas between, as hellaswag,triviaqa")
+    from memlayers.harness import harness_rows
+    from memlayers.results import Results, environment, write_results
+    from memlayers.session import load_memory
+
+    opened = load_memory(memory, backbone=backbone, device=device, gate=gate)
+    options = {"limit": limit, "fewshot": fewshot, "chat": chat, "batch_size": batch_size}
+    rows = harness_rows(opened.model, opened.tokenizer, named, include_path=include_path, quiet=quiet, **options)
+    settings = {"memory": str(memory), "gate": gate, "tasks": named, **options}
+    results = Results(environment(str(opened.model.device)), settings, rows)
+    if out is not None:
+        write_results(out, results)
     _print_rows(results)
 
 
@@ -427,6 +573,15 @@ def bench(
         print(bench_text(found), end="")
     else:
         _print_bench(found)
+
+
+def _named(paths: Sequence[Path]) -> dict[str, Path]:
+    """The files of a repeated option: one stands for itself, several get names."""
+    return {"": paths[0]} if len(paths) == 1 else _labelled(paths)
+
+
+def _labelled(paths: Sequence[Path]) -> dict[str, Path]:
+    return dict(zip(_labels(paths), paths, strict=True))
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:

@@ -9,7 +9,7 @@ import math
 import random
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -51,16 +51,37 @@ class TextScores:
     identical: Tensor
     largest_kl: float
 
-    def rows(self) -> list[Row]:
-        """Perplexity (backbone, memory), the share of identical logits, and the largest divergence."""
+    def rows(self, name: str = "") -> list[Row]:
+        """Perplexity (backbone, memory, relative change), the share of identical logits, and the largest divergence.
+
+        Args:
+            name: of the text, where there are several; stands before the splits.
+        """
         n = self.identical.numel()
         same = mean_interval(self.identical.float().mean(1).tolist())
+        before, after = (part.double().mean(1).tolist() for part in (self.nll_backbone, self.nll_memory))
+        nats = paired_difference(before, after)
+        low, high = math.expm1(nats.ci_low), math.expm1(nats.ci_high)
+        change = Row(
+            "perplexity_change",
+            split_of(name, "general_text"),
+            math.expm1(nats.value),
+            self.nll_memory.numel(),
+            low,
+            high,
+        )
         return [
-            Row.from_estimate("perplexity", "backbone", _perplexity(self.nll_backbone)),
-            Row.from_estimate("perplexity", "memory", _perplexity(self.nll_memory)),
-            Row("identical_logits", "general_text", same.value, n, same.ci_low, same.ci_high),
-            Row("largest_kl", "general_text", self.largest_kl, n),
+            Row.from_estimate("perplexity", split_of(name, "backbone"), _perplexity(self.nll_backbone)),
+            Row.from_estimate("perplexity", split_of(name, "memory"), _perplexity(self.nll_memory)),
+            change,
+            Row("identical_logits", split_of(name, "general_text"), same.value, n, same.ci_low, same.ci_high),
+            Row("largest_kl", split_of(name, "general_text"), self.largest_kl, n),
         ]
+
+
+def split_of(name: str, split: str) -> str:
+    """The split of a row about one of several texts or question files: "triviaqa:change"; unnamed, the bare split."""
+    return f"{name}:{split}" if name else split
 
 
 def evaluate_memory(
@@ -69,9 +90,9 @@ def evaluate_memory(
     *,
     facts: Sequence[Fact] = (),
     known: Sequence[Question] = (),
-    qa: Sequence[Question] = (),
+    qa: Sequence[Question] | Mapping[str, Sequence[Question]] = (),
     untaught: Sequence[Question] = (),
-    text: str | None = None,
+    text: str | Mapping[str, str] | None = None,
     phrasings: int | None = None,
     max_text_tokens: int | None = None,
     batch_size: int = 128,
@@ -85,11 +106,13 @@ def evaluate_memory(
         tokenizer: the backbone's.
         facts: what was taught: recall on taught and on never-taught phrasings, and the backbone's own.
         known: what the backbone knows: kept or not.
-        qa: questions of any kind, answers with aliases: exact match before and after.
+        qa: questions of any kind, answers with aliases: exact match before and after. Several sets by name, which then
+            stands before their splits (`split_of`).
         untaught: questions of the facts' shape about entities that were never taught: abstention, if there are facts.
-        text: general text: perplexity before and after, share of tokens whose logits are bit-identical.
+        text: general text: perplexity before and after, share of tokens whose logits are bit-identical. Several by
+            name, likewise.
         phrasings: taught phrasings asked per fact, seeded choice; None asks all.
-        max_text_tokens: read this much of the text; None reads all.
+        max_text_tokens: read this much of each text; None reads all.
         batch_size: questions per batch.
         seed: of the choice of phrasings and of the bootstrap.
         quiet: no progress bars.
@@ -132,18 +155,23 @@ def evaluate_memory(
                 }
             )
             position += len(questions)
-    for metric, items, label in (("known_facts", known, "Known facts"), ("qa_exact_match", qa, "QA file")):
+    sets = qa if isinstance(qa, Mapping) else {"": qa}
+    paired = [("known_facts", "", known, "Known facts")]
+    paired += [("qa_exact_match", name, items, name or "QA file") for name, items in sets.items()]
+    for metric, name, items, label in paired:
         if items:
             scores: list[list[bool]] = []
             for split, memory_on in (("backbone", False), ("memory", True)):
                 given = ask(f"{label}, {split}", [item.question for item in items], memory=memory_on)
                 scores.append([exact_match(a, item.answers) for a, item in zip(given, items, strict=True)])
-                rows.append(Row.from_estimate(metric, split, mean_interval(scores[-1], seed)))
-            rows.append(Row.from_estimate(metric, "change", paired_difference(scores[0], scores[1], seed)))
+                rows.append(Row.from_estimate(metric, split_of(name, split), mean_interval(scores[-1], seed)))
+            change = paired_difference(scores[0], scores[1], seed)
+            rows.append(Row.from_estimate(metric, split_of(name, "change"), change))
     if facts and untaught:
         rows += _abstention_rows(Memory(model, tokenizer), facts, untaught, known, batch_size, seed, quiet)
-    if text is not None:
-        rows += score_text(model, tokenizer, text, max_tokens=max_text_tokens, quiet=quiet).rows()
+    texts = text if isinstance(text, Mapping) else {} if text is None else {"": text}
+    for name, words in texts.items():
+        rows += score_text(model, tokenizer, words, max_tokens=max_text_tokens, quiet=quiet).rows(name)
     return rows, rng.sample(examples, min(12, len(examples))) if facts else []
 
 
@@ -187,6 +215,8 @@ def _abstention_rows(
         wrong and a.source == "memory" for wrong, a in zip(fabricated, given["untaught_entities"], strict=True)
     ]
     rows.append(Row.from_estimate("fabricated", "untaught_entities_by_memory", mean_interval(by_memory, seed)))
+    same = [answer.memory == answer.backbone for answer in given["untaught_entities"]]
+    rows.append(Row.from_estimate("unchanged_answers", "untaught_entities", mean_interval(same, seed)))
     return rows
 
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SHARES = frozenset(
-    "recall teacher_forced_recall known_facts qa_exact_match identical_logits answered fabricated".split()
+    "recall teacher_forced_recall known_facts qa_exact_match identical_logits answered fabricated "
+    "unchanged_answers".split()
 )
 # Okabe and Ito's palette without its yellow: told apart by the colour-blind too, and each has its own marker.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -39,7 +40,7 @@ def write_report(results_path: StrPath, out_dir: StrPath) -> tuple[Path, Path]:
         WorkError: matplotlib is missing, or the disk is full.
     """
     results = read_results(results_path)
-    picture = _to_png(_draw_one(results))
+    picture = to_png(_draw_one(results))
     paths = Path(out_dir) / "report.md", Path(out_dir) / "recall.png"
     atomic_write_bytes(paths[1], picture)
     atomic_write_text(paths[0], _markdown(results, Path(results_path).name, paths[1].name))
@@ -67,7 +68,7 @@ def compare_report(runs: Sequence[tuple[str, StrPath]], out_dir: StrPath) -> tup
             "each with its own label"
         )
     results = [(label, read_results(path)) for label, path in runs]
-    picture = _to_png(_draw_many(results))
+    picture = to_png(_draw_many(results))
     paths = Path(out_dir) / "compare.md", Path(out_dir) / "compare.png"
     atomic_write_bytes(paths[1], picture)
     atomic_write_text(paths[0], _comparison(results, paths[1].name))
@@ -81,6 +82,8 @@ def format_value(metric: str, value: float) -> str:
     """A figure as a person reads it: "99.6 %", "8.337", "1 min 23 s", "1.21 GB"."""
     if metric in _SHARES:
         return _percent(value)
+    if metric == "perplexity_change":
+        return f"{100 * value:+.3f} %"
     if metric == "teach_seconds":
         whole = round(value)
         return f"{value:.1f} s" if whole < 60 else f"{whole // 60:,} min {whole % 60} s"
@@ -124,16 +127,16 @@ def _markdown(results: Results, source: str, picture: str) -> str:
         "\n".join(f"- {line}" for line in _in_short(results)),
         f"![recall against exposures, perplexity, known facts]({picture})",
         "Small markers: measured between passes, recall and known facts on samples. Large markers: the rows below.",
-        _table(("metric", "split", "value", "95 % interval", "n", "better"), table, right=(2, 3, 4)),
+        markdown_table(("metric", "split", "value", "95 % interval", "n", "better"), table, right=(2, 3, 4)),
     ]
     if results.examples:
         columns = list(dict.fromkeys(name for example in results.examples for name in example))
         rows = [[_plain(example.get(name, "")) for name in columns] for example in results.examples]
-        parts += ["## Answers", _table(columns, rows)]
+        parts += ["## Answers", markdown_table(columns, rows)]
     machine = [(name, _plain(value)) for name, value in results.environment.items() if value is not None]
     parts += [
         "## Environment",
-        _table(("", ""), machine),
+        markdown_table(("", ""), machine),
         "## Configuration",
         f"```json\n{json.dumps(results.config, indent=1, ensure_ascii=False)}\n```",
         f"Drawn from `{source}` alone. Recall is strict exact match in free generation; intervals are 95 %, "
@@ -194,7 +197,7 @@ def _comparison(runs: Sequence[tuple[str, Results]], picture: str) -> str:
         "# Runs side by side",
         f"![recall against exposures, perplexity, known facts]({picture})",
         "Small markers: measured between passes, recall and known facts on samples. Large markers: the rows below.",
-        _table(head, table, right=range(2, len(head))),
+        markdown_table(head, table, right=range(2, len(head))),
         "Best of a row in bold; 95 % intervals in brackets.",
     ]
     return "\n\n".join(parts) + "\n"
@@ -208,7 +211,8 @@ def _cell(row: Row | None, bold: bool) -> str:
     return (f"**{value}**" if bold else value) + (f" [{interval}]" if interval else "")
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> str:
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> str:
+    """A Markdown table; the columns numbered in `right` are set to the right."""
     right = set(right)
     lines = [head, ["---:" if i in right else "---" for i in range(len(head))], *rows]
     return "\n".join(f"| {' | '.join(_escape(cell) for cell in line)} |" for line in lines)
@@ -365,7 +369,8 @@ def _three_panels(height: float) -> tuple[Figure, list[Axes]]:
     return figure, panels
 
 
-def _to_png(figure: Figure) -> bytes:
+def to_png(figure: Figure) -> bytes:
+    """A figure as PNG, the same bytes for the same figure."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})  # the same bytes from the same results
     return buffer.getvalue()
