@@ -99,9 +99,9 @@ def run(wordings: int | None = None, several: bool = False, **settings: Any) -> 
         "facts": len(facts),
         "config": asdict(config) | {"wordings": len(facts[0].questions)},
         "environment": environment("cpu"),
-        "recall_taught": asdict(mean_interval([sum(each) / len(each) for each in taught])),
-        "recall_unseen": asdict(mean_interval([sum(each) / len(each) for each in never])),
-        "known_facts_change": asdict(paired_difference(scores[0], scores[1])),
+        "recall_taught": mean_interval([sum(each) / len(each) for each in taught])._asdict(),
+        "recall_unseen": mean_interval([sum(each) / len(each) for each in never])._asdict(),
+        "known_facts_change": paired_difference(scores[0], scores[1])._asdict(),
         "curve": [
             {"exposures": point.exposures, "taught": point.recall, "unseen": asked}
             for point, asked in zip(memory.report.curve, unseen, strict=True)
