@@ -122,7 +122,8 @@ def _parts(grid: Grid, cells: Cells) -> Iterator[str]:
         yield f"The bars are stated for {HEADLINE:,} facts, which this grid does not have."
     yield _headline(grid, cells, main)
     yield (
-        "The bars hold together: few exposures are no merit where recall is not reached. Not part of this protocol, with bars of their own: a held-out family of phrasings through the gate, and the "
+        "The bars hold together: few exposures are no merit where recall is not reached.\n\n"
+        "Not part of this protocol, with bars of their own: a held-out family of phrasings through the gate, and the "
         "capacity of a pool."
     )
     yield f"## {main.facts:,} facts, side by side"
