@@ -115,7 +115,8 @@ def test_abstention_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     guesses = {"u1": "yes", "u2": "no", "u0": "no", "u3": "no"}
 
     def ask(_: Any, questions: Sequence[str], **options: Any) -> list[Answer]:
-        return [Answer(q, guesses.get(q, "?"), guesses.get(q, "?"), *said[q]) for q in questions]
+        with_memory = {**guesses, "u3": "else"}
+        return [Answer(q, guesses.get(q, "?"), with_memory.get(q, "?"), *said[q]) for q in questions]
 
     monkeypatch.setattr("memlayers.evaluate.Memory.ask", ask)
     known = [Question("k0", ("?",)), Question("k1", ("?",))]
@@ -129,6 +130,7 @@ def test_abstention_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows["answered", "known"].value == pytest.approx(1 / 2)
     assert rows["fabricated", "untaught_entities"].value == pytest.approx(2 / 4)  # u1 is right, u3 abstains
     assert rows["fabricated", "untaught_entities_by_memory"].value == pytest.approx(1 / 4)
+    assert rows["unchanged_answers", "untaught_entities"].value == pytest.approx(3 / 4)
 
 
 def test_known_facts_and_qa_are_paired_before_and_after(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,6 +154,15 @@ def test_known_facts_and_qa_are_paired_before_and_after(monkeypatch: pytest.Monk
     assert [question for memory, question in oracle.asked if memory] == ["k0", "k1", "k2", "k3", "q0", "q1"]
 
 
+def test_several_question_files_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    sets = {"trivia": [Question("q0", ("one",))], "nq": [Question("q1", ("two",)), Question("q2", ("three",))]}
+    rows, _ = _evaluate(monkeypatch, Oracle({"q0": "one", "q1": "two"}, {"q1": "two"}), qa=sets)
+    assert {split: row.value for (_, split), row in rows.items()} == {
+        "trivia:backbone": 0.0, "trivia:memory": 1.0, "trivia:change": 1.0,
+        "nq:backbone": 0.5, "nq:memory": 0.5, "nq:change": 0.0,
+    }  # fmt: skip
+
+
 def _memory(chat_backbone: Path, filled: bool) -> tuple[Any, Any]:
     model, tokenizer = load_backbone(chat_backbone, "float32")
     model = get_peft_model(model, MemoryConfig(sub_keys=8, heads=2, top_k=3))
@@ -172,6 +183,8 @@ def test_an_empty_memory_changes_nothing(chat_backbone: Path) -> None:
     assert rows["perplexity", "backbone"].ci_low == rows["perplexity", "memory"].ci_low
     assert rows["identical_logits", "general_text"].value == 1.0
     assert rows["largest_kl", "general_text"].value == 0.0
+    change = rows["perplexity_change", "general_text"]
+    assert (change.value, change.ci_low, change.ci_high) == (0.0, 0.0, 0.0)
 
 
 @torch.no_grad()
@@ -193,6 +206,12 @@ def test_text_scores_by_hand(chat_backbone: Path) -> None:
     assert perplexity.ci_low is not None and perplexity.ci_high is not None
     assert perplexity.ci_low < perplexity.value < perplexity.ci_high
     assert perplexity.value != rows["perplexity", "backbone"].value
+    change = rows["perplexity_change", "general_text"]
+    assert change.value == pytest.approx(perplexity.value / rows["perplexity", "backbone"].value - 1)
+    assert change.n == perplexity.n and change.ci_low is not None and change.ci_low < change.value
+    assert {split for _, split in _rows(scores.rows("wiki"))} == {
+        "wiki:backbone", "wiki:memory", "wiki:general_text"
+    }  # fmt: skip
     identical = rows["identical_logits", "general_text"]
     assert identical.value < 0.1 and identical.n == windows.numel()
     kl = (before.exp() * (before - after)).sum(-1).max()
@@ -248,7 +267,8 @@ def test_the_rows_of_the_protocol_go_into_results_json(chat_backbone: Path, tmp_
         ("identical_logits", "general_text"),
         *((metric, "all") for metric in ("exposures_per_fact", "teach_seconds", "peak_memory_bytes")),
     }
-    extra = {("known_facts", "change"), ("qa_exact_match", "change"), ("largest_kl", "general_text")}
+    extra = {("known_facts", "change"), ("qa_exact_match", "change")}
+    extra |= {(metric, "general_text") for metric in ("largest_kl", "perplexity_change")}
     assert {(row.metric, row.split) for row in rows} == required | extra
     assert all(row.higher_is_better == HIGHER_IS_BETTER[row.metric] for row in rows)
     costs = _rows(rows)

@@ -206,7 +206,11 @@ def test_two_real_cells(chat_backbone: Path, general_file: Path, tmp_path: Path)
     assert cell.find("recall", "taught").n == 2  # type: ignore[union-attr]  # bounded
     assert cell.config["gate"] is True and found[wanted.cells()[1]].config["gate"] is False
     text = page.read_text()
-    assert "trivia, change" in text and "perplexity, wiki" in text and "perplexity, held-out articles" in text
+    assert (
+        "trivia, change" in text
+        and "perplexity change, wiki" in text
+        and "perplexity change, held-out articles" in text
+    )
     # What was run before is on the page of a wider grid, and what is not there is missing.
     assert "- dense-gate-3-5" in write_page(tmp_path, grid, found).read_text()
 
@@ -244,7 +248,7 @@ def test_the_page_by_hand(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert row("known facts, change")[1:4] == [">= -0.50 points", ">= -0.20 points", "-0.20 points ± 0"]
     assert row("known facts, change")[-1] == row("triviaqa, change")[-1] == "goal"
-    assert row("perplexity, held-out articles")[1:4] == ["&lt;= +0.200 %", "&lt;= +0.020 %", "+0.010 % ± 0"]
+    assert row("perplexity change, held-out articles")[1:4] == ["&lt;= +0.200 %", "&lt;= +0.020 %", "+0.010 % ± 0"]
     assert row("stored against never-taught entities, AUROC")[3:] == ["missing", "not measured", "not measured", ""]
     assert "| addressed, gate | 100 | 0 of 2 | missing | missing | missing |" in lines
     assert "| dense, gate | 1,000 | 0 of 2 | missing | missing | missing |" in lines

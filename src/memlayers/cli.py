@@ -385,7 +385,7 @@ def lm_eval(
     from memlayers.session import load_memory
 
     opened = load_memory(memory, backbone=backbone, device=device, gate=gate)
-    options = {"limit": limit, "fewshot": fewshot, "chat": chat, "batch_size": batch_size}
+    options: dict[str, Any] = {"limit": limit, "fewshot": fewshot, "chat": chat, "batch_size": batch_size}
     rows = harness_rows(opened.model, opened.tokenizer, named, include_path=include_path, quiet=quiet, **options)
     settings = {"memory": str(memory), "gate": gate, "tasks": named, **options}
     results = Results(environment(str(opened.model.device)), settings, rows)

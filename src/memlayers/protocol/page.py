@@ -74,7 +74,7 @@ def forgetting(cells: Cells) -> list[Measure]:
     for name in texts:
         start, title = (f"{name}:", name) if name else ("", "held-out articles")
         measures += [
-            Measure(f"perplexity, {title}", "perplexity_change", f"{start}general_text", 0.002, 0.0002),
+            Measure(f"perplexity change, {title}", "perplexity_change", f"{start}general_text", 0.002, 0.0002),
             Measure(f"bit-identical logits, {title}", "identical_logits", f"{start}general_text", 0.95, 0.995),
             Measure(f"largest KL, {title}", "largest_kl", f"{start}general_text"),
         ]
@@ -122,6 +122,7 @@ def _parts(grid: Grid, cells: Cells) -> Iterator[str]:
         yield f"The bars are stated for {HEADLINE:,} facts, which this grid does not have."
     yield _headline(grid, cells, main)
     yield (
+        "The bars hold together: few exposures are no merit where recall is not reached.\n\n"
         "Not part of this protocol, with bars of their own: a held-out family of phrasings through the gate, and the "
         "capacity of a pool."
     )
@@ -318,6 +319,8 @@ def _draw_recall(grid: Grid, cells: Cells) -> Figure:
 
 def _draw_curves(grid: Grid, cells: Cells) -> Figure:
     """Recall against exposures, one panel per recipe and gate, one thin line per seed."""
+    from matplotlib.ticker import MaxNLocator
+
     kinds = list(dict.fromkeys((cell.recipe, cell.gate) for cell in grid.cells()))
     figure = _figure(3.2 * len(kinds) + 1, 3.6)
     panels = list(figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0])
@@ -335,6 +338,7 @@ def _draw_curves(grid: Grid, cells: Cells) -> Figure:
                 )  # fmt: skip
         axes.set_title(_kind_name(*kind), loc="left", fontsize=10)
         axes.set_xlabel("exposures per fact")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylim(-0.03, 1.03)
         axes.grid(axis="y", color="#e6e6e6")
         if axes.get_legend_handles_labels()[1]:
