@@ -19,6 +19,7 @@ ORDER = (
     "errors",
     "files",
     "facts",
+    "journal",
     "synthetic",
     "metrics",
     "results",
@@ -51,6 +52,9 @@ ORDER = (
     "gate",
     "teach",
     "evaluate",
+    "slot_use",
+    "writing",
+    "editing",
     "bench",
     "bench.figures",
     "bench.reads",
@@ -66,7 +70,7 @@ ORDER = (
     "",  # the package itself
 )
 WITHOUT_TORCH = (
-    "errors", "files", "facts", "synthetic", "metrics", "results", "report", "teaching", "progress", "plan",
+    "errors", "files", "facts", "journal", "synthetic", "metrics", "results", "report", "teaching", "progress", "plan",
     "bench.figures", "bench.report", "cli",
 )  # fmt: skip
 HEAVY = {"accelerate", "matplotlib", "numba", "peft", "torch", "transformers", "triton"}

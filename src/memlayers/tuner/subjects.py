@@ -78,6 +78,12 @@ class SubjectIndex(nn.Module):
         self.continues.zero_()
         self.continues[torch.tensor(list(continues), dtype=torch.int64, device=self.continues.device)] = True
 
+    @torch.no_grad()
+    def store(self, prints: Tensor) -> None:
+        """Takes these fingerprints, int64 [n], in place of those it has, however many; at least a placeholder stays."""
+        kept = prints.unique() if len(prints) else prints.new_zeros(1)
+        self.fingerprints = kept.to(self.fingerprints.device)
+
     def ends(self, ids: Tensor) -> Tensor:
         """Where a stored run ends: bool [b, t] for token ids [b, t]; what lies before them is not seen."""
         hashes = _hashes(ids)  # [b, t, LONGEST_RUN]
