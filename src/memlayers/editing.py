@@ -9,14 +9,13 @@ most of what it moved before and after, mends those it broke, and is saved in on
 from __future__ import annotations
 
 import datetime
-import json
 import random
 import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,7 +60,7 @@ ADAPTER = "default"
 CONFIG = "adapter_config.json"
 USE_PHRASINGS = 3  # of each stored fact, by which it is known what it reads
 GENERATED = 64  # questions answered in free generation to see that an edit took
-FAR_FROM_BACKBONE = 0.05  # nats: a forgotten fact's answers differ by no more from the bare backbone's
+NEAR_BACKBONE = {True: 0.1, False: 0.5}  # nats per token from the bare backbone, where the gate stays open, or closes
 
 
 @dataclass(frozen=True, slots=True)
@@ -502,7 +501,7 @@ class EditableMemory:
                 batch = [*shown[start : start + size], *(extra if len(extra) <= size else rng.sample(extra, size))]
                 out = answer_logits(self.model, self.tokenizer, batch)
                 loss = F.cross_entropy(out.logits, out.labels)
-                if bool(out.right(len(batch)).all()) and float(loss) <= self.config.enough:
+                if bool(out.right(len(batch)).all()) and float(loss.detach()) <= self.config.enough:
                     continue
                 settled = False
                 writer.step(loss)
@@ -526,13 +525,15 @@ class EditableMemory:
             with without_memory(self.model):
                 evidence[name]["backbone"] = self._standing(asked)
         ids = [fact.id for fact in old]
+        shared = {fact.subject for fact in self._facts if fact.id not in ids}
         rows = self._choose(edit, old)
         own = torch.cat([self._use.rows[each].long() for each in ids]).unique()
         alone = own[self._use.without(ids)[own] == 0]
         self._keep(edit, alone)
         self._clear(alone)
-        self._unteach(edit, taught, targets, rows, [])
-        self._guard(edit, old, lambda more, broken: self._unteach(edit, taught, targets, more, broken), rows)
+        near = NEAR_BACKBONE[any(fact.subject and fact.subject in shared for fact in old)]
+        self._unteach(edit, taught, targets, rows, [], near)
+        self._guard(edit, old, lambda more, broken: self._unteach(edit, taught, targets, more, broken, near), rows)
         self._remove_subjects(old)
         for name, asked in kinds.items():
             evidence[name]["after"] = self._standing(asked)
@@ -540,9 +541,9 @@ class EditableMemory:
         report.evidence = {**evidence, "slots_cleared": len(alone)}
 
     def _unteach(
-        self, edit: _Open, asked: list[Encoded], targets: list[Tensor], rows: Tensor, extra: list[Encoded]
+        self, edit: _Open, asked: list[Encoded], targets: list[Tensor], rows: Tensor, extra: list[Encoded], near: float
     ) -> None:
-        """Adam on `rows` until the backbone's own distribution is back, and `extra` is still answered."""
+        """Adam on `rows` until the backbone's own distribution is `near`, and `extra` is still answered."""
         writer = RowWriter(self._pool, rows, self.config.rate)
         size = self.config.batch_size
         for _ in range(self.config.steps):
@@ -551,12 +552,12 @@ class EditableMemory:
                 out = answer_logits(self.model, self.tokenizer, asked[start : start + size])
                 wanted = torch.cat(targets[start : start + size])
                 loss = F.kl_div(out.logits.log_softmax(-1), wanted, reduction="batchmean", log_target=True)
-                near = float(loss) <= FAR_FROM_BACKBONE
+                done = float(loss.detach()) <= near and not bool(out.right(len(asked[start : start + size])).any())
                 if extra:
                     beside = answer_logits(self.model, self.tokenizer, extra[:size])
-                    near = near and bool(beside.right(len(extra[:size])).all())
+                    done = done and bool(beside.right(len(extra[:size])).all())
                     loss = loss + F.cross_entropy(beside.logits, beside.labels)
-                if near:
+                if done:
                     continue
                 settled = False
                 writer.step(loss)
@@ -856,9 +857,7 @@ class EditableMemory:
         assert self._use is not None and self._questions is not None and self._words is not None
         for change in changes:
             if change.before is not None:
-                for question in {
-                    question_key(q) for q in (*change.before.questions, *change.before.unseen_questions)
-                }:
+                for question in {question_key(q) for q in (*change.before.questions, *change.before.unseen_questions)}:
                     self._questions[question].remove(change.before.id)
                 self._words.subtract(facts_words([change.before]))
                 self._use.drop(change.before.id)
@@ -983,8 +982,3 @@ def _undo_files(records: Sequence[Record]) -> list[str]:
 
 def _now() -> str:
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-
-
-def report_line(report: EditReport) -> str:
-    """An edit's report in one line."""
-    return json.dumps(asdict(report), ensure_ascii=False)

@@ -131,9 +131,7 @@ class SlotUse:
         return [keys[i] for i in order if impact[i] > 0]
 
 
-def choose_slots(
-    rows: Tensor, counts: Tensor, frequency: Tensor, facts: int, rule: str, most: int | None
-) -> Tensor:
+def choose_slots(rows: Tensor, counts: Tensor, frequency: Tensor, facts: int, rule: str, most: int | None) -> Tensor:
     """The slots an edit may write, ascending.
 
     Args:
