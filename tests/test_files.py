@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from memlayers import files
 from memlayers.errors import InputError, WorkError
 from memlayers.files import (
     atomic_directory,
@@ -16,7 +17,11 @@ from memlayers.files import (
     atomic_write_text,
     check_output_directory,
     check_output_file,
+    exchange,
     read_text,
+    recover_directory,
+    replaced_directory,
+    writing_alone,
 )
 
 
@@ -170,6 +175,7 @@ def test_a_failed_swap_puts_the_old_directory_back(tmp_path: Path, monkeypatch: 
             raise OSError(errno.EIO, "Input/output error")
         rename(source, to)
 
+    monkeypatch.setattr(files, "exchange", lambda *_: False)
     monkeypatch.setattr(os, "rename", second_fails)
     with pytest.raises(WorkError), atomic_directory(target, replace=True) as temporary:
         (temporary / "new").write_text("")
@@ -226,3 +232,75 @@ def test_read_text(tmp_path: Path):
         read_text(tmp_path)
     with pytest.raises(InputError, match="no such file"):
         read_text(tmp_path / "nothing")
+
+
+def _filled(path: Path, text: str) -> Path:
+    path.mkdir(exist_ok=True)
+    (path / "file").write_text(text)
+    return path
+
+
+def test_two_directories_change_places(tmp_path: Path):
+    one, other = _filled(tmp_path / "one", "1"), _filled(tmp_path / "other", "2")
+    if not exchange(one, other):
+        pytest.skip("this system cannot exchange directories")
+    assert ((one / "file").read_text(), (other / "file").read_text()) == ("2", "1")
+    with pytest.raises(FileNotFoundError):
+        exchange(one, tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_a_directory_is_replaced_with_all_that_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
+):
+    if not can_exchange:
+        monkeypatch.setattr(files, "exchange", lambda *_: False)
+    target = _filled(tmp_path / "target", "old")
+    target.chmod(0o750)
+    with replaced_directory(target) as new:
+        (new / "file").write_text("new")
+        assert (target / "file").read_text() == "old"
+    assert (target / "file").read_text() == "new"
+    assert target.stat().st_mode & 0o777 == 0o750
+    with pytest.raises(KeyError), replaced_directory(target) as new:
+        raise KeyError
+    assert (target / "file").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+
+
+def test_a_directory_between_two_renames_comes_back(tmp_path: Path):
+    _filled(tmp_path / ".target.memlayers-old", "old")
+    _filled(tmp_path / ".target.memlayers-new", "half")
+    recover_directory(tmp_path / "target")
+    assert (tmp_path / "target" / "file").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+    recover_directory(tmp_path / "target")
+    assert (tmp_path / "target" / "file").read_text() == "old"
+
+
+HOLDER = """
+import sys, time
+from memlayers.files import writing_alone
+with writing_alone(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_writer_is_told_and_a_dead_one_blocks_nobody(tmp_path: Path):
+    target = tmp_path / "target"
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(target)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        told = pytest.raises(InputError, match=rf"target: process {holder.pid} is editing it")
+        with told, writing_alone(target):
+            raise AssertionError
+        holder.kill()
+        holder.wait()
+        for _ in range(2):
+            with writing_alone(target):
+                assert [path.name for path in tmp_path.iterdir()] == [".target.memlayers-lock"]
+        assert not list(tmp_path.iterdir())
+    finally:
+        holder.kill()
+        holder.wait()

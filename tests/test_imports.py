@@ -20,6 +20,7 @@ ORDER = (
     "files",
     "facts",
     "entity_questions",
+    "journal",
     "synthetic",
     "metrics",
     "results",
@@ -53,6 +54,9 @@ ORDER = (
     "teach",
     "evaluate",
     "harness",
+    "slot_use",
+    "writing",
+    "editing",
     "bench",
     "bench.figures",
     "bench.reads",
@@ -72,8 +76,8 @@ ORDER = (
     "",  # the package itself
 )
 WITHOUT_TORCH = (
-    "errors", "files", "facts", "entity_questions", "synthetic", "metrics", "results", "report", "teaching", "progress",
-    "plan", "bench.figures", "bench.report", "protocol.grid", "protocol.page", "protocol.run", "cli",
+    "errors", "files", "facts", "entity_questions", "journal", "synthetic", "metrics", "results", "report", "teaching",
+    "progress", "plan", "bench.figures", "bench.report", "protocol.grid", "protocol.page", "protocol.run", "cli",
 )  # fmt: skip
 HEAVY = {"accelerate", "matplotlib", "numba", "peft", "torch", "transformers", "triton"}
 

@@ -14,6 +14,7 @@ from memlayers._registration import register_with_peft
 
 if TYPE_CHECKING:
     from memlayers.backbones import load_backbone
+    from memlayers.editing import EditableMemory, EditConfig, EditRefused, EditReport, open_memory
     from memlayers.errors import InputError, WorkError
     from memlayers.evaluate import evaluate_memory
     from memlayers.facts import Fact, Question, read_facts, write_facts
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "EditConfig",
+    "EditRefused",
+    "EditReport",
+    "EditableMemory",
     "Fact",
     "InputError",
     "MemoryConfig",
@@ -41,6 +46,7 @@ __all__ = [
     "load_backbone",
     "load_memory",
     "memory_layers",
+    "open_memory",
     "read_facts",
     "set_gate_enabled",
     "teach_facts",
@@ -49,6 +55,10 @@ __all__ = [
 
 _HOME: Final = MappingProxyType(
     {
+        "EditConfig": "editing",
+        "EditRefused": "editing",
+        "EditReport": "editing",
+        "EditableMemory": "editing",
         "Fact": "facts",
         "InputError": "errors",
         "MemoryConfig": "tuner",
@@ -63,6 +73,7 @@ _HOME: Final = MappingProxyType(
         "load_backbone": "backbones",
         "load_memory": "session",
         "memory_layers": "tuner",
+        "open_memory": "editing",
         "read_facts": "facts",
         "set_gate_enabled": "tuner",
         "teach_facts": "teach",

@@ -161,8 +161,29 @@ def write_facts(path: StrPath, facts: Iterable[Fact]) -> None:
         WorkError: the disk is full.
     """
     check_facts_target(path)
+    facts = list(facts)
+    if not facts:
+        raise InputError(f"{path}: no facts to write; give at least one")
+    atomic_write_text(path, facts_text(path, facts))
+
+
+def facts_text(path: StrPath, facts: Iterable[Fact]) -> str:
+    """Facts as the text of a JSONL file, one per line; "" for none.
+
+    Args:
+        path: named in errors.
+        facts: any number.
+
+    Raises:
+        InputError: a fact that could not be read back (an empty text, an id used twice).
+    """
     rows = [_row_of(fact) for fact in _checked(path, facts)]
-    atomic_write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def question_key(question: str) -> str:
+    """What two questions have in common that are the same: see `check_facts`."""
+    return _normalise(question)
 
 
 def check_facts_target(path: StrPath) -> None:
@@ -183,6 +204,9 @@ def write_csv(path: StrPath, facts: Iterable[Fact]) -> None:
         InputError: as `write_facts`, and for what CSV cannot hold: unseen questions and aliases.
         WorkError: the disk is full.
     """
+    facts = list(facts)
+    if not facts:
+        raise InputError(f"{path}: no facts to write; give at least one")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_CSV_COLUMNS)
@@ -562,8 +586,6 @@ def _refuse_contradictions(path: StrPath, report: FactReport) -> None:
 def _checked(path: StrPath, facts: Iterable[Fact]) -> list[Fact]:
     """The facts as a list, if a reader would take them."""
     facts = list(facts)
-    if not facts:
-        raise InputError(f"{path}: no facts to write; give at least one")
     ids: set[str] = set()
     for fact in facts:
         try:

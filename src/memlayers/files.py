@@ -81,8 +81,8 @@ def atomic_write_bytes(path: StrPath, data: bytes) -> None:
 def atomic_directory(path: StrPath, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary directory beside `path`; success renames it to `path`, failure removes it.
 
-    With `replace`, an existing directory is moved aside first and deleted once the new one is in place.
-    Directories cannot be swapped portably in one step: a kill between the two renames leaves the old one
+    With `replace`, an existing directory changes places with the new one in one step and is deleted then. Where the
+    system cannot do that (see `exchange`) it is moved aside first: a kill between the two renames leaves the old one
     under its `.tmp` name.
 
     Args:
@@ -109,6 +109,123 @@ def atomic_directory(path: StrPath, replace: bool = False) -> Iterator[Path]:
             if (number := _disk_error(error)) is not None:
                 raise WorkError(_disk_line(path, os.strerror(number))) from error
             raise
+
+
+@contextlib.contextmanager
+def replaced_directory(path: StrPath) -> Iterator[Path]:
+    """Yield a new directory that takes the place of an existing one in one step, with all that is in it.
+
+    A process killed at any moment leaves the old directory or the new one, and at worst `.NAME.memlayers-new` beside
+    it, which the next call removes. Where the system cannot exchange directories there is one moment between two
+    renames in which the old one lies under `.NAME.memlayers-old`: `recover_directory` brings it back. The caller sees
+    to it that nobody else replaces the same directory (`writing_alone`).
+
+    Args:
+        path: a directory.
+
+    Raises:
+        InputError: the parent cannot be written.
+        WorkError: the disk became full, also when it did so inside the block; the old directory is as it was.
+    """
+    target = Path(os.path.realpath(path))
+    new, aside = _beside(target, "new"), _beside(target, "old")
+    with _oserrors_in_one_line(path):
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir()
+    try:
+        yield new
+        with _oserrors_in_one_line(path):
+            os.chmod(new, stat.S_IMODE(target.stat().st_mode))
+            _sync_tree(new)
+            if exchange(new, target):
+                aside = new
+            else:
+                os.rename(target, aside)
+                try:
+                    os.rename(new, target)
+                except BaseException:
+                    os.rename(aside, target)
+                    raise
+            _sync_directory(target.parent)
+    except BaseException as error:
+        shutil.rmtree(new, ignore_errors=True)
+        if (number := _disk_error(error)) is not None:
+            raise WorkError(_disk_line(path, os.strerror(number))) from error
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def recover_directory(path: StrPath) -> None:
+    """Bring back a directory that `replaced_directory` was killed over; remove what a kill left beside it."""
+    target = Path(os.path.realpath(path))
+    new, aside = _beside(target, "new"), _beside(target, "old")
+    with _oserrors_in_one_line(path):
+        if aside.is_dir() and not target.exists():
+            os.rename(aside, target)
+            _sync_directory(target.parent)
+    for left in (new, aside):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Let two paths of one file system change places in one step; False where the system cannot."""
+    import ctypes
+    import sys
+
+    library = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
+    first, second = os.fsencode(one), os.fsencode(other)
+    if sys.platform == "darwin" and hasattr(library, "renamex_np"):
+        failed = library.renamex_np(first, second, 2)  # type: ignore[union-attr]  # RENAME_SWAP
+    elif hasattr(library, "renameat2"):
+        here = -100  # AT_FDCWD; the 2 is RENAME_EXCHANGE
+        failed = library.renameat2(here, first, here, second, 2)  # type: ignore[union-attr]
+    else:
+        return False
+    number = ctypes.get_errno() if failed else 0
+    if number in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # a file system that knows no exchange
+        return False
+    if number:
+        raise OSError(number, os.strerror(number), str(other))
+    return True
+
+
+@contextlib.contextmanager
+def writing_alone(path: StrPath) -> Iterator[None]:
+    """Hold a lock on writing the directory `path`, which lies beside it as `.NAME.memlayers-lock` meanwhile.
+
+    The system takes the lock from a process that dies. Without `fcntl` (Windows) nothing is locked.
+
+    Raises:
+        InputError: another process holds it, or the parent cannot be written.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    lock = _beside(Path(os.path.realpath(path)), "lock")
+    while True:
+        with _oserrors_in_one_line(path):
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
+                raise InputError(
+                    f"{path}: process {holder} is editing it; wait until it is done, or end that process"
+                ) from None
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), os.stat(lock)):  # not removed in between by its last holder
+                    os.truncate(descriptor, 0)
+                    os.pwrite(descriptor, str(os.getpid()).encode("ascii"), 0)
+                    try:
+                        yield
+                    finally:
+                        lock.unlink(missing_ok=True)
+                    return
+        finally:
+            os.close(descriptor)
 
 
 def check_output_directory(path: StrPath, replace: bool = False) -> None:
@@ -193,6 +310,10 @@ def _disk_line(path: StrPath, reason: str) -> str:
     return f"{path}: writing failed ({reason}); free some space or give another place, nothing was left there"
 
 
+def _beside(target: Path, kind: str) -> Path:
+    return target.with_name(f".{target.name}.memlayers-{kind}")
+
+
 def _temporary_name(target: Path) -> Path:
     return target.parent / f".memlayers-{secrets.token_hex(8)}.tmp"
 
@@ -256,12 +377,14 @@ def _move_into_place(temporary: Path, target: Path) -> None:
         os.rename(temporary, target)
         _sync_directory(target.parent)
         return
-    aside = _temporary_name(target)
-    os.rename(target, aside)
-    try:
-        os.rename(temporary, target)
-    except BaseException:
-        os.rename(aside, target)
-        raise
+    aside = temporary
+    if not exchange(temporary, target):
+        aside = _temporary_name(target)
+        os.rename(target, aside)
+        try:
+            os.rename(temporary, target)
+        except BaseException:
+            os.rename(aside, target)
+            raise
     _sync_directory(target.parent)
     shutil.rmtree(aside, ignore_errors=True)

@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,7 @@ from memlayers.generate import generate_answers, without_memory
 from memlayers.metrics import exact_match
 from memlayers.teaching import GateReport
 from memlayers.tuner.model import memory_layers
-from memlayers.tuner.subjects import SubjectIndex
+from memlayers.tuner.subjects import SubjectIndex, fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -153,24 +153,59 @@ def subject_runs(
         facts: what will be taught.
         contexts: for each fact and each of its taught phrasings the token ids of prompt and answer.
     """
-    words = Counter(word for fact in facts for word in {w for q in fact.questions for w in _words(q)})
+    words = facts_words(facts)
+    each = [subject_runs_of(tokenizer, *pair, words, len(facts)) for pair in zip(facts, contexts, strict=True)]
+    followers = {token for found in each for token in found.followers}
+    runs = {run: subject for found in reversed(each) for run, subject in found.runs.items()}  # the first fact's counts
+    return Subjects(runs, max(found.reach for found in each), tokens_going_on(tokenizer, followers))
+
+
+class FactRuns(NamedTuple):
+    """How one fact's subject is spelled: its runs of tokens, each with the one that stands for the subject; the tokens
+    behind them in its phrasings; its reach."""
+
+    runs: dict[tuple[int, ...], tuple[int, ...]]
+    followers: set[int]
+    reach: int
+
+
+def facts_words(facts: Sequence[Fact]) -> Counter[str]:
+    """How many facts each word of their questions is in."""
+    return Counter(word for fact in facts for word in {w for q in fact.questions for w in _words(q)})
+
+
+def subject_runs_of(
+    tokenizer: PreTrainedTokenizerBase,
+    fact: Fact,
+    contexts: Sequence[Sequence[int]],
+    words: Counter[str],
+    facts: int,
+) -> FactRuns:
+    """As `subject_runs`, for one fact among others.
+
+    Args:
+        tokenizer: the backbone's.
+        fact: the fact.
+        contexts: for each of its taught phrasings the token ids of prompt and answer.
+        words: `facts_words` of all facts.
+        facts: how many there are.
+    """
     runs: dict[tuple[int, ...], tuple[int, ...]] = {}
     followers: set[int] = set()
     reach = 1
-    for fact, phrasings in zip(facts, contexts, strict=True):
-        for question, ids in zip(fact.questions, phrasings, strict=True):
-            name = _name(fact, question, words, len(facts))
-            prompt = encode_prompt(tokenizer, question)
-            span = _span(tokenizer, prompt, name)
-            if span is None:  # a tokenizer that does not write what it read
-                span = 0, len(prompt)
-            followers.update(ids[span[1] : span[1] + 1])
-            reach = max(reach, len(ids) - span[1] + 1)
-            spelt = [tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (name, f" {name}")]
-            spelt = [run for run in (*spelt, tuple(prompt[slice(*span)])) if run]
-            for run in spelt:
-                runs.setdefault(run, runs.get(spelt[0], spelt[0]))
-    return Subjects(runs, reach + FURTHER_REACH, _continuing(tokenizer, followers))
+    for question, ids in zip(fact.questions, contexts, strict=True):
+        name = _name(fact, question, words, facts)
+        prompt = encode_prompt(tokenizer, question)
+        span = _span(tokenizer, prompt, name)
+        if span is None:  # a tokenizer that does not write what it read
+            span = 0, len(prompt)
+        followers.update(ids[span[1] : span[1] + 1])
+        reach = max(reach, len(ids) - span[1] + 1)
+        spelt = [tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (name, f" {name}")]
+        spelt = [run for run in (*spelt, tuple(prompt[slice(*span)])) if run]
+        for run in spelt:
+            runs.setdefault(run, spelt[0])
+    return FactRuns(runs, followers, reach + FURTHER_REACH)
 
 
 def index_subjects(model: Any, adapter: str, subjects: Subjects) -> None:
@@ -179,7 +214,7 @@ def index_subjects(model: Any, adapter: str, subjects: Subjects) -> None:
     index.fill(subjects.runs, subjects.reach, [i for i in subjects.continues if i < len(index.continues) - 1])
 
 
-def _continuing(tokenizer: PreTrainedTokenizerBase, followers: set[int]) -> list[int]:
+def tokens_going_on(tokenizer: PreTrainedTokenizerBase, followers: set[int]) -> list[int]:
     """Tokens that let a name go on: part of the same word, or a next word with a capital or a digit.
 
     Whether either says so depends on the language: a kind that also follows a subject in the facts' own phrasings

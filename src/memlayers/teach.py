@@ -38,11 +38,12 @@ from memlayers.encoding import (
     plain_text_ids,
 )
 from memlayers.errors import InputError, WorkError
-from memlayers.facts import Fact, Question
+from memlayers.facts import Fact, Question, facts_text
 from memlayers.files import atomic_directory, check_output_directory, file_digest
 from memlayers.gate import index_subjects, settle_thresholds, subject_runs, train_gates
 from memlayers.general_text import load_general_text
 from memlayers.generate import answer_questions
+from memlayers.journal import FACTS_FILE
 from memlayers.metrics import exact_match
 from memlayers.optimizer import has_finite_gradient, make_optimizer
 from memlayers.progress import progress_bar
@@ -111,6 +112,7 @@ def teach_facts(
     config = config or TeachConfig()
     if not facts:
         raise InputError("no facts to teach: give at least one")
+    kept = facts_text(Path(out) / FACTS_FILE, facts) if config.keep_facts else None
     check_output_directory(out, replace=replace)
     if Path(out).is_dir() and any(Path(out).iterdir()) and not (Path(out) / "adapter_config.json").is_file():
         raise InputError(f"{out}: not a memory, so it is not replaced; give another folder or remove this one")
@@ -126,6 +128,8 @@ def teach_facts(
     with atomic_directory(out, replace=replace) as folder:
         run.save_adapter(folder)
         write_teaching(folder, Teaching(len(facts), config, environment(str(run.device)), run.report))
+        if kept is not None:
+            (folder / FACTS_FILE).write_text(kept, encoding="utf-8")
     shutil.rmtree(work, ignore_errors=True)
     return Taught(run.model, run.tokenizer, run.report)
 

@@ -69,6 +69,7 @@ class TeachConfig:
         fluency: general text mixed in, a file (likewise).
         stop_at_recall: stop when measured recall reaches it.
         recall_sample: facts asked, in free generation, after each pass; all are asked where the sample is full.
+        keep_facts: the memory remembers its facts (facts.jsonl), so that they can be listed, updated and forgotten.
         checkpoint_seconds: at least so long between two checkpoints.
         dtype: of the backbone: "auto" (float32 on a CPU, the checkpoint's own elsewhere), "float32", "bfloat16".
         device: None chooses.
@@ -107,6 +108,7 @@ class TeachConfig:
     fluency: str | None = None
     stop_at_recall: float = 1.0
     recall_sample: int = 128
+    keep_facts: bool = True
     checkpoint_seconds: float = 60.0
     dtype: str = "auto"
     device: str | None = None

@@ -74,14 +74,33 @@ class SubjectIndex(nn.Module):
         Raises:
             InputError: another number of runs.
         """
-        named = {fingerprint(run): fingerprint(subject) for run, subject in runs.items()}
-        if len(named) != len(self.fingerprints):
-            raise InputError(f"{len(named)} subjects for an index of {len(self.fingerprints)}: build the memory anew")
-        self.fingerprints.copy_(torch.tensor(sorted(named), dtype=torch.int64))
-        self.subjects.copy_(torch.tensor([named[run] or 1 for run in sorted(named)], dtype=torch.int64))
+        if distinct_runs(runs) != len(self.fingerprints):
+            raise InputError(
+                f"{distinct_runs(runs)} subjects for an index of {len(self.fingerprints)}: build the memory anew"
+            )
+        self.store(index_entries(runs))
         self.reach.fill_(reach)
         self.continues.zero_()
         self.continues[torch.tensor(list(continues), dtype=torch.int64, device=self.continues.device)] = True
+
+    @property
+    def entries(self) -> Tensor:
+        """What is stored, int64 [n, 2]: fingerprint and subject of each run, by ascending fingerprint."""
+        return torch.stack([self.fingerprints, self.subjects], 1)
+
+    @torch.no_grad()
+    def store(self, entries: Tensor) -> None:
+        """Takes these entries, int64 [n, 2], in place of those it has, however many; of one run the first counts.
+
+        At least a placeholder stays.
+        """
+        entries = entries if len(entries) else entries.new_zeros(1, 2)
+        order = entries[:, 0].argsort(stable=True)
+        entries = entries[order]
+        first = torch.ones(len(entries), dtype=torch.bool, device=entries.device)
+        first[1:] = entries[1:, 0] != entries[:-1, 0]
+        entries = entries[first].to(self.fingerprints.device)
+        self.fingerprints, self.subjects = entries[:, 0].clone(), entries[:, 1].clone()
 
     def names(self, ids: Tensor) -> Tensor:
         """Whom the longest stored run that ends at each token names, int64 [b, t] for token ids [b, t]; 0: none ends.
@@ -101,6 +120,12 @@ def fingerprint(run: Sequence[int]) -> int:
     """The 64-bit hash of a run of token ids, of its last `LONGEST_RUN` ones where it is longer."""
     kept = list(run)[-LONGEST_RUN:]
     return int(_hashes(torch.tensor([kept]))[0, -1, len(kept) - 1])
+
+
+def index_entries(runs: Mapping[tuple[int, ...], tuple[int, ...]]) -> Tensor:
+    """What an index stores of runs and of the runs that stand for their subjects, int64 [n, 2], in their order."""
+    entries = [(fingerprint(run), fingerprint(subject) or 1) for run, subject in runs.items()]
+    return torch.tensor(entries, dtype=torch.int64).view(-1, 2)
 
 
 def distinct_runs(runs: Iterable[Sequence[int]]) -> int:

@@ -1,0 +1,156 @@
+"""Which slots of the pool a fact reads, how many others read them, and so which of them an edit may write.
+
+Slots specific to an edit are found as words specific to a text are: by how often the edit reads them against how many
+of the stored facts do (Sparse Memory Finetuning, Lin et al. 2025, arXiv 2510.15103).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from memlayers.calibrate import batches_by_length
+from memlayers.tuner.model import memory_layers, value_pool
+
+RULES: Final = ("tfidf", "kl", "all")
+"""The names `choose_slots` knows."""
+
+
+@torch.no_grad()
+def slots_read(
+    model: Any, adapter: str, sequences: Sequence[Sequence[int]], owners: Sequence[int], *, batch_tokens: int = 4096
+) -> list[tuple[Tensor, Tensor]]:
+    """Which slots are read for some sequences, by all memory layers, through the gate.
+
+    Args:
+        model: a PEFT model with a memory.
+        adapter: name of the memory.
+        sequences: token ids.
+        owners: whose each sequence is, from 0, ascending.
+        batch_tokens: padded tokens per forward.
+
+    Returns:
+        For each owner the distinct slots, int64 ascending, and how often each was read, int64.
+    """
+    pool = value_pool(model, adapter)
+    first = memory_layers(model, adapter)[0]
+    trunk = model.get_base_model().base_model
+    device = next(model.parameters()).device
+    found: list[list[Tensor]] = [[] for _ in range(max(owners, default=-1) + 1)]
+    seen: list[Tensor] = []
+    hook = pool.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    try:
+        for chosen in batches_by_length([len(ids) for ids in sequences], batch_tokens):
+            longest = max(len(sequences[i]) for i in chosen)
+            ids = torch.tensor([[*sequences[i], *[0] * (longest - len(sequences[i]))] for i in chosen], device=device)
+            lengths = torch.tensor([len(sequences[i]) for i in chosen], device=device)
+            mask = torch.arange(longest, device=device) < lengths[:, None]
+            seen.clear()
+            trunk(input_ids=ids, attention_mask=mask.long(), use_cache=False)
+            if not seen:
+                continue
+            opened = first.watch.decided[adapter]
+            opened = torch.arange(ids.numel(), device=device) if opened is None else opened
+            real = mask.view(-1)[opened]
+            owner = torch.tensor([owners[i] for i in chosen], device=device)[opened[real] // longest]
+            keys = torch.cat([(owner[:, None] * pool.slots + read[real].long()).flatten() for read in seen])
+            for number, part in _by_owner(keys.sort().values, pool.slots):
+                found[number].append(part)
+    finally:
+        hook.remove()
+    counted = (torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64) for parts in found)
+    return [torch.unique(slots, return_counts=True) for slots in counted]
+
+
+def _by_owner(keys: Tensor, slots: int) -> list[tuple[int, Tensor]]:
+    """Ascending owner * slots + slot -> the slots of each owner, on the CPU."""
+    owners, sizes = torch.unique_consecutive(keys // slots, return_counts=True)
+    parts = (keys % slots).cpu().split(sizes.tolist())
+    return list(zip(owners.tolist(), parts, strict=True))
+
+
+class SlotUse:
+    """Which slots the stored facts read.
+
+    Args:
+        slots: rows of the pool.
+
+    Attributes:
+        frequency: how many facts read each slot, int64 [slots].
+        rows: of each fact, by its id, the distinct slots that it reads, int32.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self.frequency = torch.zeros(slots, dtype=torch.int64)
+        self.rows: dict[str, Tensor] = {}
+
+    def put(self, key: str, rows: Tensor) -> None:
+        """Counts a fact in, in place of what was known of it."""
+        self.drop(key)
+        self.rows[key] = rows.int()
+        self.frequency[rows] += 1
+
+    def drop(self, key: str) -> None:
+        """Counts a fact out; nothing where it is not known."""
+        rows = self.rows.pop(key, None)
+        if rows is not None:
+            self.frequency[rows.long()] -= 1
+
+    def without(self, keys: Sequence[str]) -> Tensor:
+        """The frequency among all facts but these, int64 [slots]."""
+        frequency = self.frequency.clone()
+        for key in keys:
+            if key in self.rows:
+                frequency[self.rows[key].long()] -= 1
+        return frequency
+
+    def most_moved(self, rows: Tensor, moved: Tensor, number: int, without: Sequence[str]) -> list[str]:
+        """The facts that read most of what an edit moved.
+
+        Args:
+            rows: slots that changed, int64.
+            moved: by how much each, float.
+            number: of facts at most.
+            without: ids left out.
+
+        Returns:
+            Ids, the most moved first; none that reads nothing of it.
+        """
+        keys = [key for key in self.rows if key not in set(without)]
+        if not keys or not len(rows):
+            return []
+        weight = torch.zeros(len(self.frequency)).index_put((rows,), moved.float())
+        sizes = torch.tensor([len(self.rows[key]) for key in keys])
+        sums = torch.cat([weight.new_zeros(1), weight[torch.cat([self.rows[k] for k in keys])].cumsum(0)])
+        ends = sizes.cumsum(0)
+        impact = sums[ends] - sums[ends - sizes]
+        order = impact.argsort(descending=True, stable=True)[:number].tolist()
+        return [keys[i] for i in order if impact[i] > 0]
+
+
+def choose_slots(rows: Tensor, counts: Tensor, frequency: Tensor, facts: int, rule: str, most: int | None) -> Tensor:
+    """The slots an edit may write, ascending.
+
+    Args:
+        rows: distinct slots that the edit reads, int64 [n].
+        counts: how often each, int64 [n].
+        frequency: how many of the other stored facts read each slot of the pool.
+        facts: how many others there are.
+        rule: "tfidf" (Lin et al. 2025: count x log of inverse frequency), "kl" (each slot's share of the divergence of
+            the edit's reads from the others') or "all".
+        most: so many slots at most; None for all (of "tfidf" and "kl": all that score above 0).
+    """
+    if rule == "all":
+        return rows
+    used = frequency[rows].double()
+    if rule == "tfidf":
+        score = counts * ((facts + 1) / (used + 1)).log()
+    else:
+        own = counts / counts.sum()
+        others = (used + 1) / (frequency.sum() + len(frequency))
+        score = own * (own / others).log()
+    order = score.argsort(descending=True, stable=True)[: most if most is not None else len(rows)]
+    return rows[order[score[order] > 0]].sort().values
