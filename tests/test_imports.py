@@ -48,6 +48,7 @@ ORDER = (
     "generate",
     "session",
     "calibrate",
+    "protection",
     "gate",
     "teach",
     "evaluate",
