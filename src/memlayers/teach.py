@@ -293,7 +293,7 @@ class _Run:
         for start in range(0, len(batch), size):
             inputs = {k: v.to(self.device) for k, v in collate(batch[start : start + size], self.pad).items()}
             loss = self._loss(inputs) / counted
-            value = float(loss)
+            value = float(loss.detach())
             finite = finite and math.isfinite(value)
             if not finite:
                 break
