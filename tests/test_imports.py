@@ -23,6 +23,7 @@ ORDER = (
     "metrics",
     "results",
     "report",
+    "probes",
     "teaching",
     "progress",
     "plan",
@@ -52,6 +53,7 @@ ORDER = (
     "gate",
     "teach",
     "evaluate",
+    "diagnose",
     "bench",
     "bench.figures",
     "bench.reads",
@@ -67,7 +69,7 @@ ORDER = (
     "",  # the package itself
 )
 WITHOUT_TORCH = (
-    "errors", "files", "facts", "synthetic", "metrics", "results", "report", "teaching", "progress", "plan",
+    "errors", "files", "facts", "synthetic", "metrics", "results", "report", "probes", "teaching", "progress", "plan",
     "bench.figures", "bench.report", "cli",
 )  # fmt: skip
 HEAVY = {"accelerate", "matplotlib", "numba", "peft", "torch", "transformers", "triton"}
