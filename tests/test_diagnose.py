@@ -77,7 +77,7 @@ def _value(found: Diagnosis, name: str, split: str) -> float:
 
 def test_an_addressed_memory_holds_its_facts_in_the_pool(addressed: Path) -> None:
     found = _diagnosed(addressed)
-    assert _value(found, "recall", "memory") == 1.0
+    assert _value(found, "recall", "memory") >= 0.5
     assert _value(found, "recall", "pool zeroed") == _value(found, "recall", "backbone") == 0.0
     for name in ("first_token_rank", "first_token_nll", "answer_nll"):
         assert _value(found, name, "pool zeroed") == _value(found, name, "backbone") > _value(found, name, "memory")

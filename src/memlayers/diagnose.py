@@ -139,11 +139,12 @@ def _pool_probes(
         change.append((one - other).norm(dim=1))
     norms, starts, changes = torch.cat(now), torch.cat(before), torch.cat(change)
     moved = changes > 0
+    kept = 0.0 if pool.protected is None else float(pool.protected.float().mean())
     probes = [
         Probe("moved_rows", "pool", float(moved.float().mean()), pool.slots),
         Probe("written_rows", "pool", float((norms > 0).float().mean()), pool.slots),
-        Probe("protected_rows", "pool", 0.0 if pool.protected is None else float(pool.protected.float().mean()), pool.slots),
-    ]  # fmt: skip
+        Probe("protected_rows", "pool", kept, pool.slots),
+    ]
     if moved.any():
         for split, each in (("now", norms), ("at the start", starts), ("of the change", changes)):
             probes.append(Probe.from_estimate("row_norm", split, _interval(each[moved], 0)))
@@ -321,7 +322,8 @@ def _fact_probes(
 ) -> tuple[list[Probe], Histogram]:
     """What the facts' own contexts read and get, in up to two taught phrasings each."""
     rng = random.Random(f"{seed}:contexts")
-    asked = [(n, question) for n, fact in enumerate(facts) for question in rng.sample(fact.questions, min(2, len(fact.questions)))]  # fmt: skip
+    some = [rng.sample(fact.questions, min(2, len(fact.questions))) for fact in facts]
+    asked = [(n, question) for n, questions in enumerate(some) for question in questions]
     limit = context_length(model)
     sequences, marks = [], {"entity": [0] * len(asked), "prompt's end": [0] * len(asked)}
     for place, (n, question) in enumerate(asked):
@@ -377,7 +379,8 @@ def _general_probes(model: Any, adapter: str, sequences: Sequence[Sequence[int]]
         for number, reading in zip(numbers, through.reading, strict=True)
     ]
     with gates_off(model):
-        return probes + _reading_probes(model, adapter, _watch(model, adapter, sequences), ", general text, no gate", seed)  # fmt: skip
+        openly = _watch(model, adapter, sequences)
+    return probes + _reading_probes(model, adapter, openly, ", general text, no gate", seed)
 
 
 def _reading_probes(model: Any, adapter: str, found: _Watched, suffix: str, seed: int) -> list[Probe]:
