@@ -458,7 +458,7 @@ def _answer_probes(
     """Rank and NLL of the gold answers, and recall in free generation, under one condition."""
     rng = random.Random(f"{seed}:asked")
     questions = [rng.choice(fact.questions) for fact in facts]
-    ranks, first, whole = _gold(model, tokenizer, facts, questions)
+    ranks, first, whole = gold_answers(model, tokenizer, facts, questions)
     answers = answer_questions(model, tokenizer, questions)
     right = [exact_match(answer, fact.answers) for answer, fact in zip(answers, facts, strict=True)]
     probes = [
@@ -477,7 +477,7 @@ def _answer_probes(
 
 
 @torch.inference_mode()
-def _gold(
+def gold_answers(
     model: Any, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], questions: Sequence[str]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Per fact: rank of the answer's first token, its NLL, and the NLL of the whole answer with its end token."""

@@ -32,6 +32,8 @@ HIGHER_IS_BETTER: Mapping[str, bool] = MappingProxyType(
         "abstention_auroc": True,
         "answered": True,
         "fabricated": False,
+        "learned_bits": True,
+        "bits_per_parameter": True,
         "exposures_per_fact": False,
         "teach_seconds": False,
         "tokens_per_second": True,
