@@ -154,6 +154,17 @@ TABLES: dict[str, Callable[[dict[str, Diagnosis]], str]] = {
 }
 
 
+def filled(page: str) -> str:
+    """The page with its tables made anew from the files there are."""
+    places = {name: RESULTS / name / "diagnosis.json" for name in ORDER}
+    found = {name: read_diagnosis(place) for name, place in places.items() if place.exists()}
+    for name, table in TABLES.items():
+        before, _, rest = page.partition(f"<!-- {name} -->\n")
+        after = rest.partition(f"<!-- end of {name} -->")[2]
+        page = f"{before}<!-- {name} -->\n{table(found)}\n<!-- end of {name} -->{after}"
+    return page
+
+
 def main() -> None:
     """Runs what is missing, then fills the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -164,17 +175,7 @@ def main() -> None:
         if not args.draw and not (RESULTS / name / "diagnosis.json").exists():
             run(name)
             print(f"{name}: done", flush=True)
-    found = {
-        name: read_diagnosis(RESULTS / name / "diagnosis.json")
-        for name in ORDER
-        if (RESULTS / name / "diagnosis.json").exists()
-    }
-    page = PAGE.read_text(encoding="utf-8")
-    for name, table in TABLES.items():
-        before, _, rest = page.partition(f"<!-- {name} -->\n")
-        after = rest.partition(f"<!-- end of {name} -->")[2]
-        page = f"{before}<!-- {name} -->\n{table(found)}\n<!-- end of {name} -->{after}"
-    atomic_write_text(PAGE, page)
+    atomic_write_text(PAGE, filled(PAGE.read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":

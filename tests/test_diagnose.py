@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -234,3 +235,14 @@ def test_facts_must_be_said_where_the_memory_has_none(addressed: Path, tmp_path:
     assert isinstance(CliRunner().invoke(app, ["diagnose", str(tmp_path / "none")]).exception, InputError)
     with pytest.raises(InputError, match="no facts to diagnose"):
         diagnose_memory(Memory(None, None), [])  # type: ignore[arg-type]
+
+
+def test_the_page_shows_the_figures_of_the_files() -> None:
+    root = Path(__file__).resolve().parent.parent
+    spec = importlib.util.spec_from_file_location("seeds_story", root / "benchmarks" / "diagnosis.py")
+    assert spec is not None and spec.loader is not None
+    story = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(story)
+    page = (root / "docs" / "diagnosis.md").read_text(encoding="utf-8")
+    assert story.filled(page) == page
+    assert all(f"<!-- {name} -->\n| " in page for name in story.TABLES)
