@@ -175,6 +175,8 @@ def main() -> None:
         if not args.draw and not (RESULTS / name / "diagnosis.json").exists():
             run(name)
             print(f"{name}: done", flush=True)
+    for place in sorted(RESULTS.glob("*/diagnosis.json")):
+        write_diagnosis(place.parent, read_diagnosis(place))  # table and picture anew
     atomic_write_text(PAGE, filled(PAGE.read_text(encoding="utf-8")))
 
 

@@ -19,6 +19,7 @@ from memlayers.probes import (
     Diagnosis,
     Probe,
     diagnosis_text,
+    format_probe,
     read_diagnosis,
     reads_histogram,
     write_diagnosis,
@@ -197,6 +198,16 @@ def test_slots_are_counted_by_their_reads() -> None:
     histogram = reads_histogram([0, 0, 1, 2, 3, 4, 9])
     assert histogram.edges == (0, 1, 2, 4, 8, 16) and histogram.counts == (2, 1, 2, 1, 1)
     assert reads_histogram([0]).counts == (1,)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [("recall", 0.5, "50.0 %"), ("recall", 1.0, "100.0 %"), ("recall", 0.99996, "99.996 %"),
+     ("cosine", 0.0004, "0.0004"), ("slots_in_use", 44775.2, "44,775"), ("answer_nll", 38.51, "38.5"),
+     ("cosine", 0.0, "0.000")],
+)  # fmt: skip
+def test_a_figure_is_not_rounded_to_all_or_none(name: str, value: float, shown: str) -> None:
+    assert format_probe(name, value) == shown
 
 
 def test_a_diagnosis_is_written_read_and_drawn(tmp_path: Path) -> None:

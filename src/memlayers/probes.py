@@ -39,7 +39,7 @@ PROBES: Mapping[str, tuple[str, str]] = MappingProxyType(
         "reads_per_fact": ("number", "distinct slots that the contexts of one fact read, all layers"),
         "distinct_slots": ("number", "distinct slots that all entities read, at one token each"),
         "jaccard": ("number", "of the slots that two entities read: shared over all"),
-        "cosine": ("number", "between two entities, mean over pairs; centred: less the mean of all tokens"),
+        "cosine": ("number", "between two entities, mean of all pairs (n: entities); centred: less the tokens' mean"),
         "written_reads": ("share", "reads that meet a slot which is not zero, weights counted"),
         "protected_reads": ("share", "reads that meet a protected slot, weights counted"),
         "first_token_rank": ("number", "rank of the answer's first token, median; 1 is what greedy decoding takes"),
@@ -182,7 +182,11 @@ def table_rows(probes: Sequence[Probe]) -> Iterator[tuple[str, ...]]:
 def format_probe(name: str, value: float) -> str:
     """A figure as a person reads it."""
     if PROBES[name][0] == "share":
-        return f"{100 * value:.1f} %"
+        shown = f"{100 * value:.1f}"  # rounding must not turn 99.96 % into all of them, nor a few into none
+        rounded_away = (shown == "100.0" and value < 1) or (shown == "0.0" and value > 0)
+        return f"{100 * value:.3f} %" if rounded_away else f"{shown} %"
+    if 0 < abs(value) < 0.01:
+        return f"{value:.1g}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
@@ -209,15 +213,18 @@ def _picture(diagnosis: Diagnosis) -> bytes:
     _bars(recall, "Where do the facts live? Recall", diagnosis, ("recall",), share=True)
     _bars(nll, "NLL of the answer, nats", diagnosis, ("answer_nll",))
     _bars(ratio, "Memory's output over the MLP's, norms", diagnosis, ("output_ratio",))
-    _bars(alike, "Two entities: cosine, Jaccard of reads", diagnosis, ("cosine", "jaccard"))
+    _bars(alike, "Two entities: cosine, Jaccard of reads", diagnosis, ("cosine", "jaccard"), at=", entity")
     _draw_histogram(usage, next((h for h in diagnosis.histograms if h.name == "reads per slot"), None))
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", metadata={"Software": None})
     return drawn.getvalue()
 
 
-def _bars(axes: Axes, title: str, diagnosis: Diagnosis, names: Sequence[str], share: bool = False) -> None:
-    probes = [probe for probe in diagnosis.probes if probe.name in names][::-1]
+def _bars(
+    axes: Axes, title: str, diagnosis: Diagnosis, names: Sequence[str], share: bool = False, at: str = ""
+) -> None:
+    """A bar per probe of these names whose split holds `at`, which is left out of the labels."""
+    probes = [probe for probe in diagnosis.probes if probe.name in names and at in probe.split][::-1]
     axes.set_title(title, loc="left", fontsize=10)
     axes.grid(axis="x", color="#e6e6e6")
     axes.set_axisbelow(True)
@@ -227,8 +234,8 @@ def _bars(axes: Axes, title: str, diagnosis: Diagnosis, names: Sequence[str], sh
         high = probe.value if probe.ci_high is None else probe.ci_high
         error = [[max(0.0, probe.value - low)], [max(0.0, high - probe.value)]]
         axes.barh(place, probe.value, color=colour, xerr=error, error_kw={"capsize": 2, "elinewidth": 1})
-    labels = [p.split if len(names) == 1 else f"{p.name}, {p.split}" for p in probes]
-    axes.set_yticks(range(len(probes)), labels, fontsize=7 if len(probes) > 8 else 8)
+    labels = [(p.split if p.name == names[0] else f"{p.split}, {p.name}").replace(at, "") for p in probes]
+    axes.set_yticks(range(len(probes)), labels, fontsize=6 if len(probes) > 8 else 8)
     if share:
         axes.set_xlim(0, 1.02)
 
