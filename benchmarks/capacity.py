@@ -70,7 +70,7 @@ def run(path: Path, sub_keys: int, n: int, args: argparse.Namespace) -> None:
     facts = facts_of(args.source, args.family, n)
     config = TeachConfig(
         sub_keys=sub_keys, exposures=args.exposures, gate=args.gate, recall_sample=128, seed=SEED,
-        batch_size=min(32, max(4, n // 16)),  # at least 16 steps a pass: a few large ones would teach a few facts nothing
+        batch_size=min(32, max(4, n // 16)),  # at least 16 steps a pass
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         taught = teach_facts(facts, Path(folder) / "memory", config, quiet=True)
