@@ -24,6 +24,7 @@ ORDER = (
     "metrics",
     "results",
     "report",
+    "probes",
     "teaching",
     "progress",
     "plan",
@@ -49,10 +50,12 @@ ORDER = (
     "generate",
     "session",
     "calibrate",
+    "protection",
     "gate",
     "teach",
     "evaluate",
     "harness",
+    "diagnose",
     "bench",
     "bench.figures",
     "bench.reads",
@@ -72,8 +75,8 @@ ORDER = (
     "",  # the package itself
 )
 WITHOUT_TORCH = (
-    "errors", "files", "facts", "entity_questions", "synthetic", "metrics", "results", "report", "teaching", "progress",
-    "plan", "bench.figures", "bench.report", "protocol.grid", "protocol.page", "protocol.run", "cli",
+    "errors", "files", "facts", "entity_questions", "synthetic", "metrics", "results", "report", "probes", "teaching",
+    "progress", "plan", "bench.figures", "bench.report", "protocol.grid", "protocol.page", "protocol.run", "cli",
 )  # fmt: skip
 HEAVY = {"accelerate", "matplotlib", "numba", "peft", "torch", "transformers", "triton"}
 

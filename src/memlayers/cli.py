@@ -394,6 +394,67 @@ def lm_eval(
     _print_rows(results)
 
 
+@app.command(epilog="Example: memlayers diagnose runs/demo/memory --facts facts.jsonl --out runs/diagnosis")
+def diagnose(
+    memory: Annotated[Path, typer.Argument(help="Folder of a memory.")],
+    facts: Annotated[Path | None, typer.Option(help="What was taught; its own facts.jsonl if not given.")] = None,
+    text: Annotated[Path | None, typer.Option(help="General text: what it reads, and what it is given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for diagnosis.json, diagnosis.md and a picture.")] = None,
+    most: Annotated[int, typer.Option(min=2, help="So many facts are probed.")] = 300,
+    max_text_tokens: Annotated[int, typer.Option(min=2, help="Read so much of the text.")] = 16_384,
+    backbone: Annotated[str | None, typer.Option(help="Another place of the backbone.")] = None,
+    gate: Annotated[bool, typer.Option(help="Off: the memory is read for every token.")] = True,
+    seed: Annotated[int, typer.Option(help="Of the choice of facts and the intervals.")] = 137,
+    device: Device = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Say what a memory does and where its facts live: pool, reads, queries, answers, with the pool zeroed too."""
+    from memlayers.facts import read_facts
+    from memlayers.files import check_output_directory
+
+    own = memory / "facts.jsonl"
+    if facts is None and memory.is_dir() and not own.is_file():
+        raise InputError(f"{memory}: remembers no facts of its own; say what was taught with --facts FILE")
+    if out is not None:
+        check_output_directory(out, replace=True)
+    rows = read_facts(facts or own) if facts is not None or own.is_file() else []
+    from memlayers.diagnose import diagnose_memory
+    from memlayers.general_text import read_general_text
+    from memlayers.probes import Diagnosis, diagnosis_text, write_diagnosis
+    from memlayers.results import environment
+    from memlayers.session import load_memory
+    from memlayers.teaching import read_teaching
+
+    source = read_general_text(text) if text else None
+    opened = load_memory(memory, backbone=backbone, device=device, gate=gate)
+    general: list[list[int]] = []
+    for ids in source.encode(opened.tokenizer, 256) if source else []:
+        general.append(ids[: max_text_tokens - sum(map(len, general))])
+        if sum(map(len, general)) >= max_text_tokens:
+            break
+    probes, histograms = diagnose_memory(opened, rows, general=general, most=most, seed=seed, quiet=quiet)
+    taught = read_teaching(memory)
+    settings = {
+        "memory": str(memory),
+        "facts": str(facts or own),
+        "text": text and str(text),
+        "gate": gate,
+        "most": most,
+    }
+    settings |= {"max_text_tokens": max_text_tokens, "seed": seed}
+    curve = taught.report.curve if taught else []
+    found = Diagnosis(environment(str(opened.model.device)), settings, probes, histograms, curve)
+    if out is not None:
+        write_diagnosis(out, found)
+    if as_json:
+        print(diagnosis_text(found), end="")
+        return
+    _print_probes(found)
+    if out is not None:
+        print(f"\nThe table and the picture are in {out}")
+
+
 @facts_app.command("make", epilog="Example: memlayers facts make sensor_calibration --n 300 --out facts.jsonl")
 def facts_make(
     family: Annotated[str, typer.Argument(help="A synthetic family; `list` names them all.")],
@@ -665,6 +726,19 @@ def _print_bench(found: Any) -> None:
         console.print(table)
     for name, value in found.overhead.items():
         print(f"{name:<28} {value:.3f} ms" if name.endswith("_ms") else f"{name:<28} {value:.2%}")
+
+
+def _print_probes(diagnosis: Any) -> None:
+    """The probes as a table on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from memlayers.probes import HEADER, table_rows
+
+    table = Table(*HEADER)
+    for cells in table_rows(diagnosis.probes):
+        table.add_row(*cells)
+    Console().print(table)
 
 
 def _print_rows(results: Any) -> None:

@@ -46,6 +46,7 @@ from memlayers.generate import answer_questions
 from memlayers.metrics import exact_match
 from memlayers.optimizer import has_finite_gradient, make_optimizer
 from memlayers.progress import progress_bar
+from memlayers.protection import count_reads, protect_slots
 from memlayers.results import CurvePoint, environment
 from memlayers.session import WEIGHTS
 from memlayers.teaching import GateReport, TeachConfig, Teaching, TeachReport, write_teaching
@@ -156,6 +157,7 @@ class _Run:
             top_k=config.top_k,
             key_dim=config.shape.key_dim,
             pool_dtype=config.pool_dtype,
+            protectable=config.protect is not None,
             gate=config.gated,
             seed=config.seed,
             backbone=config.backbone,
@@ -169,6 +171,9 @@ class _Run:
         ]
         self.mixed = self._mixed_examples()
         self.general_source = load_general_text(config.general_text, backbone, self.tokenizer, config.seed)
+        self.protected_source = (
+            load_general_text(config.protect, backbone, self.tokenizer, config.seed) if config.protect else None
+        )
         if config.gated and config.gate_subjects:
             contexts = [[example.input_ids for example in examples] for examples in self.encoded]
             self.subjects = subject_runs(self.tokenizer, facts, contexts)
@@ -181,6 +186,7 @@ class _Run:
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.steps_per_pass = len(self._batches(0))
         self.saved_at = time.perf_counter()
+        self.pass_loss, self.pass_counted = 0.0, 0  # of the pass under way: nats, and the tokens they are of
 
     # -- before teaching -------------------------------------------------------------------------------------------
 
@@ -199,6 +205,11 @@ class _Run:
             ]
         if self.config.recipe == "addressed":
             calibrate(self.model, ADAPTER, features)
+        if self.protected_source is not None:
+            texts = self.protected_source.encode(self.tokenizer, min(self.max_length, 256))
+            with progress_bar("Counting reads to protect", len(texts), quiet=self.quiet) as advance:
+                reads = count_reads(self.model, ADAPTER, texts, progress=advance)
+            protect_slots(self.model, ADAPTER, reads, self.config.protect_share)
         if self.config.gated:
             if self.config.gate_subjects:
                 index_subjects(self.model, ADAPTER, self.subjects)
@@ -278,14 +289,16 @@ class _Run:
         for layer in memory_layers(self.model):
             layer.training = True  # its own flag (for the load-balance loss), not its MLP block's dropout
         counted = sum(label != IGNORED_LABEL for example in batch for label in example.labels[1:])
-        finite = True
+        finite, total_loss = True, 0.0
         size = -(-len(batch) // self.config.accumulation)
         for start in range(0, len(batch), size):
             inputs = {k: v.to(self.device) for k, v in collate(batch[start : start + size], self.pad).items()}
             loss = self._loss(inputs) / counted
-            finite = finite and bool(torch.isfinite(loss))
+            value = float(loss.detach())
+            finite = finite and math.isfinite(value)
             if not finite:
                 break
+            total_loss += value * counted
             if loss.requires_grad:  # not where the gates are closed for every token of the batch
                 self.accelerator.backward(loss)
         if finite:
@@ -294,6 +307,7 @@ class _Run:
                 torch.nn.utils.clip_grad_norm_(trainable, self.config.clip)
             finite = all(has_finite_gradient(parameter) for parameter in trainable)
         if finite:
+            self.pass_loss, self.pass_counted = self.pass_loss + total_loss, self.pass_counted + counted
             self.optimizer.step()
         self.optimizer.zero_grad()
         return finite
@@ -326,7 +340,9 @@ class _Run:
             right, asked = right + more, asked + of
         self.report.recall = right / asked
         perplexity, known = self.watch(self.model, self.tokenizer) if self.watch else (None, None)
-        self.report.curve.append(CurvePoint(self.report.exposures, self.report.recall, perplexity, known))
+        loss = self.pass_loss / self.pass_counted if self.pass_counted else None
+        self.report.curve.append(CurvePoint(self.report.exposures, self.report.recall, perplexity, known, loss))
+        self.pass_loss, self.pass_counted = 0.0, 0
         self.began += time.perf_counter() - paused
 
     def _recalled(self, facts: Sequence[Fact], phrasings: int, rng: random.Random) -> tuple[int, int]:
@@ -435,6 +451,7 @@ class _Run:
             record = {
                 "identity": self._identity(),
                 "report": {**asdict(report), "seconds": elapsed},
+                "pass": [self.pass_loss, self.pass_counted],
                 "digests": {name: file_digest(folder / name) for name in (WEIGHTS, OPTIMIZER_STATE)},
             }
             (folder / "state.json").write_text(json.dumps(record), encoding="utf-8")
@@ -458,6 +475,7 @@ class _Run:
             adapter = load_file(folder / WEIGHTS, device=str(self.device))
             tensors = load_file(folder / OPTIMIZER_STATE, device="cpu")
             identity, report = record["identity"], TeachReport.from_dict(record["report"])
+            loss, counted = record.get("pass", (0.0, 0))  # older checkpoints have none
         except Exception as error:  # the safetensors parser raises its own
             raise InputError(f"{folder}: damaged checkpoint ({error}); delete {self.work} and start again") from error
         if identity != json.loads(json.dumps(self._identity())):
@@ -472,7 +490,7 @@ class _Run:
             index, name = key.split(".", 1)
             restored.setdefault(int(index), {})[name] = value
         self.optimizer.load_state_dict({"state": restored, "param_groups": state["param_groups"]})
-        self.report = report
+        self.report, self.pass_loss, self.pass_counted = report, loss, counted
         return True
 
 

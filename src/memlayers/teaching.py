@@ -50,6 +50,8 @@ class TeachConfig:
         gate_threshold: logit above which a gate is open.
         gate_steps: optimizer steps per gate.
         general_text: None for the shipped sample, "sampled" for text sampled from the backbone, or a file.
+        protect: keep at zero the slots that this text reads most: "shipped", "sampled", or a file; None for none.
+        protect_share: of all slots, the most that are protected (never one that the text does not read).
         exposures: most passes over the facts; one pass shows each fact once, in one phrasing.
         batch_size: sequences per optimizer step.
         accumulation: forwards that a step is split into.
@@ -89,6 +91,8 @@ class TeachConfig:
     gate_threshold: float = 1.0
     gate_steps: int = 2000
     general_text: str | None = None
+    protect: str | None = None
+    protect_share: float = 0.3
     exposures: int = 5
     batch_size: int = 32
     accumulation: int = 1
@@ -123,6 +127,14 @@ class TeachConfig:
         for name in ("value_rate", "dense_rate", "clip", "stop_at_recall"):
             value = getattr(self, name)
             _require(value is None or 0 < value < math.inf, f"{name} is {value}: it must be positive, and finite")
+        _require(
+            0 < self.protect_share < 1,
+            f"protect_share is {self.protect_share}: it is a share of the slots, above 0 and below 1",
+        )
+        _require(
+            self.protect is None or self.recipe == "addressed",
+            "protect needs addressing that stays as it is: take the recipe addressed, or leave protect out",
+        )
         for name in ("warmup", "checkpoint_seconds"):
             _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}: it must not be negative")
         _require(0 <= self.seed < 2**32, f"seed is {self.seed}: it must be a number from 0 to 2**32 - 1")

@@ -60,6 +60,7 @@ class MemoryConfig(PeftConfig):
         pool_init: "zero", or "normal" of std hidden_size^-0.5; None from the recipe.
         load_balance: weight of the loss that spreads reads over the sub-keys, 0 for none; needs trainable
             addressing. See `memory_auxiliary_loss`.
+        protectable: the pool has room for a mark per slot that keeps it at zero, see `protection.protect_slots`.
         pool_dtype: storage of the value pool: "float32", "bfloat16", "float16", or "int8" (a float32 scale per row).
         gate: each memory layer has a relevance gate (open until it is trained).
         gate_hidden: width of the gate's hidden layer (the seed's is 128; 256 tells stored subjects from others more
@@ -93,6 +94,7 @@ class MemoryConfig(PeftConfig):
     gated_output: bool | None = None
     pool_init: str | None = None
     load_balance: float = 0.0
+    protectable: bool = False
     pool_dtype: str = "float32"
     gate: bool = False
     gate_hidden: int = 256
@@ -157,6 +159,10 @@ class MemoryConfig(PeftConfig):
         _require(
             self.pool_init == "zero" or bool(self.gated_output),
             "pool_init normal without gated_output changes the backbone before anything is taught: take zero",
+        )
+        _require(
+            not self.protectable or self.pool_init == "zero",
+            "protectable slots are kept at zero: take pool_init zero, as the addressed recipe does",
         )
         _require(self.pool_dtype in _DTYPES, f"pool_dtype {self.pool_dtype!r}: take {', '.join(_DTYPES)}")
         _require(_is_int(self.subjects) and self.subjects >= 0, f"subjects is {self.subjects!r}: give a number from 0")

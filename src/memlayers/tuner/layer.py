@@ -137,7 +137,7 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         self.memlayers_config[adapter] = config
         self._load_balance[adapter] = None
         if owner is None:
-            pool = ValuePool(config.slots, self.dim, config.torch_pool_dtype)
+            pool = ValuePool(config.slots, self.dim, config.torch_pool_dtype, config.protectable)
             # About to be loaded: skip the slow random start. Zeros, not garbage, should nothing follow.
             init = "zero" if config.inference_mode else str(config.pool_init)
             pool.initialise(init, _derived_seed(config.seed, 0))
