@@ -12,7 +12,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,6 +34,7 @@ MOST_RAISED = 1.5  # logits; one odd token shall not shut the gate on the facts
 FURTHER_REACH = 32  # tokens beyond what a taught phrasing and its answer took: other phrasings are longer
 UNSURE = 0.005  # share of stored facts, in wordings not shown, that may be taken for unknown
 MARGIN = 4  # of confidence: in wordings of a kind that teaching did not use an answer is less sure (docs/LOG.md)
+RAISED = 0.015  # the same, where questions about what was never taught would otherwise be answered
 MISTAKEN = 0.01  # share of the backbone's wrong answers that may be taken for knowledge
 _SPACE_MARKS = ("Ġ", "▁", " ")  # how vocabularies write a word's leading space
 RARE = 100  # a word is part of a nameless subject where at most one in so many facts has it
@@ -131,11 +132,13 @@ class Subjects:
         runs: the distinct runs of tokens that spell them, at least one.
         reach: tokens from a run's last one to the longest context's end, and `FURTHER_REACH` more.
         continues: tokens that show, right after a run, that it was only the beginning of a longer name.
+        of_fact: the runs that spell each fact's subject.
     """
 
     runs: list[tuple[int, ...]]
     reach: int
     continues: list[int]
+    of_fact: list[set[tuple[int, ...]]] = field(default_factory=list)
 
 
 def subject_runs(
@@ -153,13 +156,13 @@ def subject_runs(
         facts: what will be taught.
         contexts: for each fact and each of its taught phrasings the token ids of prompt and answer.
     """
-    words = Counter(word for fact in facts for word in {w for q in fact.questions for w in _words(q)})
-    runs: set[tuple[int, ...]] = set()
+    of_fact: list[set[tuple[int, ...]]] = []
     followers: set[int] = set()
     reach = 1
-    for fact, phrasings in zip(facts, contexts, strict=True):
-        for question, ids in zip(fact.questions, phrasings, strict=True):
-            name = _name(fact, question, words, len(facts))
+    for fact, names, phrasings in zip(facts, subject_names(facts), contexts, strict=True):
+        runs: set[tuple[int, ...]] = set()
+        of_fact.append(runs)
+        for question, name, ids in zip(fact.questions, names, phrasings, strict=True):
             prompt = encode_prompt(tokenizer, question)
             span = _span(tokenizer, prompt, name)
             if span is None:  # a tokenizer that does not write what it read
@@ -170,7 +173,14 @@ def subject_runs(
             for text in (name, f" {name}"):
                 run = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
                 runs |= {run} if run else set()
-    return Subjects(sorted(runs), reach + FURTHER_REACH, _continuing(tokenizer, followers))
+    distinct = sorted({run for runs in of_fact for run in runs})
+    return Subjects(distinct, reach + FURTHER_REACH, _continuing(tokenizer, followers), of_fact)
+
+
+def subject_names(facts: Sequence[Fact]) -> list[list[str]]:
+    """What names the subject in each of the facts' phrasings; see `subject_runs`."""
+    words = Counter(word for fact in facts for word in {w for q in fact.questions for w in _words(q)})
+    return [[_name(fact, question, words, len(facts)) for question in fact.questions] for fact in facts]
 
 
 def index_subjects(model: Any, adapter: str, subjects: Subjects) -> None:
@@ -197,39 +207,47 @@ def _continuing(tokenizer: PreTrainedTokenizerBase, followers: set[int]) -> list
 
 
 def settle_thresholds(
-    model: Any, tokenizer: PreTrainedTokenizerBase, adapter: str, stored: Sequence[Question], *, progress: Any = None
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    adapter: str,
+    stored: Sequence[Question],
+    negatives: Sequence[Question] = (),
+    *,
+    progress: Any = None,
 ) -> tuple[float, float]:
     """Settles, after teaching, how confident an answer must be to be worth giving (`session.Memory.ask`).
 
     The memory's: all but `UNSURE` of the stored facts' answers reach `MARGIN` times as much; it can be low, since the
-    gate keeps nearly all else out. The backbone's: all but `MISTAKEN` of the wrong answers that it gives of its own to
-    the same questions stay below it; it was not taught these facts, so they are questions as of entities that nobody
-    taught.
+    gate keeps nearly all else out. Negatives that come through it raise the threshold above their answers, as far as
+    all but `RAISED` of the stored facts' reach it. The backbone's: all but `MISTAKEN` of the wrong answers that it gives
+    of its own to these questions stay below it; it was not taught these facts, so they are questions as of entities
+    that nobody taught.
 
     Args:
         model: a PEFT model whose memory knows its subjects, taught.
         tokenizer: the backbone's.
         adapter: name of the memory.
         stored: questions about taught facts, best in wordings that teaching did not show.
+        negatives: questions about what was never taught.
         progress: called with the number of questions done after each batch, with the memory and without.
 
     Returns:
         The memory's threshold and the backbone's, which are also stored with the index.
     """
-    questions = [each.question for each in stored]
+    asked = [*stored, *negatives]
+    questions = [each.question for each in asked]
     recalled = generate_answers(model, tokenizer, questions, progress=progress)
     with without_memory(model):
         guessed = generate_answers(model, tokenizer, questions, progress=progress)
-    sure = torch.tensor([answer.confidence if answer.opened else 0.0 for answer in recalled])
+    scores = torch.tensor([answer.confidence if answer.opened else 0.0 for answer in recalled])
+    sure, others = scores[: len(stored)], scores[len(stored) :]
     wrong = torch.tensor(
-        [
-            answer.confidence
-            for answer, q in zip(guessed, stored, strict=True)
-            if not exact_match(answer.text, q.answers)
-        ]
+        [answer.confidence for answer, q in zip(guessed, asked, strict=True) if not exact_match(answer.text, q.answers)]
     )
     index: Any = memory_layers(model, adapter)[0].memlayers_subjects[adapter]
-    index.thresholds[0] = sure.quantile(UNSURE) / MARGIN
+    least, most = sure.quantile(UNSURE) / MARGIN, sure.quantile(RAISED)
+    through = others[(others >= least) & (others < most)]
+    index.thresholds[0] = torch.nextafter(through.max(), most) if len(through) else least
     index.thresholds[1] = wrong.quantile(1 - MISTAKEN) if len(wrong) else 0.0
     memory, backbone = index.thresholds.tolist()
     return memory, backbone

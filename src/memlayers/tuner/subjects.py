@@ -96,6 +96,11 @@ def distinct_runs(runs: Sequence[Sequence[int]]) -> int:
     return len({fingerprint(run) for run in runs})
 
 
+def fingerprints_in(ids: Sequence[int]) -> Tensor:
+    """The fingerprints of all runs in a text, int64."""
+    return _hashes(torch.tensor([list(ids)])).flatten()
+
+
 def _hashes(ids: Tensor) -> Tensor:
     """Hashes of the runs of 1 to `LONGEST_RUN` tokens that end at each token: [b, t] -> int64 [b, t, LONGEST_RUN]."""
     first, second, third = _MULTIPLIERS
