@@ -219,9 +219,9 @@ def settle_thresholds(
 
     The memory's: all but `UNSURE` of the stored facts' answers reach `MARGIN` times as much; it can be low, since the
     gate keeps nearly all else out. Negatives that come through it raise the threshold above their answers, as far as
-    all but `RAISED` of the stored facts' reach it. The backbone's: all but `MISTAKEN` of the wrong answers that it gives
-    of its own to these questions stay below it; it was not taught these facts, so they are questions as of entities
-    that nobody taught.
+    all but `RAISED` of the stored facts' reach it. The backbone's: all but `MISTAKEN` of the wrong answers that it
+    gives of its own to these questions stay below it; it was not taught these facts, so they are questions as of
+    entities that nobody taught.
 
     Args:
         model: a PEFT model whose memory knows its subjects, taught.

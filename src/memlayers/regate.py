@@ -1,8 +1,8 @@
 """The gate of a memory that exists already: made where it has none, or trained anew.
 
-What was taught stays as it is, to the bit; only what decides when it is read is replaced. So it serves the seed's order,
-memory first and gate after, and with `soft` the seed's own gate: the baseline that the gate made before teaching is
-compared with.
+What was taught stays as it is, to the bit; only what decides when it is read is replaced. So it serves the seed's
+order, memory first and gate after, and with `soft` the seed's own gate: the baseline that the gate made before teaching
+is compared with.
 """
 
 from __future__ import annotations
