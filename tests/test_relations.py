@@ -84,7 +84,7 @@ def test_what_was_taught_of_a_subject_passes_and_other_questions_do_not(chat_bac
     model, tokenizer, subjects = _model(chat_backbone, facts)
     assert relation_scores(model, tokenizer, ["Anything?"]) == ([1.0], ACCEPTS_ALL)  # nothing is known yet
     report = fit_relations(model, tokenizer, "default", facts, subjects)
-    assert report.accepted_stored >= 0.98 and report.threshold > ACCEPTS_ALL
+    assert report.accepted_stored >= 0.97 and report.threshold > ACCEPTS_ALL
     assert 0.0 <= report.accepted_others <= report.accepted_stored
     own = [question for fact in facts for question in fact.questions]
     swapped = [question for i, fact in enumerate(facts) for question in _wordings(i + 1, fact.subject)]

@@ -58,8 +58,9 @@ def train_gates(
     """Trains each memory layer's gate to open on fact contexts and to stay closed on general text.
 
     A memory that knows its subjects has one gate, at its first layer. It need not tell entities apart, so of the
-    general text the passages alone are its negatives (where there are any), and of the facts' contexts the tokens from
-    the subject's last one on its positives: the gate is not asked about others.
+    general text the passages alone are its negatives (where there are any). Its positives are, of the facts' contexts,
+    the tokens from the subject's last one on (the gate is not asked about others), and the general text's chats:
+    questions of every kind, so that it does not close on a kind of question that the facts had none of.
 
     Class-balanced binary cross-entropy with Adam, as in the seed. A tenth of the sequences is held out for the report.
 
@@ -83,10 +84,12 @@ def train_gates(
     """
     reports = []
     layers = memory_layers(model, adapter)
+    chats = facts[0].inputs[:0]
     index: Any = layers[0].memlayers_subjects[adapter] if adapter in layers[0].memlayers_subjects else None
     if index is not None:
         kept = _from_the_subject_on(index, facts[0], sequences)
         layers, facts = layers[:1], [_rows(facts[0], kept)]
+        chats = general[0].inputs[general[0].sequence >= passages] if passages else chats
         general = [_rows(general[0], general[0].sequence < passages) if passages else general[0]]
     for layer, positive, negative in zip(layers, facts, general, strict=True):
         gate: Any = layer.memlayers_gate[adapter]
@@ -94,6 +97,7 @@ def train_gates(
         generator = torch.Generator().manual_seed(seed)
         train_positive, held_positive = _held_out(positive)
         train_negative, held_negative = _held_out(negative)
+        train_positive = torch.cat([train_positive, chats])
         rows = torch.cat([train_positive, train_negative]).float()
         gate.mean.copy_(rows.mean(0))
         gate.std.copy_(rows.std(0).clamp_min(1e-6))
@@ -255,8 +259,9 @@ def settle_thresholds(
 
 def _name(fact: Fact, question: str, words: Counter[str], facts: int) -> str:
     core = _without_outer_punctuation(fact.subject)
-    if core and core in question:
-        return core
+    for form in (core, core[:1].upper() + core[1:]):  # a subject may begin a sentence
+        if core and form in question:
+            return form
     rare = [m for m in re.finditer(r"\w+", question) if words[m.group()] <= max(1, facts // RARE)]
     return question[rare[0].start() : rare[-1].end()] if rare else _without_outer_punctuation(question) or question
 

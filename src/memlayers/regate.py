@@ -33,7 +33,8 @@ from memlayers.teaching import TEACHING_FILE, GateReport, RelationReport, Teachi
 from memlayers.tuner.subjects import distinct_runs
 
 OF_THE_GATE = ("memlayers_gate", "memlayers_subjects", "memlayers_relations")
-SOFT = {"steps": 1200, "batch_size": 4096, "learning_rate": 2e-3}  # the seed's training of its gate, and its width
+SOFT = {"batch_size": 4096, "learning_rate": 2e-3}  # the seed's training of its gate, and its width
+SOFT_STEPS = 1200
 SOFT_HIDDEN = 128
 
 
@@ -46,7 +47,7 @@ class GateConfig:
         gate_subjects: it opens from a stored subject's name on, and nowhere else.
         gate_relations: what is asked of a stored subject is compared with what was taught of it.
         gate_threshold: logit above which it is open.
-        gate_steps: optimizer steps per gate; not of the soft one.
+        gate_steps: optimizer steps per gate; of the soft one at most the seed's 1,200.
         general_text: None for the shipped sample, "sampled" for text sampled from the backbone, or a file.
         seed: of everything random.
     """
@@ -148,7 +149,9 @@ def regate_memory(
     relations = (
         fit_relations(model, tokenizer, ADAPTER, facts, subjects, seed=config.seed) if settled.relations else None
     )
-    options: dict[str, Any] = SOFT if config.soft else {"steps": config.gate_steps}
+    options: dict[str, Any] = {"steps": config.gate_steps}
+    if config.soft:
+        options = {**SOFT, "steps": min(SOFT_STEPS, config.gate_steps)}
     gates_to_train = 1 if aware else len(features[0])
     with progress_bar("Training the gates", options["steps"] * gates_to_train, quiet=quiet) as advance:
         gates = train_gates(

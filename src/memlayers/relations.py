@@ -32,8 +32,10 @@ from memlayers.tuner.subjects import fingerprint
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-EXAMPLES = 1000  # of the taught questions, and as many put to other subjects
-REFUSED = 0.01  # share of stored facts, in wordings that the keys were not made from, that may be refused
+EXAMPLES = 1000  # of the taught questions, at most
+SWAPPED = 2000  # of their wordings put to other subjects
+FOLDS = 4  # parts of the wordings that the threshold is settled on, each by keys made of the others
+REFUSED = 0.02  # share of stored facts, in wordings that the keys were not made from, that may be refused
 LEAST_HELD_OUT = 50  # questions that a threshold rests on; with fewer nothing is refused
 SHRINKAGE = 0.1  # of the scatter towards a ball, in units of its mean variance
 _SUBJECT = "\0"  # in a wording, where the subject stands
@@ -91,8 +93,8 @@ def fit_relations(
 ) -> RelationReport:
     """Fills the memory's check with keys of the facts, and settles its threshold.
 
-    The threshold comes from keys made of every other wording, asked the wordings in between: all but `REFUSED` of the
-    facts' own questions reach it. The keys that are kept are then made of all.
+    The threshold comes from keys made without some of the wordings, which are then asked: all but `REFUSED` of the
+    facts' own questions reach it. The keys that are kept are made of all.
 
     Args:
         model: a PEFT model whose memory has room for the facts' `relation_entries`.
@@ -113,9 +115,9 @@ def fit_relations(
     taught_of: dict[str, set[int]] = {}
     for fact, relation in zip(facts, relations, strict=True):
         taught_of.setdefault(fact.subject, set()).add(relation)
-    for fold in (0, 1):
-        kept = [i for i, example in enumerate(examples) if example.wording % 2 == fold]
-        asked = [i for i, example in enumerate(examples) if example.wording % 2 != fold]
+    for fold in range(FOLDS):
+        kept = [i for i, example in enumerate(examples) if example.wording % FOLDS != fold]
+        asked = [i for i, example in enumerate(examples) if example.wording % FOLDS == fold]
         if not kept or not asked:
             continue
         mean, projection, keys = _fit(states[kept], [examples[i].relation for i in kept])
@@ -221,7 +223,7 @@ def _examples(facts: Sequence[Fact], relations: Sequence[int], seed: int) -> lis
         if needed[example.relation] <= 2 or len(kept) < EXAMPLES:
             kept.append(example)
     swapped = []
-    for _ in range(min(EXAMPLES, len(taught))):
+    for _ in range(min(SWAPPED, 2 * len(taught))):
         example, other = rng.choice(taught), rng.randrange(len(facts))
         name = rng.choice(names[other])
         wording = wordings[example.fact][facts[example.fact].questions.index(example.text)]

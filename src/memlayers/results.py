@@ -31,6 +31,7 @@ HIGHER_IS_BETTER: Mapping[str, bool] = MappingProxyType(
         "auroc": True,
         "abstention_auroc": True,
         "answered": True,
+        "gate_open": True,
         "fabricated": False,
         "exposures_per_fact": False,
         "teach_seconds": False,
