@@ -1,9 +1,9 @@
 """Does the check of what is asked tell a stored fact's question from another question about its subject?
 
 For seeds 137, 7 and 23: 300 of the 500 demo facts (18 relations), and all facts of 6 of the relations; nothing is
-taught, since the check sees the bare backbone alone. Asked are the facts' two wordings that were never shown; their subjects,
-asked for another of the relations that the facts hold ("seen"), and for one that they hold none of ("new"), in any of
-its twelve wordings. Writes benchmarks/results/relations.json.
+taught, since the check sees the bare backbone alone. Asked are the facts' two wordings that were never shown; their
+subjects, asked for another of the relations that the facts hold ("seen"), and for one that they hold none of ("new"),
+in any of its twelve wordings. Writes benchmarks/results/relations.json.
 
 Example: ``python benchmarks/relations.py``
 """
