@@ -17,6 +17,7 @@ from memlayers.errors import InputError
 from memlayers.facts import Fact, Question
 from memlayers.regate import GateConfig, regate_memory
 from memlayers.session import WEIGHTS, load_memory
+from memlayers.teach import teach_facts
 from memlayers.teaching import TeachConfig, Teaching, TeachReport, read_teaching, write_teaching
 from memlayers.tuner import MemoryConfig, memory_layers, set_gate_enabled, value_pool
 
@@ -148,3 +149,19 @@ def test_bad_input_leaves_the_memory_as_it_was(made: Path, general_file: Path, t
     with pytest.raises(InputError, match="token"):
         _regate(made, general_file, tmp_path / "new", long)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_gate_may_be_made_from_some_of_the_facts_that_are_taught(
+    chat_backbone: Path, general_file: Path, tmp_path: Path
+) -> None:
+    config = TeachConfig(
+        backbone=str(chat_backbone), general_text=str(general_file), device="cpu", layers=[1, 2], sub_keys=8, heads=2,
+        top_k=3, exposures=1, gate_steps=30, gate_threshold=-9.0,
+    )  # fmt: skip
+    taught = teach_facts(FACTS, tmp_path / "memory", config, gate_facts=FACTS[:2], quiet=True)
+    assert taught.report.relations is not None and taught.report.thresholds is not None
+    assert load_memory(tmp_path / "memory").model.peft_config["default"].relations > 0
+    teaching = read_teaching(tmp_path / "memory")
+    assert teaching is not None and teaching.report.relations == taught.report.relations
+    with pytest.raises(InputError, match="gate_facts"):
+        teach_facts(FACTS[:1], tmp_path / "none", config, gate_facts=FACTS[1:], quiet=True)

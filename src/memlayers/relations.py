@@ -217,7 +217,7 @@ def _examples(facts: Sequence[Fact], relations: Sequence[int], seed: int) -> lis
             taught.append(_Example(question, i, relation, numbers[sign]))
     rng.shuffle(taught)
     needed: dict[int, int] = {}
-    kept = []
+    kept: list[_Example] = []
     for example in taught:
         needed[example.relation] = needed.get(example.relation, 0) + 1
         if needed[example.relation] <= 2 or len(kept) < EXAMPLES:
