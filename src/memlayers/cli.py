@@ -151,6 +151,59 @@ def teach(
     )
 
 
+@app.command("gate", epilog="Example: memlayers gate memory --facts facts.jsonl --negatives fakes.jsonl")
+def gate_command(
+    memory: Annotated[Path, typer.Argument(help="Folder of a memory.")],
+    facts: Annotated[Path, typer.Option(help="What it was taught.")],
+    negatives: Annotated[
+        Path | None, typer.Option(help="Questions about what was never taught: the thresholds heed them.")
+    ] = None,
+    general_text: Annotated[
+        str | None, typer.Option(help="The gate's own not-mine: a file, or `sampled`; the shipped sample if not given.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A new folder; if not given the memory is replaced.")] = None,
+    soft: Annotated[
+        bool, typer.Option("--soft", help="The seed's gate, whose sigmoid multiplies what the memory adds.")
+    ] = False,
+    gate_subjects: Annotated[bool, typer.Option(help="It opens at the names of the stored subjects alone.")] = True,
+    gate_relations: Annotated[
+        bool, typer.Option(help="What is asked of a subject is compared with what was taught of it.")
+    ] = True,
+    gate_threshold: Annotated[float, typer.Option(help="Logit above which it is open.")] = 1.0,
+    gate_steps: Annotated[int, typer.Option(min=1, help="Optimizer steps per gate.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 137,
+    backbone: Annotated[str | None, typer.Option(help="Another place of the backbone.")] = None,
+    device: Device = None,
+    quiet: Quiet = False,
+) -> None:
+    """Make or retrain the gate of a memory that was taught already; what it was taught stays as it is."""
+    from memlayers.facts import read_facts, read_questions
+
+    rows = read_facts(facts, strict=True)
+    others = read_questions(negatives) if negatives else []
+    from memlayers.regate import GateConfig, regate_memory
+
+    settings = GateConfig(soft, gate_subjects, gate_relations, gate_threshold, gate_steps, general_text, seed)
+    made = regate_memory(
+        memory, rows, settings, negatives=others, out=out, backbone=backbone, device=device, quiet=quiet
+    )
+    if not soft:
+        for number, gate in enumerate(made.gates):
+            print(
+                f"gate {number}: open on {gate.open_on_facts:.1%} of the facts' tokens and {gate.open_on_general:.1%} "
+                f"of general text's, threshold {gate.threshold:.2f}"
+            )
+    if made.relations is not None:
+        check = made.relations
+        print(
+            f"what is asked: {check.accepted_stored:.1%} of the facts' questions pass, {check.accepted_others:.1%} of "
+            f"others about their subjects, threshold {check.threshold:.2f}"
+        )
+    if made.thresholds is not None:
+        print("an answer is given from a confidence of {:.4f} (memory), {:.4f} (backbone) on".format(*made.thresholds))
+    print(f"the memory is in {out or memory}")
+
+
 @app.command(epilog='Example: memlayers ask runs/demo/memory "Who founded Chemikal Underground?"')
 def ask(
     memory: Annotated[Path, typer.Argument(help="Folder of a memory.")],

@@ -34,6 +34,7 @@ HIGHER_IS_BETTER: Mapping[str, bool] = MappingProxyType(
         "lm_eval": True,
         "lm_eval_loss": False,
         "answered": True,
+        "gate_open": True,
         "fabricated": False,
         "unchanged_answers": True,
         "learned_bits": True,

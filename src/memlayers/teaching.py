@@ -47,6 +47,7 @@ class TeachConfig:
         gate_subjects: the gate opens from a stored subject's name on, and nowhere else (tuner/subjects.py).
         subject_weight: share of a stored subject's own direction in the queries (0: the state alone), against 1 of the
             state's; only where the gate knows subjects.
+        gate_relations: what is asked of a stored subject is compared with what was taught of it (relations.py).
         gate_threshold: logit above which a gate is open.
         gate_steps: optimizer steps per gate.
         general_text: None for the shipped sample, "sampled" for text sampled from the backbone, or a file.
@@ -88,6 +89,7 @@ class TeachConfig:
     gate: bool | None = None
     gate_subjects: bool = True
     subject_weight: float = 2.0
+    gate_relations: bool = True
     gate_threshold: float = 1.0
     gate_steps: int = 2000
     general_text: str | None = None
@@ -182,6 +184,21 @@ class GateReport:
     open_on_general: float
 
 
+@dataclass(frozen=True, slots=True)
+class RelationReport:
+    """How the check of what is asked does on wordings that its keys were not made from.
+
+    Attributes:
+        threshold: on the cosine.
+        accepted_stored: share of the facts' own questions that pass.
+        accepted_others: share of questions for something else that was not taught of their subject.
+    """
+
+    threshold: float
+    accepted_stored: float
+    accepted_others: float
+
+
 @dataclass(slots=True)
 class TeachReport:
     """What teaching did.
@@ -193,6 +210,7 @@ class TeachReport:
         skipped_steps: steps left out because the loss or a gradient was not finite.
         seconds: wall clock of calibration, gate and teaching, evaluations along the way left out.
         gates: one report per gate.
+        relations: of the check of what is asked; None where there is none.
         thresholds: the least confidence of a memory's answer and of the backbone's; None where not settled.
         curve: scores after each pass.
     """
@@ -203,6 +221,7 @@ class TeachReport:
     skipped_steps: int = 0
     seconds: float = 0.0
     gates: list[GateReport] = field(default_factory=list)
+    relations: RelationReport | None = None
     thresholds: tuple[float, float] | None = None
     curve: list[CurvePoint] = field(default_factory=list)
 
@@ -212,7 +231,8 @@ class TeachReport:
         gates = [GateReport(**gate) for gate in values["gates"]]
         curve = [CurvePoint(**point) for point in values["curve"]]
         thresholds = tuple(values["thresholds"]) if values.get("thresholds") else None
-        return cls(**{**values, "gates": gates, "curve": curve, "thresholds": thresholds})
+        relations = RelationReport(**values["relations"]) if values.get("relations") else None
+        return cls(**{**values, "gates": gates, "curve": curve, "thresholds": thresholds, "relations": relations})
 
 
 @dataclass(frozen=True, slots=True)
