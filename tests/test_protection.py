@@ -110,7 +110,7 @@ def test_protected_rows_stay_zero_whatever_writes(
 def test_protected_rows_would_have_been_written(settings: dict[str, Any], tmp_path: Path) -> None:
     free = teach_facts(FACTS, tmp_path / "free", TeachConfig(**{**settings, "protect": None}), quiet=True)
     model, tokenizer = load_backbone(settings["backbone"], "float32")
-    run = _Run(FACTS, TeachConfig(**settings), tmp_path / "work", None, True)
+    run = _Run(FACTS, TeachConfig(**settings), tmp_path / "work", quiet=True)
     run.prepare()
     assert _rows(free.model)[_marks(run.model)].any()
     texts = read_general_text(settings["protect"]).encode(tokenizer, 256)
@@ -128,7 +128,7 @@ def test_facts_are_recalled_beside_protected_rows(settings: dict[str, Any], tmp_
 def test_a_resumed_run_protects_the_same(settings: dict[str, Any], tmp_path: Path) -> None:
     config = TeachConfig(**settings)
     teach_facts(FACTS, tmp_path / "whole", config, quiet=True)
-    run = _Run(FACTS, config, tmp_path / "killed.teaching", None, True)
+    run = _Run(FACTS, config, tmp_path / "killed.teaching", quiet=True)
     run.prepare()
     run._step(run._batches(0)[0], 4)
     run.report.steps = 1
@@ -146,7 +146,7 @@ def test_the_curve_holds_the_loss_of_each_pass(settings: dict[str, Any], tmp_pat
     config = TeachConfig(**{**settings, "protect": None, "exposures": 3, "stop_at_recall": 2.0, "batch_size": 6})
     taught = teach_facts(FACTS, tmp_path / "memory", config, quiet=True)
     losses = [point.loss or 0.0 for point in taught.report.curve]
-    run = _Run(FACTS, config, tmp_path / "work", None, True)
+    run = _Run(FACTS, config, tmp_path / "work", quiet=True)
     run.prepare()
     (batch,) = run._batches(0)
     from memlayers.encoding import IGNORED_LABEL, collate

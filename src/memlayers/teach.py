@@ -124,7 +124,7 @@ def teach_facts(
         raise InputError(f"{work}: an interrupted run is there; continue it with --resume, or delete the folder")
     if resume and not work.is_dir():
         raise InputError(f"{work}: no interrupted run there; start without --resume")
-    run = _Run(facts, config, work, gate_facts, watch, quiet)
+    run = _Run(facts, config, work, gate_facts=gate_facts, watch=watch, quiet=quiet)
     run.prepare()
     run.teach()
     run.settle()
@@ -143,9 +143,10 @@ class _Run:
         facts: Sequence[Fact],
         config: TeachConfig,
         work: Path,
-        gate_facts: Sequence[Fact] | None,
-        watch: Watch | None,
-        quiet: bool,
+        *,
+        gate_facts: Sequence[Fact] | None = None,
+        watch: Watch | None = None,
+        quiet: bool = False,
     ) -> None:
         from accelerate import Accelerator
         from accelerate.utils import set_seed
