@@ -286,3 +286,41 @@ def test_closed_gates_and_sure_knowledge_settle_nothing_odd(
     monkeypatch.setattr("memlayers.gate.generate_answers", lambda *_, **__: next(answers))
     stored = [Question(str(i), ("right",)) for i in range(2)]
     assert settle_thresholds(model, None, "default", stored) == (0.0, 0.0)  # type: ignore[arg-type]
+
+
+def test_a_subject_that_begins_a_sentence_is_still_the_subject(chat_backbone: Path) -> None:
+    tokenizer = load_backbone(chat_backbone, "float32")[1]
+    fact = Fact("1", "the Red Owl in Ashford", "x", ("What do they serve at the Red Owl in Ashford?",))
+    capital = Fact("1", fact.subject, "x", ("The Red Owl in Ashford is known for what?",))
+    assert "The Red Owl in Ashford" in _runs_of(tokenizer, capital)[0]
+    assert not any(run.strip() == "Ashford" for run in _runs_of(tokenizer, fact, capital)[0])
+
+
+def test_the_general_texts_chats_are_no_prose(tiny_backbone: Build) -> None:
+    # Facts of one kind, chats of another, prose of a third: the gate opens on both kinds of question.
+    model = _subject_model(tiny_backbone(), [(7, 8)])
+    facts, general = _toy(4.0, 1, sequences=40, tokens=5), _toy(-4.0, 2)
+    chats = general.sequence >= 30
+    general.inputs[chats, 0], general.inputs[chats, 1] = 0.0, 6.0
+    (report,) = train_gates(
+        model, "default", [facts, facts], [general, general], passages=30, sequences=[[7, 8, 3, 4, 5]] * 40,
+        threshold=0.0, steps=200, seed=0,
+    )  # fmt: skip
+    assert report.open_on_facts > 0.97 and report.open_on_general < 0.03
+    assert _gate(model).is_open(general.inputs[chats]).float().mean() > 0.9
+
+
+def test_negatives_raise_the_memorys_threshold_as_far_as_stored_answers_allow(
+    tiny_backbone: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hundred = [0.4 + i / 200 for i in range(100)]
+    settled = []
+    for others in ((), (0.3, 0.39), (0.3, 0.99)):  # none; below the stored; one as sure as they
+        model = _subject_model(tiny_backbone(), [(7, 8)])
+        answers = iter(([*_said(*hundred), *_said(*others)], _said(*[0.5] * (100 + len(others)), text="wrong")))
+        monkeypatch.setattr("memlayers.gate.generate_answers", lambda *_, answers=answers, **__: next(answers))
+        stored = [Question(str(i), ("right",)) for i in range(100)]
+        negatives = [Question(str(i), ("other",)) for i in others]
+        settled.append(settle_thresholds(model, None, "default", stored, negatives)[0])  # type: ignore[arg-type]
+    assert settled[0] < 0.3 < 0.39 < settled[1] < 0.41
+    assert 0.3 < settled[2] < 0.41  # one wrong answer is not worth the stored ones

@@ -25,6 +25,7 @@ ORDER = (
     "metrics",
     "results",
     "report",
+    "probes",
     "teaching",
     "progress",
     "plan",
@@ -43,17 +44,22 @@ ORDER = (
     "tuner.config",
     "tuner.relevance",
     "tuner.subjects",
+    "tuner.relations",
     "tuner.layer",
     "tuner.model",
     "tuner",
     "general_text",
     "generate",
-    "session",
     "calibrate",
+    "protection",
     "gate",
+    "relations",
+    "session",
     "teach",
+    "regate",
     "evaluate",
     "harness",
+    "diagnose",
     "slot_use",
     "writing",
     "editing",
@@ -76,8 +82,9 @@ ORDER = (
     "",  # the package itself
 )
 WITHOUT_TORCH = (
-    "errors", "files", "facts", "entity_questions", "journal", "synthetic", "metrics", "results", "report", "teaching",
-    "progress", "plan", "bench.figures", "bench.report", "protocol.grid", "protocol.page", "protocol.run", "cli",
+    "errors", "files", "facts", "entity_questions", "journal", "synthetic", "metrics", "results", "report", "probes",
+    "teaching", "progress", "plan", "bench.figures", "bench.report", "protocol.grid", "protocol.page", "protocol.run",
+    "cli",
 )  # fmt: skip
 HEAVY = {"accelerate", "matplotlib", "numba", "peft", "torch", "transformers", "triton"}
 

@@ -59,7 +59,9 @@ def test_the_file_has_the_documented_form(tmp_path: Path, results: Results):
         "higher_is_better": True,
     }
     assert data["rows"][1]["ci_low"] is None and data["rows"][1]["higher_is_better"] is False
-    assert data["curve"][1] == {"exposures": 4.5, "recall": 0.9, "perplexity": None, "known_facts": None}
+    assert data["curve"][1] == {
+        "exposures": 4.5, "recall": 0.9, "perplexity": None, "known_facts": None, "loss": None,
+    }  # fmt: skip
 
 
 def test_empty_sections_round_trip(tmp_path: Path):
@@ -186,3 +188,13 @@ def test_the_commit_is_that_of_the_checkout_that_tracks_the_package(tmp_path: Pa
     assert environment("cpu")["commit"] == git("rev-parse", "HEAD")
     source.write_text("2")
     assert environment("cpu")["commit"] == git("rev-parse", "HEAD") + "-dirty"
+
+
+def test_a_file_from_before_the_loss_was_kept_is_read(tmp_path: Path, results: Results):
+    path = tmp_path / "results.json"
+    write_results(path, results)
+    data = json.loads(path.read_text(encoding="utf-8"))
+    for point in data["curve"]:
+        del point["loss"]
+    path.write_text(json.dumps(data), encoding="utf-8")
+    assert read_results(path).curve == results.curve

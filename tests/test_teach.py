@@ -228,7 +228,7 @@ def _saved(taught: Taught, out: Path) -> Path:
 
 
 def _run(config: TeachConfig, tmp_path: Path) -> _Run:
-    return _Run(FACTS, config, tmp_path / "work", None, True)
+    return _Run(FACTS, config, tmp_path / "work", quiet=True)
 
 
 def _sequences(run: _Run, number: int) -> list[tuple[int, ...]]:

@@ -151,6 +151,59 @@ def teach(
     )
 
 
+@app.command("gate", epilog="Example: memlayers gate memory --facts facts.jsonl --negatives fakes.jsonl")
+def gate_command(
+    memory: Annotated[Path, typer.Argument(help="Folder of a memory.")],
+    facts: Annotated[Path, typer.Option(help="What it was taught.")],
+    negatives: Annotated[
+        Path | None, typer.Option(help="Questions about what was never taught: the thresholds heed them.")
+    ] = None,
+    general_text: Annotated[
+        str | None, typer.Option(help="The gate's own not-mine: a file, or `sampled`; the shipped sample if not given.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A new folder; if not given the memory is replaced.")] = None,
+    soft: Annotated[
+        bool, typer.Option("--soft", help="The seed's gate, whose sigmoid multiplies what the memory adds.")
+    ] = False,
+    gate_subjects: Annotated[bool, typer.Option(help="It opens at the names of the stored subjects alone.")] = True,
+    gate_relations: Annotated[
+        bool, typer.Option(help="What is asked of a subject is compared with what was taught of it.")
+    ] = True,
+    gate_threshold: Annotated[float, typer.Option(help="Logit above which it is open.")] = 1.0,
+    gate_steps: Annotated[int, typer.Option(min=1, help="Optimizer steps per gate.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 137,
+    backbone: Annotated[str | None, typer.Option(help="Another place of the backbone.")] = None,
+    device: Device = None,
+    quiet: Quiet = False,
+) -> None:
+    """Make or retrain the gate of a memory that was taught already; what it was taught stays as it is."""
+    from memlayers.facts import read_facts, read_questions
+
+    rows = read_facts(facts, strict=True)
+    others = read_questions(negatives) if negatives else []
+    from memlayers.regate import GateConfig, regate_memory
+
+    settings = GateConfig(soft, gate_subjects, gate_relations, gate_threshold, gate_steps, general_text, seed)
+    made = regate_memory(
+        memory, rows, settings, negatives=others, out=out, backbone=backbone, device=device, quiet=quiet
+    )
+    if not soft:
+        for number, gate in enumerate(made.gates):
+            print(
+                f"gate {number}: open on {gate.open_on_facts:.1%} of the facts' tokens and {gate.open_on_general:.1%} "
+                f"of general text's, threshold {gate.threshold:.2f}"
+            )
+    if made.relations is not None:
+        check = made.relations
+        print(
+            f"what is asked: {check.accepted_stored:.1%} of the facts' questions pass, {check.accepted_others:.1%} of "
+            f"others about their subjects, threshold {check.threshold:.2f}"
+        )
+    if made.thresholds is not None:
+        print("an answer is given from a confidence of {:.4f} (memory), {:.4f} (backbone) on".format(*made.thresholds))
+    print(f"the memory is in {out or memory}")
+
+
 @app.command(epilog='Example: memlayers ask runs/demo/memory "Who founded Chemikal Underground?"')
 def ask(
     memory: Annotated[Path, typer.Argument(help="Folder of a memory.")],
@@ -510,6 +563,67 @@ def _edit(
                       f"token's rank {standing['rank']:g}, probability {standing['probability']:.2g}")  # fmt: skip
 
 
+@app.command(epilog="Example: memlayers diagnose runs/demo/memory --facts facts.jsonl --out runs/diagnosis")
+def diagnose(
+    memory: Annotated[Path, typer.Argument(help="Folder of a memory.")],
+    facts: Annotated[Path | None, typer.Option(help="What was taught; its own facts.jsonl if not given.")] = None,
+    text: Annotated[Path | None, typer.Option(help="General text: what it reads, and what it is given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for diagnosis.json, diagnosis.md and a picture.")] = None,
+    most: Annotated[int, typer.Option(min=2, help="So many facts are probed.")] = 300,
+    max_text_tokens: Annotated[int, typer.Option(min=2, help="Read so much of the text.")] = 16_384,
+    backbone: Annotated[str | None, typer.Option(help="Another place of the backbone.")] = None,
+    gate: Annotated[bool, typer.Option(help="Off: the memory is read for every token.")] = True,
+    seed: Annotated[int, typer.Option(help="Of the choice of facts and the intervals.")] = 137,
+    device: Device = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Say what a memory does and where its facts live: pool, reads, queries, answers, with the pool zeroed too."""
+    from memlayers.facts import read_facts
+    from memlayers.files import check_output_directory
+
+    own = memory / "facts.jsonl"
+    if facts is None and memory.is_dir() and not own.is_file():
+        raise InputError(f"{memory}: remembers no facts of its own; say what was taught with --facts FILE")
+    if out is not None:
+        check_output_directory(out, replace=True)
+    rows = read_facts(facts or own) if facts is not None or own.is_file() else []
+    from memlayers.diagnose import diagnose_memory
+    from memlayers.general_text import read_general_text
+    from memlayers.probes import Diagnosis, diagnosis_text, write_diagnosis
+    from memlayers.results import environment
+    from memlayers.session import load_memory
+    from memlayers.teaching import read_teaching
+
+    source = read_general_text(text) if text else None
+    opened = load_memory(memory, backbone=backbone, device=device, gate=gate)
+    general: list[list[int]] = []
+    for ids in source.encode(opened.tokenizer, 256) if source else []:
+        general.append(ids[: max_text_tokens - sum(map(len, general))])
+        if sum(map(len, general)) >= max_text_tokens:
+            break
+    probes, histograms = diagnose_memory(opened, rows, general=general, most=most, seed=seed, quiet=quiet)
+    taught = read_teaching(memory)
+    settings = {
+        "memory": str(memory),
+        "facts": str(facts or own),
+        "text": text and str(text),
+        "gate": gate,
+        "most": most,
+    }
+    settings |= {"max_text_tokens": max_text_tokens, "seed": seed}
+    curve = taught.report.curve if taught else []
+    found = Diagnosis(environment(str(opened.model.device)), settings, probes, histograms, curve)
+    if out is not None:
+        write_diagnosis(out, found)
+    if as_json:
+        print(diagnosis_text(found), end="")
+        return
+    _print_probes(found)
+    if out is not None:
+        print(f"\nThe table and the picture are in {out}")
+
+
 @facts_app.command("make", epilog="Example: memlayers facts make sensor_calibration --n 300 --out facts.jsonl")
 def facts_make(
     family: Annotated[str, typer.Argument(help="A synthetic family; `list` names them all.")],
@@ -781,6 +895,19 @@ def _print_bench(found: Any) -> None:
         console.print(table)
     for name, value in found.overhead.items():
         print(f"{name:<28} {value:.3f} ms" if name.endswith("_ms") else f"{name:<28} {value:.2%}")
+
+
+def _print_probes(diagnosis: Any) -> None:
+    """The probes as a table on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from memlayers.probes import HEADER, table_rows
+
+    table = Table(*HEADER)
+    for cells in table_rows(diagnosis.probes):
+        table.add_row(*cells)
+    Console().print(table)
 
 
 def _print_rows(results: Any) -> None:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -25,7 +25,7 @@ from memlayers.generate import generate_answers, without_memory
 from memlayers.metrics import exact_match
 from memlayers.teaching import GateReport
 from memlayers.tuner.model import memory_layers
-from memlayers.tuner.subjects import SubjectIndex, fingerprint
+from memlayers.tuner.subjects import SubjectIndex
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,6 +34,7 @@ MOST_RAISED = 1.5  # logits; one odd token shall not shut the gate on the facts
 FURTHER_REACH = 32  # tokens beyond what a taught phrasing and its answer took: other phrasings are longer
 UNSURE = 0.005  # share of stored facts, in wordings not shown, that may be taken for unknown
 MARGIN = 4  # of confidence: in wordings of a kind that teaching did not use an answer is less sure (docs/LOG.md)
+RAISED = 0.015  # the same, where questions about what was never taught would otherwise be answered
 MISTAKEN = 0.01  # share of the backbone's wrong answers that may be taken for knowledge
 _SPACE_MARKS = ("Ġ", "▁", " ")  # how vocabularies write a word's leading space
 RARE = 100  # a word is part of a nameless subject where at most one in so many facts has it
@@ -57,8 +58,9 @@ def train_gates(
     """Trains each memory layer's gate to open on fact contexts and to stay closed on general text.
 
     A memory that knows its subjects has one gate, at its first layer. It need not tell entities apart, so of the
-    general text the passages alone are its negatives (where there are any), and of the facts' contexts the tokens from
-    the subject's last one on its positives: the gate is not asked about others.
+    general text the passages alone are its negatives (where there are any). Its positives are, of the facts' contexts,
+    the tokens from the subject's last one on (the gate is not asked about others), and the general text's chats:
+    questions of every kind, so that it does not close on a kind of question that the facts had none of.
 
     Class-balanced binary cross-entropy with Adam, as in the seed. A tenth of the sequences is held out for the report.
 
@@ -82,10 +84,12 @@ def train_gates(
     """
     reports = []
     layers = memory_layers(model, adapter)
+    chats = facts[0].inputs[:0]
     index: Any = layers[0].memlayers_subjects[adapter] if adapter in layers[0].memlayers_subjects else None
     if index is not None:
         kept = _from_the_subject_on(index, facts[0], sequences)
         layers, facts = layers[:1], [_rows(facts[0], kept)]
+        chats = general[0].inputs[general[0].sequence >= passages] if passages else chats
         general = [_rows(general[0], general[0].sequence < passages) if passages else general[0]]
     for layer, positive, negative in zip(layers, facts, general, strict=True):
         gate: Any = layer.memlayers_gate[adapter]
@@ -93,6 +97,7 @@ def train_gates(
         generator = torch.Generator().manual_seed(seed)
         train_positive, held_positive = _held_out(positive)
         train_negative, held_negative = _held_out(negative)
+        train_positive = torch.cat([train_positive, chats])
         rows = torch.cat([train_positive, train_negative]).float()
         gate.mean.copy_(rows.mean(0))
         gate.std.copy_(rows.std(0).clamp_min(1e-6))
@@ -131,11 +136,13 @@ class Subjects:
         runs: the distinct runs of tokens that spell them, at least one, each with the run that stands for its subject.
         reach: tokens from a run's last one to the longest context's end, and `FURTHER_REACH` more.
         continues: tokens that show, right after a run, that it was only the beginning of a longer name.
+        of_fact: the runs that spell each fact's subject.
     """
 
     runs: dict[tuple[int, ...], tuple[int, ...]]
     reach: int
     continues: list[int]
+    of_fact: list[set[tuple[int, ...]]] = field(default_factory=list)
 
 
 def subject_runs(
@@ -157,12 +164,20 @@ def subject_runs(
     each = [subject_runs_of(tokenizer, *pair, words, len(facts)) for pair in zip(facts, contexts, strict=True)]
     followers = {token for found in each for token in found.followers}
     runs = {run: subject for found in reversed(each) for run, subject in found.runs.items()}  # the first fact's counts
-    return Subjects(runs, max(found.reach for found in each), tokens_going_on(tokenizer, followers))
+    reach = max(found.reach for found in each)
+    return Subjects(runs, reach, tokens_going_on(tokenizer, followers), [set(found.runs) for found in each])
+
+
+def subject_names(facts: Sequence[Fact]) -> list[list[str]]:
+    """What names the subject in each of the facts' phrasings; see `subject_runs`."""
+    words = facts_words(facts)
+    return [[_name(fact, question, words, len(facts)) for question in fact.questions] for fact in facts]
 
 
 class FactRuns(NamedTuple):
     """How one fact's subject is spelled: its runs of tokens, each with the one that stands for the subject; the tokens
-    behind them in its phrasings; its reach."""
+    behind them in its phrasings; its reach.
+    """
 
     runs: dict[tuple[int, ...], tuple[int, ...]]
     followers: set[int]
@@ -232,39 +247,47 @@ def tokens_going_on(tokenizer: PreTrainedTokenizerBase, followers: set[int]) -> 
 
 
 def settle_thresholds(
-    model: Any, tokenizer: PreTrainedTokenizerBase, adapter: str, stored: Sequence[Question], *, progress: Any = None
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    adapter: str,
+    stored: Sequence[Question],
+    negatives: Sequence[Question] = (),
+    *,
+    progress: Any = None,
 ) -> tuple[float, float]:
     """Settles, after teaching, how confident an answer must be to be worth giving (`session.Memory.ask`).
 
     The memory's: all but `UNSURE` of the stored facts' answers reach `MARGIN` times as much; it can be low, since the
-    gate keeps nearly all else out. The backbone's: all but `MISTAKEN` of the wrong answers that it gives of its own to
-    the same questions stay below it; it was not taught these facts, so they are questions as of entities that nobody
-    taught.
+    gate keeps nearly all else out. Negatives that come through it raise the threshold above their answers, as far as
+    all but `RAISED` of the stored facts' reach it. The backbone's: all but `MISTAKEN` of the wrong answers that it
+    gives of its own to these questions stay below it; it was not taught these facts, so they are questions as of
+    entities that nobody taught.
 
     Args:
         model: a PEFT model whose memory knows its subjects, taught.
         tokenizer: the backbone's.
         adapter: name of the memory.
         stored: questions about taught facts, best in wordings that teaching did not show.
+        negatives: questions about what was never taught.
         progress: called with the number of questions done after each batch, with the memory and without.
 
     Returns:
         The memory's threshold and the backbone's, which are also stored with the index.
     """
-    questions = [each.question for each in stored]
+    asked = [*stored, *negatives]
+    questions = [each.question for each in asked]
     recalled = generate_answers(model, tokenizer, questions, progress=progress)
     with without_memory(model):
         guessed = generate_answers(model, tokenizer, questions, progress=progress)
-    sure = torch.tensor([answer.confidence if answer.opened else 0.0 for answer in recalled])
+    scores = torch.tensor([answer.confidence if answer.opened else 0.0 for answer in recalled])
+    sure, others = scores[: len(stored)], scores[len(stored) :]
     wrong = torch.tensor(
-        [
-            answer.confidence
-            for answer, q in zip(guessed, stored, strict=True)
-            if not exact_match(answer.text, q.answers)
-        ]
+        [answer.confidence for answer, q in zip(guessed, asked, strict=True) if not exact_match(answer.text, q.answers)]
     )
     index: Any = memory_layers(model, adapter)[0].memlayers_subjects[adapter]
-    index.thresholds[0] = sure.quantile(UNSURE) / MARGIN
+    least, most = sure.quantile(UNSURE) / MARGIN, sure.quantile(RAISED)
+    through = others[(others >= least) & (others < most)]
+    index.thresholds[0] = torch.nextafter(through.max(), most) if len(through) else least
     index.thresholds[1] = wrong.quantile(1 - MISTAKEN) if len(wrong) else 0.0
     memory, backbone = index.thresholds.tolist()
     return memory, backbone
@@ -272,8 +295,9 @@ def settle_thresholds(
 
 def _name(fact: Fact, question: str, words: Counter[str], facts: int) -> str:
     core = _without_outer_punctuation(fact.subject)
-    if core and core in question:
-        return core
+    for form in (core, core[:1].upper() + core[1:]):  # a subject may begin a sentence
+        if core and form in question:
+            return form
     rare = [m for m in re.finditer(r"\w+", question) if words[m.group()] <= max(1, facts // RARE)]
     return question[rare[0].start() : rare[-1].end()] if rare else _without_outer_punctuation(question) or question
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(__file__).parent / "pocket" / "general.jsonl"
 SAMPLED = "sampled"
+SHIPPED_NAME = "shipped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ def sample_general_text(
 def load_general_text(
     source: str | None, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int = 0
 ) -> GeneralText:
-    """Returns the general text that `source` names: None for the shipped sample, "sampled", or a file."""
+    """Returns the general text that `source` names: None or "shipped", "sampled", or a file."""
     if source == SAMPLED:
         return sample_general_text(model, tokenizer, seed=seed)
-    return read_general_text(SHIPPED if source is None else source)
+    return read_general_text(SHIPPED if source in (None, SHIPPED_NAME) else source)

@@ -34,8 +34,11 @@ HIGHER_IS_BETTER: Mapping[str, bool] = MappingProxyType(
         "lm_eval": True,
         "lm_eval_loss": False,
         "answered": True,
+        "gate_open": True,
         "fabricated": False,
         "unchanged_answers": True,
+        "learned_bits": True,
+        "bits_per_parameter": True,
         "exposures_per_fact": False,
         "teach_seconds": False,
         "tokens_per_second": True,
@@ -83,12 +86,16 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
-    """Scores measured during teaching, after `exposures` passes per fact; None where not measured then."""
+    """Scores measured during teaching, after `exposures` passes per fact; None where not measured then.
+
+    `loss` is the last pass's, in nats per counted token, each step's before it is taken.
+    """
 
     exposures: float
     recall: float
     perplexity: float | None = None
     known_facts: float | None = None
+    loss: float | None = None
 
 
 @dataclass(slots=True)
@@ -243,12 +250,13 @@ def _row_from(path: StrPath, index: int, entry: Any) -> Row:
 
 def _point_from(path: StrPath, index: int, entry: Any) -> CurvePoint:
     where = f"{path}: curve point {index + 1}"
-    _check_fields(where, entry, CurvePoint, optional=("perplexity", "known_facts"))
+    _check_fields(where, entry, CurvePoint, optional=("perplexity", "known_facts", "loss"))
     return CurvePoint(
         exposures=_number(where, entry["exposures"]),
         recall=_number(where, entry["recall"]),
         perplexity=_number_or_none(where, entry.get("perplexity")),
         known_facts=_number_or_none(where, entry.get("known_facts")),
+        loss=_number_or_none(where, entry.get("loss")),
     )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from memlayers.backbones import device_named, load_backbone
 from memlayers.errors import InputError
 from memlayers.generate import Generated, generate_answers, without_memory
+from memlayers.relations import relation_scores
 from memlayers.tuner import memory_layers, set_gate_enabled
 from memlayers.tuner.config import METHOD
 
@@ -31,8 +32,9 @@ class Answer:
         backbone: the bare backbone's answer.
         memory: the answer with the memory.
         source: "memory", "backbone", or "unknown" where neither is confident enough of its answer.
-        score: 0 to 1, that the memory holds the answer: 0 where its gate stayed closed for the question, otherwise the
-            probability that the model with the memory gave to its answer.
+        score: 0 to 1, that the memory holds the answer: 0 where its gate stayed closed for the question, or where
+            something else is asked than was taught of the subject; otherwise the probability that the model with the
+            memory gave to its answer.
         threshold: the score from which the memory is taken at its word, settled in teaching.
     """
 
@@ -78,8 +80,18 @@ class Memory:
         memory = generate_answers(self.model, self.tokenizer, questions, **options)
         with without_memory(self.model):
             backbone = generate_answers(self.model, self.tokenizer, questions, **options)
+        held = self._held(questions, memory)
         thresholds = answer_thresholds(self.model)
-        return [_answer(*each, *thresholds) for each in zip(questions, backbone, memory, strict=True)]
+        return [_answer(*each, *thresholds) for each in zip(questions, backbone, memory, held, strict=True)]
+
+    def _held(self, questions: Sequence[str], memory: Sequence[Generated]) -> list[bool]:
+        """Whether the memory may hold an answer: it was read, and asked for what was taught of the subject."""
+        opened = [i for i, answer in enumerate(memory) if answer.opened]
+        scores, threshold = relation_scores(self.model, self.tokenizer, [questions[i] for i in opened])
+        held = [False] * len(questions)
+        for i, score in zip(opened, scores, strict=True):
+            held[i] = score >= threshold
+        return held
 
 
 def answer_thresholds(model: Any) -> tuple[float, float]:
@@ -94,10 +106,15 @@ def answer_thresholds(model: Any) -> tuple[float, float]:
 
 
 def _answer(
-    question: str, backbone: Generated, memory: Generated, memory_threshold: float, backbone_threshold: float
+    question: str,
+    backbone: Generated,
+    memory: Generated,
+    held: bool,
+    memory_threshold: float,
+    backbone_threshold: float,
 ) -> Answer:
-    score = memory.confidence if memory.opened else 0.0
-    if memory.opened and score >= memory_threshold:
+    score = memory.confidence if held else 0.0
+    if held and score >= memory_threshold:
         source = "memory"
     else:
         source = "backbone" if backbone.confidence >= backbone_threshold else "unknown"

@@ -15,7 +15,7 @@ import math
 import random
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,8 @@ from memlayers.journal import FACTS_FILE
 from memlayers.metrics import exact_match
 from memlayers.optimizer import has_finite_gradient, make_optimizer
 from memlayers.progress import progress_bar
+from memlayers.protection import count_reads, protect_slots
+from memlayers.relations import fit_relations, relation_entries
 from memlayers.results import CurvePoint, environment
 from memlayers.session import WEIGHTS
 from memlayers.teaching import GateReport, TeachConfig, Teaching, TeachReport, write_teaching
@@ -84,6 +86,7 @@ def teach_facts(
     *,
     resume: bool = False,
     replace: bool = False,
+    gate_facts: Sequence[Fact] | None = None,
     watch: Watch | None = None,
     quiet: bool = False,
 ) -> Taught:
@@ -99,6 +102,8 @@ def teach_facts(
         config: how; None for the defaults.
         resume: continue an interrupted run of the same configuration and facts.
         replace: an existing `out` may be replaced.
+        gate_facts: those of the facts that the gate's network and the thresholds are made from; None for all. All are
+            taught, and indexed by their subjects: how a gate does on kinds of facts that it never saw.
         watch: measures more for the curve after each pass.
         quiet: no progress bars.
 
@@ -121,7 +126,7 @@ def teach_facts(
         raise InputError(f"{work}: an interrupted run is there; continue it with --resume, or delete the folder")
     if resume and not work.is_dir():
         raise InputError(f"{work}: no interrupted run there; start without --resume")
-    run = _Run(facts, config, work, watch, quiet)
+    run = _Run(facts, config, work, gate_facts=gate_facts, watch=watch, quiet=quiet)
     run.prepare()
     run.teach()
     run.settle()
@@ -138,13 +143,24 @@ class _Run:
     """One teaching run: its model, its order of work, and its checkpoints."""
 
     def __init__(
-        self, facts: Sequence[Fact], config: TeachConfig, work: Path, watch: Watch | None, quiet: bool
+        self,
+        facts: Sequence[Fact],
+        config: TeachConfig,
+        work: Path,
+        *,
+        gate_facts: Sequence[Fact] | None = None,
+        watch: Watch | None = None,
+        quiet: bool = False,
     ) -> None:
         from accelerate import Accelerator
         from accelerate.utils import set_seed
         from peft import get_peft_model
 
         self.facts, self.config, self.work, self.watch, self.quiet = facts, config, work, watch, quiet
+        shown = {fact.id for fact in (facts if gate_facts is None else gate_facts)}
+        self.gate_facts = [i for i, fact in enumerate(facts) if fact.id in shown]
+        if not self.gate_facts:
+            raise InputError("gate_facts holds none of the facts: give some of them, or None for all")
         self.report = TeachReport()
         self.began = time.perf_counter()
         self.device = device_named(config.device) if config.device else Accelerator().device
@@ -160,6 +176,7 @@ class _Run:
             top_k=config.top_k,
             key_dim=config.shape.key_dim,
             pool_dtype=config.pool_dtype,
+            protectable=config.protect is not None,
             gate=config.gated,
             seed=config.seed,
             backbone=config.backbone,
@@ -173,11 +190,16 @@ class _Run:
         ]
         self.mixed = self._mixed_examples()
         self.general_source = load_general_text(config.general_text, backbone, self.tokenizer, config.seed)
+        self.protected_source = (
+            load_general_text(config.protect, backbone, self.tokenizer, config.seed) if config.protect else None
+        )
         if config.gated and config.gate_subjects:
             contexts = [[example.input_ids for example in examples] for examples in self.encoded]
             self.subjects = subject_runs(self.tokenizer, facts, contexts)
             memory.subjects = distinct_runs(self.subjects.runs)
             memory.subject_weight = config.subject_weight if config.recipe == "addressed" else 0.0
+            memory.relations = len(relation_entries(facts, self.subjects)) if config.gate_relations else 0
+        self.relations = memory.relations
         self.model = get_peft_model(backbone, memory)
         self.keeps_logits = "logits_to_keep" in inspect.signature(backbone.forward).parameters
         self.pad = pad_token_id(self.tokenizer)
@@ -185,6 +207,7 @@ class _Run:
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.steps_per_pass = len(self._batches(0))
         self.saved_at = time.perf_counter()
+        self.pass_loss, self.pass_counted = 0.0, 0  # of the pass under way: nats, and the tokens they are of
 
     # -- before teaching -------------------------------------------------------------------------------------------
 
@@ -194,8 +217,7 @@ class _Run:
             return
         if self.config.recipe != "addressed" and not self.config.gated:
             return
-        prompts = [example.input_ids for examples in self.encoded for example in examples]
-        prompts = random.Random(self.config.seed).sample(prompts, min(len(prompts), MOST_CONTEXTS))
+        prompts = self._contexts(range(len(self.facts)))
         texts = self.general_source.encode(self.tokenizer, min(self.max_length, 256))
         with progress_bar("Calibrating", len(prompts) + len(texts), quiet=self.quiet) as advance:
             features = [
@@ -203,15 +225,32 @@ class _Run:
             ]
         if self.config.recipe == "addressed":
             calibrate(self.model, ADAPTER, features)
+        if self.protected_source is not None:
+            texts = self.protected_source.encode(self.tokenizer, min(self.max_length, 256))
+            with progress_bar("Counting reads to protect", len(texts), quiet=self.quiet) as advance:
+                reads = count_reads(self.model, ADAPTER, texts, progress=advance)
+            protect_slots(self.model, ADAPTER, reads, self.config.protect_share)
         if self.config.gated:
             if self.config.gate_subjects:
                 index_subjects(self.model, ADAPTER, self.subjects)
+            if self.relations:
+                self.report.relations = fit_relations(
+                    self.model, self.tokenizer, ADAPTER, self.facts, self.subjects, seed=self.config.seed
+                )
+            if len(self.gate_facts) < len(self.facts):
+                prompts = self._contexts(self.gate_facts)
+                features[0] = collect_features(self.model, ADAPTER, prompts)
             self.report.gates = self._train_gates(features, prompts)
             if not any(gate.open_on_facts for gate in self.report.gates):
                 raise WorkError(
                     "the gates cannot tell the facts' questions from general text on this backbone, so nothing would "
                     "be learned: lower --gate-threshold, or take --no-gate"
                 )
+
+    def _contexts(self, facts: Iterable[int]) -> list[list[int]]:
+        """Token ids of questions and answers of these facts, at most `MOST_CONTEXTS`."""
+        contexts = [example.input_ids for i in facts for example in self.encoded[i]]
+        return random.Random(self.config.seed).sample(contexts, min(len(contexts), MOST_CONTEXTS))
 
     def _train_gates(self, features: list[list[LayerFeatures]], contexts: list[list[int]]) -> list[GateReport]:
         config = self.config
@@ -262,7 +301,7 @@ class _Run:
         began = time.perf_counter()
         rng = random.Random(f"{self.config.seed}:settle")
         asked = []
-        for i in rng.sample(range(len(self.facts)), min(len(self.facts), MOST_SETTLED)):
+        for i in rng.sample(self.gate_facts, min(len(self.gate_facts), MOST_SETTLED)):
             questions = self.facts[i].questions
             shown = {(number + i) % len(questions) for number in range(math.ceil(self.report.exposures))}
             fresh = [question for j, question in enumerate(questions) if j not in shown]
@@ -282,14 +321,16 @@ class _Run:
         for layer in memory_layers(self.model):
             layer.training = True  # its own flag (for the load-balance loss), not its MLP block's dropout
         counted = sum(label != IGNORED_LABEL for example in batch for label in example.labels[1:])
-        finite = True
+        finite, total_loss = True, 0.0
         size = -(-len(batch) // self.config.accumulation)
         for start in range(0, len(batch), size):
             inputs = {k: v.to(self.device) for k, v in collate(batch[start : start + size], self.pad).items()}
             loss = self._loss(inputs) / counted
-            finite = finite and bool(torch.isfinite(loss))
+            value = float(loss.detach())
+            finite = finite and math.isfinite(value)
             if not finite:
                 break
+            total_loss += value * counted
             if loss.requires_grad:  # not where the gates are closed for every token of the batch
                 self.accelerator.backward(loss)
         if finite:
@@ -298,6 +339,7 @@ class _Run:
                 torch.nn.utils.clip_grad_norm_(trainable, self.config.clip)
             finite = all(has_finite_gradient(parameter) for parameter in trainable)
         if finite:
+            self.pass_loss, self.pass_counted = self.pass_loss + total_loss, self.pass_counted + counted
             self.optimizer.step()
         self.optimizer.zero_grad()
         return finite
@@ -330,7 +372,9 @@ class _Run:
             right, asked = right + more, asked + of
         self.report.recall = right / asked
         perplexity, known = self.watch(self.model, self.tokenizer) if self.watch else (None, None)
-        self.report.curve.append(CurvePoint(self.report.exposures, self.report.recall, perplexity, known))
+        loss = self.pass_loss / self.pass_counted if self.pass_counted else None
+        self.report.curve.append(CurvePoint(self.report.exposures, self.report.recall, perplexity, known, loss))
+        self.pass_loss, self.pass_counted = 0.0, 0
         self.began += time.perf_counter() - paused
 
     def _recalled(self, facts: Sequence[Fact], phrasings: int, rng: random.Random) -> tuple[int, int]:
@@ -414,7 +458,8 @@ class _Run:
 
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with: the configuration and the facts."""
-        return {"config": asdict(self.config), "facts": _digest(self.facts)}
+        gate_facts = _digest([self.facts[i] for i in self.gate_facts])
+        return {"config": asdict(self.config), "facts": _digest(self.facts), "gate_facts": gate_facts}
 
     def _checkpoint_when_due(self, pass_is_over: bool) -> None:
         # At the end of a pass the measurement is still to come; the checkpoint waits for it.
@@ -439,6 +484,7 @@ class _Run:
             record = {
                 "identity": self._identity(),
                 "report": {**asdict(report), "seconds": elapsed},
+                "pass": [self.pass_loss, self.pass_counted],
                 "digests": {name: file_digest(folder / name) for name in (WEIGHTS, OPTIMIZER_STATE)},
             }
             (folder / "state.json").write_text(json.dumps(record), encoding="utf-8")
@@ -462,6 +508,7 @@ class _Run:
             adapter = load_file(folder / WEIGHTS, device=str(self.device))
             tensors = load_file(folder / OPTIMIZER_STATE, device="cpu")
             identity, report = record["identity"], TeachReport.from_dict(record["report"])
+            loss, counted = record.get("pass", (0.0, 0))  # older checkpoints have none
         except Exception as error:  # the safetensors parser raises its own
             raise InputError(f"{folder}: damaged checkpoint ({error}); delete {self.work} and start again") from error
         if identity != json.loads(json.dumps(self._identity())):
@@ -476,7 +523,7 @@ class _Run:
             index, name = key.split(".", 1)
             restored.setdefault(int(index), {})[name] = value
         self.optimizer.load_state_dict({"state": restored, "param_groups": state["param_groups"]})
-        self.report = report
+        self.report, self.pass_loss, self.pass_counted = report, loss, counted
         return True
 
 

@@ -47,9 +47,12 @@ class TeachConfig:
         gate_subjects: the gate opens from a stored subject's name on, and nowhere else (tuner/subjects.py).
         subject_weight: share of a stored subject's own direction in the queries (0: the state alone), against 1 of the
             state's; only where the gate knows subjects.
+        gate_relations: what is asked of a stored subject is compared with what was taught of it (relations.py).
         gate_threshold: logit above which a gate is open.
         gate_steps: optimizer steps per gate.
         general_text: None for the shipped sample, "sampled" for text sampled from the backbone, or a file.
+        protect: keep at zero the slots that this text reads most: "shipped", "sampled", or a file; None for none.
+        protect_share: of all slots, the most that are protected (never one that the text does not read).
         exposures: most passes over the facts; one pass shows each fact once, in one phrasing.
         batch_size: sequences per optimizer step.
         accumulation: forwards that a step is split into.
@@ -87,9 +90,12 @@ class TeachConfig:
     gate: bool | None = None
     gate_subjects: bool = True
     subject_weight: float = 2.0
+    gate_relations: bool = True
     gate_threshold: float = 1.0
     gate_steps: int = 2000
     general_text: str | None = None
+    protect: str | None = None
+    protect_share: float = 0.3
     exposures: int = 5
     batch_size: int = 32
     accumulation: int = 1
@@ -125,6 +131,14 @@ class TeachConfig:
         for name in ("value_rate", "dense_rate", "clip", "stop_at_recall"):
             value = getattr(self, name)
             _require(value is None or 0 < value < math.inf, f"{name} is {value}: it must be positive, and finite")
+        _require(
+            0 < self.protect_share < 1,
+            f"protect_share is {self.protect_share}: it is a share of the slots, above 0 and below 1",
+        )
+        _require(
+            self.protect is None or self.recipe == "addressed",
+            "protect needs addressing that stays as it is: take the recipe addressed, or leave protect out",
+        )
         for name in ("warmup", "checkpoint_seconds"):
             _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}: it must not be negative")
         _require(0 <= self.seed < 2**32, f"seed is {self.seed}: it must be a number from 0 to 2**32 - 1")
@@ -172,6 +186,21 @@ class GateReport:
     open_on_general: float
 
 
+@dataclass(frozen=True, slots=True)
+class RelationReport:
+    """How the check of what is asked does on wordings that its keys were not made from.
+
+    Attributes:
+        threshold: on the cosine.
+        accepted_stored: share of the facts' own questions that pass.
+        accepted_others: share of questions for something else that was not taught of their subject.
+    """
+
+    threshold: float
+    accepted_stored: float
+    accepted_others: float
+
+
 @dataclass(slots=True)
 class TeachReport:
     """What teaching did.
@@ -183,6 +212,7 @@ class TeachReport:
         skipped_steps: steps left out because the loss or a gradient was not finite.
         seconds: wall clock of calibration, gate and teaching, evaluations along the way left out.
         gates: one report per gate.
+        relations: of the check of what is asked; None where there is none.
         thresholds: the least confidence of a memory's answer and of the backbone's; None where not settled.
         curve: scores after each pass.
     """
@@ -193,6 +223,7 @@ class TeachReport:
     skipped_steps: int = 0
     seconds: float = 0.0
     gates: list[GateReport] = field(default_factory=list)
+    relations: RelationReport | None = None
     thresholds: tuple[float, float] | None = None
     curve: list[CurvePoint] = field(default_factory=list)
 
@@ -202,7 +233,8 @@ class TeachReport:
         gates = [GateReport(**gate) for gate in values["gates"]]
         curve = [CurvePoint(**point) for point in values["curve"]]
         thresholds = tuple(values["thresholds"]) if values.get("thresholds") else None
-        return cls(**{**values, "gates": gates, "curve": curve, "thresholds": thresholds})
+        relations = RelationReport(**values["relations"]) if values.get("relations") else None
+        return cls(**{**values, "gates": gates, "curve": curve, "thresholds": thresholds, "relations": relations})
 
 
 @dataclass(frozen=True, slots=True)

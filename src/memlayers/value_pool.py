@@ -37,11 +37,15 @@ class ValuePool(nn.Module):
         slots: number of rows.
         dim: width of a value, the backbone's hidden size.
         dtype: of the storage; kept through saving, loading and peft's casts.
+        protectable: some slots may be kept as they are: the buffer ``protected``, bool [slots], says which (none at
+            first). Where a gradient may be asked for, they are read with weight 0, so theirs is exactly 0 whatever
+            the optimizer. They start at zero, and so add nothing with any weight: elsewhere the mask costs nothing.
     """
 
     codes: Tensor
+    protected: Tensor | None
 
-    def __init__(self, slots: int, dim: int, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, slots: int, dim: int, dtype: torch.dtype = torch.float32, protectable: bool = False) -> None:
         super().__init__()
         self.slots, self.dim = slots, dim
         self.before_read: BeforeRead | None = None
@@ -51,6 +55,7 @@ class ValuePool(nn.Module):
             self.scales = nn.Parameter(torch.empty(slots))
         else:
             self.weight = nn.Parameter(torch.empty(slots, dim, dtype=dtype))
+        self.register_buffer("protected", torch.zeros(slots, dtype=torch.bool) if protectable else None)
         self.register_state_dict_pre_hook(_bring_up_to_date)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -105,6 +110,8 @@ class ValuePool(nn.Module):
         device = self.parameter.device
         indices = indices.to(device, torch.int32 if self.slots < 2**31 else torch.int64)
         weights = weights.to(device, torch.float64 if self.parameter.dtype == torch.float64 else torch.float32)
+        if self.protected is not None and torch.is_grad_enabled():
+            weights = weights.masked_fill(self.protected[indices], 0)
         if self.before_read is not None:
             self.before_read(indices)
         read: Tensor = _Read.apply(self.parameter, weights, indices, self, dtype or weights.dtype)

@@ -60,15 +60,18 @@ class MemoryConfig(PeftConfig):
         pool_init: "zero", or "normal" of std hidden_size^-0.5; None from the recipe.
         load_balance: weight of the loss that spreads reads over the sub-keys, 0 for none; needs trainable
             addressing. See `memory_auxiliary_loss`.
+        protectable: the pool has room for a mark per slot that keeps it at zero, see `protection.protect_slots`.
         pool_dtype: storage of the value pool: "float32", "bfloat16", "float16", or "int8" (a float32 scale per row).
         gate: each memory layer has a relevance gate (open until it is trained).
         gate_hidden: width of the gate's hidden layer (the seed's is 128; 256 tells stored subjects from others more
             surely, docs/LOG.md).
+        gate_soft: the gate is the seed's: its sigmoid multiplies what the memory adds, at every token and layer.
         subjects: room for so many fingerprints of subjects; then the memory is read from a stored subject's name on,
             and one gate at the first memory layer decides for all. 0: a gate per layer, that knows no subjects.
         subject_weight: how much of a query is its subject: a direction of the subject's own, times this, is added to
             each normalised half, so that all wordings about one subject read nearly the same slots, and other subjects
             other ones. 0: the state alone. Works where there are `subjects` and `qk_norm`.
+        relations: room for so many keys of what was taught of whom (tuner/relations.py); 0: nothing is compared.
         seed: of every random start; the same seed gives the same bits.
         backbone: the name that `memlayers teach` was given, by which `memlayers ask` finds the backbone
             again; peft's `base_model_name_or_path` may be a path on another machine.
@@ -93,11 +96,14 @@ class MemoryConfig(PeftConfig):
     gated_output: bool | None = None
     pool_init: str | None = None
     load_balance: float = 0.0
+    protectable: bool = False
     pool_dtype: str = "float32"
     gate: bool = False
     gate_hidden: int = 256
+    gate_soft: bool = False
     subjects: int = 0
     subject_weight: float = 0.0
+    relations: int = 0
     seed: int = 0
     backbone: str | None = None
     fingerprint: dict[str, Any] | None = None
@@ -158,8 +164,19 @@ class MemoryConfig(PeftConfig):
             self.pool_init == "zero" or bool(self.gated_output),
             "pool_init normal without gated_output changes the backbone before anything is taught: take zero",
         )
+        _require(
+            not self.protectable or self.pool_init == "zero",
+            "protectable slots are kept at zero: take pool_init zero, as the addressed recipe does",
+        )
         _require(self.pool_dtype in _DTYPES, f"pool_dtype {self.pool_dtype!r}: take {', '.join(_DTYPES)}")
-        _require(_is_int(self.subjects) and self.subjects >= 0, f"subjects is {self.subjects!r}: give a number from 0")
+        for name in ("subjects", "relations"):
+            value = getattr(self, name)
+            _require(_is_int(value) and value >= 0, f"{name} is {value!r}: give a number from 0")
+        _require(self.subjects > 0 or self.relations == 0, "relations are kept per subject: give subjects too")
+        _require(
+            not self.gate_soft or (self.gate and self.subjects == 0),
+            "gate_soft is a gate of its own kind: take gate=True, and no subjects",
+        )
         _require(self.subject_weight >= 0, f"subject_weight is {self.subject_weight!r}: it must not be negative")
         _require(
             self.subject_weight == 0 or (self.qk_norm and self.recipe == "addressed"),

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from memlayers.errors import InputError
 from memlayers.product_keys import make_sub_keys, product_key_top_k
 from memlayers.tuner.config import MemoryConfig
+from memlayers.tuner.relations import RelationCheck
 from memlayers.tuner.relevance import RelevanceGate
 from memlayers.tuner.subjects import SubjectIndex, SubjectWatch, subject_code
 from memlayers.value_pool import ValuePool
@@ -101,6 +102,7 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         "memlayers_out",
         "memlayers_gate",
         "memlayers_subjects",
+        "memlayers_relations",
     )
     other_param_names = ("memlayers_config", "memlayers_pool_owner", "_load_balance")
 
@@ -116,6 +118,7 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         self.memlayers_out = nn.ModuleDict()
         self.memlayers_gate = nn.ModuleDict()
         self.memlayers_subjects = nn.ModuleDict()
+        self.memlayers_relations = nn.ModuleDict()
         # Plain dicts, so that torch registers nothing of what they hold.
         self.memlayers_config: dict[str, MemoryConfig] = {}
         self.memlayers_pool_owner: dict[str, nn.ModuleDict] = {}
@@ -137,7 +140,7 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         self.memlayers_config[adapter] = config
         self._load_balance[adapter] = None
         if owner is None:
-            pool = ValuePool(config.slots, self.dim, config.torch_pool_dtype)
+            pool = ValuePool(config.slots, self.dim, config.torch_pool_dtype, config.protectable)
             # About to be loaded: skip the slow random start. Zeros, not garbage, should nothing follow.
             init = "zero" if config.inference_mode else str(config.pool_init)
             pool.initialise(init, _derived_seed(config.seed, 0))
@@ -153,6 +156,8 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
             vocabulary = (config.fingerprint or {}).get("vocab_size", 0)
             self.memlayers_subjects[adapter] = SubjectIndex(config.subjects, vocabulary)
             self.watch.indexes[adapter] = self.memlayers_subjects
+        if config.relations and owner is None:
+            self.memlayers_relations[adapter] = RelationCheck(config.relations, self.dim)
         if config.gate and (owner is None or not config.subjects):  # with subjects one decision serves all layers
             self.memlayers_gate[adapter] = RelevanceGate(
                 self.dim, config.gate_hidden, _derived_seed(config.seed, 4, layer)
@@ -242,7 +247,11 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         opened = self._opened(x, adapter)
         about = self._about(x, adapter)
         if opened is None:
-            return out + self._memory(x, adapter, about).to(out).view_as(out)
+            memory = self._memory(x, adapter, about)
+            gate = self._gate(adapter) if self.memlayers_config[adapter].gate_soft and self.gate_enabled else None
+            if gate is not None:
+                memory = memory * gate(x).sigmoid().unsqueeze(-1)
+            return out + memory.to(out).view_as(out)
         if opened.numel() == 0:
             return out
         memory = self._memory(x[opened], adapter, None if about is None else about[opened]).to(out)
@@ -256,7 +265,7 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         the memory adds; the other layers follow. Otherwise each layer has a gate of its own.
         """
         decided = self.watch.decided
-        if not self.gate_enabled:
+        if not self.gate_enabled or self.memlayers_config[adapter].gate_soft:
             decided[adapter] = None
             return None
         if self.memlayers_config[adapter].subjects and adapter not in self.memlayers_pool:

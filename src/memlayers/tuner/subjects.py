@@ -115,6 +115,14 @@ class SubjectIndex(nn.Module):
         subject = self.subjects[place.gather(-1, (longest - 1).clamp_min(0))]
         return torch.where(longest > 0, subject, 0).squeeze(-1)
 
+    def about(self, ids: Tensor, names: Tensor) -> Tensor:
+        """Of whom each token may read, int64 [b, t], 0 of nobody, given the ids and `names`, [b, t] each."""
+        place = torch.arange(ids.shape[1], device=ids.device)
+        whole = (names[:, :-1] != 0) & ~self.continues[ids[:, 1:].clamp(0, len(self.continues) - 1)]
+        latest = F.pad(torch.where(whole, place[:-1], _LONG_AGO), (1, 0), value=_LONG_AGO).cummax(1).values
+        lately = torch.where(place - latest < self.reach, names.gather(1, latest.clamp_min(0)), 0)
+        return torch.where(names != 0, names, lately)
+
 
 def fingerprint(run: Sequence[int]) -> int:
     """The 64-bit hash of a run of token ids, of its last `LONGEST_RUN` ones where it is longer."""
@@ -133,6 +141,11 @@ def distinct_runs(runs: Iterable[Sequence[int]]) -> int:
     return len({fingerprint(run) for run in runs})
 
 
+def fingerprints_in(ids: Sequence[int]) -> Tensor:
+    """The fingerprints of all runs in a text, int64."""
+    return _hashes(torch.tensor([list(ids)])).flatten()
+
+
 def _hashes(ids: Tensor) -> Tensor:
     """Hashes of the runs of 1 to `LONGEST_RUN` tokens that end at each token: [b, t] -> int64 [b, t, LONGEST_RUN]."""
     first, second, third = _MULTIPLIERS
@@ -143,15 +156,6 @@ def _hashes(ids: Tensor) -> Tensor:
     powers = torch.full((LONGEST_RUN,), third, dtype=torch.int64, device=ids.device).cumprod(0)
     lengths = torch.arange(1, LONGEST_RUN + 1, device=ids.device) * second
     return (backwards * powers).cumsum(-1) ^ lengths
-
-
-def _about(index: SubjectIndex, ids: Tensor, names: Tensor) -> Tensor:
-    """Of whom each token may read, int64 [b, t], 0 of nobody, given the ids and where runs end, [b, t] each."""
-    place = torch.arange(ids.shape[1], device=ids.device)
-    whole = (names[:, :-1] != 0) & ~index.continues[ids[:, 1:].clamp(0, len(index.continues) - 1)]
-    latest = F.pad(torch.where(whole, place[:-1], _LONG_AGO), (1, 0), value=_LONG_AGO).cummax(1).values
-    lately = torch.where(place - latest < index.reach, names.gather(1, latest.clamp_min(0)), 0)
-    return torch.where(names != 0, names, lately)
 
 
 def subject_code(about: Tensor, width: int) -> Tensor:
@@ -245,7 +249,7 @@ class SubjectWatch:
             before = trail.names.get(adapter, torch.zeros_like(trail.ids))
             names = torch.cat([before, index.names(seen)[:, -new:]], 1)
             self._trail.names[adapter] = names
-            self.about[adapter] = _about(index, self._trail.ids, names)[:, -new:]
+            self.about[adapter] = index.about(self._trail.ids, names)[:, -new:]
 
     def after(self, trunk: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Leaves the trail with the cache."""

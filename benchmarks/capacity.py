@@ -1,0 +1,214 @@
+"""How many facts a pool holds: taught in growing numbers until recall falls, for several pool sizes.
+
+``--source synthetic``: a family of `memlayers.synthetic` (``--family``), whose answers are drawn uniformly and on their
+own, so that the bits of one answer are known; this gives bits per parameter, to be held against the 2 bits that
+language models store (Allen-Zhu and Li 2024, arXiv 2404.05405). ``--source real``: EntityQuestions facts of the
+pocket's relations in the pocket's phrasings (``../shared/data/entityquestions``), for how many facts are held at 98 %
+recall.
+
+Two estimates of the bits learned from n facts whose answers have b bits each:
+
+* by recall: n * recall * b, an answer counting only where it is given in full, in free generation;
+* by loss: n * (b - NLL), the mean negative log-likelihood in bits of the answer and its end, teacher-forced. Whoever
+  knows the family's grammar but not the fact needs b bits to write the answer down, with the memory it takes NLL bits.
+
+Both are lower bounds. Parameters are the pool's values: all (slots x width), and those of the slots that were written.
+Sub-keys, projection and gate are random, calibrated or trained without the answers, and are not counted.
+
+One results file a point in ``benchmarks/results/capacity``; what is there is not run again. A size is left once recall
+has fallen below ``--until``. Plot and table are drawn from the files.
+
+Examples (one core; about 0.1 s a fact and pool, and half a minute a point)::
+
+    python benchmarks/capacity.py --sub-keys 32,64,128 --facts 100,200,500,1000,2000,5000,10000
+    python benchmarks/capacity.py --source real --sub-keys 256 --facts 1000,5000 --until 0.98
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from gate import entity_questions
+
+from memlayers import Fact, TeachConfig, teach_facts
+from memlayers.backbones import POCKET
+from memlayers.diagnose import gold_answers
+from memlayers.evaluate import cost_rows
+from memlayers.facts import read_facts
+from memlayers.files import atomic_write_text
+from memlayers.generate import answer_questions
+from memlayers.metrics import Estimate, exact_match, mean_interval
+from memlayers.report import format_value
+from memlayers.results import Results, Row, environment, read_results, write_results
+from memlayers.synthetic import answer_bits, make_facts
+from memlayers.tuner import value_pool
+
+RESULTS = Path(__file__).resolve().parent / "results" / "capacity"
+SEED = 137
+LITERATURE = 2.0  # bits per parameter
+
+
+def facts_of(source: str, family: str, n: int) -> list[Fact]:
+    """The facts of a point; those of a smaller one are among them where they are synthetic."""
+    if source == "synthetic":
+        return make_facts(family, n, SEED)
+    try:
+        return entity_questions({fact.subject for fact in read_facts(POCKET / "known.jsonl")}, n)
+    except ValueError:
+        sys.exit(f"EntityQuestions has fewer than {n} facts of these relations: take fewer, or --source synthetic")
+
+
+def run(path: Path, sub_keys: int, n: int, args: argparse.Namespace) -> None:
+    """Teaches one pool n facts and measures what it holds."""
+    facts = facts_of(args.source, args.family, n)
+    config = TeachConfig(
+        sub_keys=sub_keys, exposures=args.exposures, gate=args.gate, recall_sample=128, seed=SEED,
+        batch_size=min(32, max(4, n // 16)),  # at least 16 steps a pass
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        taught = teach_facts(facts, Path(folder) / "memory", config, quiet=True)
+    rng = random.Random(SEED)
+    asked = rng.sample(facts, min(args.sample, n))
+    model, tokenizer = taught.model, taught.tokenizer
+    questions = [rng.choice(fact.questions) for fact in asked]
+    rows = [
+        Row.from_estimate("recall", split, recall(model, tokenizer, asked, which))
+        for split, which in (
+            ("taught", questions),
+            ("unseen_phrasing", [rng.choice(fact.unseen_questions) for fact in asked]),
+        )
+    ]
+    pool = value_pool(model, "default")
+    written = int((pool.table.values != 0).any(1).sum())
+    bits = answer_bits(args.family) if args.source == "synthetic" else None
+    if bits is not None:
+        nll = gold_answers(model, tokenizer, asked, questions)[2].double() / math.log(2)
+        by_loss = mean_interval((bits - nll).numpy(), SEED)
+        for split, share in (("by_recall", _times(recall_of(rows), bits)), ("by_loss", by_loss)):
+            rows.append(Row.from_estimate("learned_bits", split, _times(share, n)))
+            for which, slots in (("all", pool.slots), ("written", written)):
+                held = _times(share, n / max(1, slots * pool.dim))
+                rows.append(Row.from_estimate("bits_per_parameter", f"{split}, {which} slots", held))
+    rows += cost_rows(taught.report, n, "cpu")
+    settings: dict[str, Any] = {
+        "facts": n, "source": args.source, "family": args.family if bits is not None else None,
+        "bits_per_answer": bits, "slots": pool.slots, "width": pool.dim, "written_slots": written, **asdict(config),
+    }  # fmt: skip
+    write_results(path, Results(environment("cpu"), settings, rows, taught.report.curve, []))
+
+
+def recall(model: Any, tokenizer: Any, facts: list[Fact], questions: list[str]) -> Estimate:
+    """Strict recall in free generation."""
+    answers = answer_questions(model, tokenizer, questions)
+    right = [exact_match(answer, fact.answers) for answer, fact in zip(answers, facts, strict=True)]
+    return mean_interval(right, SEED)
+
+
+def recall_of(rows: list[Row]) -> Estimate:
+    """The recall on taught phrasings, as an estimate again."""
+    row = rows[0]
+    assert row.ci_low is not None and row.ci_high is not None
+    return Estimate(row.value, row.ci_low, row.ci_high, row.n)
+
+
+def _times(estimate: Estimate, factor: float) -> Estimate:
+    return Estimate(estimate.value * factor, estimate.ci_low * factor, estimate.ci_high * factor, estimate.n)
+
+
+COLUMNS = (
+    ("recall, taught", "recall", "taught"),
+    ("recall, never taught phrasings", "recall", "unseen_phrasing"),
+    ("bits per parameter, by recall", "bits_per_parameter", "by_recall, all slots"),
+    ("by loss", "bits_per_parameter", "by_loss, all slots"),
+    ("by loss, written slots", "bits_per_parameter", "by_loss, written slots"),
+)
+
+
+def table(points: list[Results]) -> str:
+    """The points, pool by pool."""
+    lines = [f"| slots | written | facts | of | {' | '.join(name for name, *_ in COLUMNS)} |", "|---" * 9 + "|"]
+    for results in points:
+        config, cells = results.config, []
+        for _, metric, split in COLUMNS:
+            row = results.find(metric, split)
+            ends = [] if row is None else [end for end in (row.ci_low, row.ci_high) if end is not None]
+            between = f" ({' to '.join(format_value(metric, end) for end in ends)})" if ends else ""
+            cells.append("" if row is None else f"{format_value(metric, row.value)}{between}")
+        share = config["written_slots"] / config["slots"]
+        what = config["family"] or "EntityQuestions"
+        lines.append(f"| {config['slots']:,} | {share:.0%} | {config['facts']:,} | {what} | {' | '.join(cells)} |")
+    n = max((row.n for results in points for row in results.rows if row.metric == "recall"), default=0)
+    return f"Recall of a sample of up to {n} facts; 95 % intervals.\n\n" + "\n".join(lines) + "\n"
+
+
+def draw(points: list[Results]) -> None:
+    """Recall, and bits per parameter, against the number of facts, a line a pool."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    kinds = sorted({(r.config["slots"], r.config["family"] or "EntityQuestions") for r in points})
+    for number, (slots, what) in enumerate(kinds):
+        own = [r for r in points if (r.config["slots"], r.config["family"] or "EntityQuestions") == (slots, what)]
+        for axis, metric, split, style in (
+            (axes[0], "recall", "taught", "o-"),
+            (axes[1], "bits_per_parameter", "by_recall, all slots", "o-"),
+            (axes[1], "bits_per_parameter", "by_loss, all slots", "s--"),
+        ):
+            there = sorted((r.config["facts"], row.value) for r in own if (row := r.find(metric, split)) is not None)
+            if there:
+                label = f"{slots:,} slots, {what}" + (", by loss" if "--" in style else "")
+                axis.plot(*zip(*there, strict=True), style, color=f"C{number}", label=label, markersize=4)
+    axes[0].set(title="recall of taught facts", xlabel="facts", xscale="log", ylim=(0, 1.03))
+    axes[0].axhline(0.98, color="#767676", ls=":")
+    axes[1].set(title=f"bits per value of the pool (literature: {LITERATURE:g})", xlabel="facts", xscale="log")
+    axes[1].axhline(LITERATURE, color="#767676", ls=":")
+    for axis in axes:
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=7)
+    figure.savefig(RESULTS / "capacity.png", dpi=130)
+
+
+def main() -> None:
+    """Runs the points that are missing, then draws all there are."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sub-keys", default="32,64,128", help="pools of m * m slots")
+    parser.add_argument("--facts", default="100,200,500,1000,2000,5000,10000", help="ascending")
+    parser.add_argument("--source", choices=("synthetic", "real"), default="synthetic")
+    parser.add_argument("--family", default="person_craft")
+    parser.add_argument("--exposures", type=int, default=8)
+    parser.add_argument("--sample", type=int, default=500, help="facts asked")
+    parser.add_argument("--until", type=float, default=0.5, help="a pool is left once recall is below")
+    parser.add_argument("--gate", action=argparse.BooleanOptionalAction, default=True)
+    args = parser.parse_args()
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for sub_keys in map(int, args.sub_keys.split(",")):
+        for n in map(int, args.facts.split(",")):
+            kind = args.family if args.source == "synthetic" else "entityquestions"
+            suffix = f"{'' if args.gate else '-no-gate'}{'' if args.exposures == 8 else f'-{args.exposures}x'}"
+            path = RESULTS / f"{kind}-{sub_keys**2}-{n}{suffix}.json"
+            if not path.exists():
+                run(path, sub_keys, n, args)
+            found = read_results(path)
+            row = found.find("recall", "taught")
+            assert row is not None
+            print(f"{path.stem}: recall {row.value:.1%}", flush=True)
+            if row.value < args.until:
+                break
+    points = [read_results(path) for path in RESULTS.glob("*.json")]
+    points.sort(key=lambda r: (str(r.config["family"]), r.config["slots"], r.config["facts"]))
+    atomic_write_text(RESULTS / "table.md", table(points))
+    draw(points)
+
+
+if __name__ == "__main__":
+    main()

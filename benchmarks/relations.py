@@ -1,0 +1,95 @@
+"""Does the check of what is asked tell a stored fact's question from another question about its subject?
+
+For seeds 137, 7 and 23: 300 of the 500 demo facts (18 relations), and all facts of 6 of the relations; nothing is
+taught, since the check sees the bare backbone alone. Asked are the facts' two wordings that were never shown; their
+subjects, asked for another of the relations that the facts hold ("seen"), and for one that they hold none of ("new"),
+in any of its twelve wordings. Writes benchmarks/results/relations.json.
+
+Example: ``python benchmarks/relations.py``
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model
+
+from memlayers import Fact
+from memlayers.backbones import POCKET, load_backbone
+from memlayers.encoding import encode_prompt
+from memlayers.facts import read_facts
+from memlayers.gate import subject_runs
+from memlayers.metrics import auroc_interval, mean_interval
+from memlayers.relations import fit_relations, relation_entries, relation_scores
+from memlayers.results import Row, environment
+from memlayers.tuner import MemoryConfig
+from memlayers.tuner.subjects import distinct_runs
+
+OUT = Path(__file__).resolve().parent / "results" / "relations.json"
+SEEDS, TAUGHT, FEW = (137, 7, 23), 300, 6
+
+
+def measure(backbone: Any, tokenizer: Any, facts: Sequence[Fact], wordings: dict[str, Any], seed: int) -> list[Row]:
+    """The rows for some facts; `backbone` is left as it was."""
+    contexts = [[encode_prompt(tokenizer, question) for question in fact.questions] for fact in facts]
+    subjects = subject_runs(tokenizer, facts, contexts)
+    entries = relation_entries(facts, subjects)
+    config = MemoryConfig(sub_keys=8, heads=1, subjects=distinct_runs(subjects.runs), relations=len(entries))
+    model = get_peft_model(backbone, config)
+    report = fit_relations(model, tokenizer, "default", facts, subjects, seed=seed)
+    rng = random.Random(seed)
+    held = {fact.relation for fact in facts}
+
+    def ask_for(others: set[str]) -> list[str]:
+        asked = []
+        for fact in facts:
+            other = wordings[rng.choice(sorted(others - {fact.relation}))]
+            asked.append(rng.choice(other["taught"] + other["unseen"]).format(s=fact.subject))
+        return asked
+
+    asked = {
+        "stored": [question for fact in facts for question in fact.unseen_questions],
+        "seen": ask_for(held),
+        "new": ask_for(set(wordings) - held),
+    }
+    scores = {split: relation_scores(model, tokenizer, questions)[0] for split, questions in asked.items()}
+    model.unload()
+    rows = [
+        Row.from_estimate("answered", split, mean_interval([score >= report.threshold for score in each], seed))
+        for split, each in scores.items()
+    ]
+    rows += [
+        Row.from_estimate("auroc", f"stored_against_{split}", auroc_interval(scores["stored"], scores[split], seed))
+        for split in ("seen", "new")
+    ]
+    return rows
+
+
+def main() -> None:
+    """Measure and write."""
+    torch.set_num_threads(1)
+    backbone, tokenizer = load_backbone("pocket", "float32")
+    read = json.loads((POCKET / "phrasings.json").read_text(encoding="utf-8"))
+    wordings = {each["label"]: each for each in read.values()}
+    demo = read_facts(POCKET / "demo.jsonl")
+    relations = sorted({fact.relation for fact in demo})
+    runs = []
+    for seed in SEEDS:
+        few = set(random.Random(seed).sample(relations, FEW))
+        for facts in (random.Random(seed).sample(demo, TAUGHT), [fact for fact in demo if fact.relation in few]):
+            rows = [asdict(row) for row in measure(backbone, tokenizer, facts, wordings, seed)]
+            names = {fact.relation for fact in facts}
+            runs.append({"seed": seed, "facts": len(facts), "relations": len(names), "rows": rows})
+            print(runs[-1] | {"rows": {f"{r['metric']} {r['split']}": round(r["value"], 4) for r in rows}}, flush=True)
+    result = {"command": "python benchmarks/relations.py", "environment": environment("cpu"), "runs": runs}
+    OUT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""Facts that arrive in batches, up to 10,000 in total: what is still recalled at the end, and what is lost beside it.
+
+Real EntityQuestions facts on the pocket backbone, none of them known to it. An arm teaches one batch after another and
+is never shown an earlier batch again, except where that is the arm's own way; at checkpoints it is asked, in free
+generation, up to 400 of all facts so far (taught and never-taught phrasings), the first batch's, 400 known facts, and
+the held-out articles are read. One JSON per arm, written at each checkpoint; an arm that was cut off shows how far it got.
+
+* ``memory-1``, ``memory-10``, ``memory-100``: `memlayers add`, batches of that size; the first 100 facts by `teach`.
+* ``smf-100``: Sparse Memory Finetuning's rule (Lin et al. 2025, arXiv 2510.15103) on the same pool: the top 2,048
+  slots of a batch by TF-IDF, no gate, queries from the state alone, nothing guarded.
+* ``lora-100``: peft's LoRA, rank 16 on every linear layer, 1e-3; ``full-100``: all weights, 1e-4. Adam, answers only,
+  five passes a batch.
+* ``once``: `memlayers teach` of all facts at once.
+
+Example: ``python benchmarks/sequential.py memory-100``; without names everything that is missing, then the plot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from memlayers import Fact, TeachConfig, teach_facts
+from memlayers.backbones import POCKET, load_backbone
+from memlayers.demo import known_questions
+from memlayers.editing import EditConfig, open_memory
+from memlayers.encoding import encode_example
+from memlayers.entity_questions import read_entity_questions
+from memlayers.evaluate import perplexity_on
+from memlayers.facts import read_facts
+from memlayers.files import atomic_write_text
+from memlayers.generate import answer_questions
+from memlayers.metrics import exact_match, mean_interval
+from memlayers.results import environment
+from memlayers.writing import answer_logits
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "sequential"
+ENTITY_QUESTIONS = ROOT.parent / "shared" / "data" / "entityquestions"
+SEED, FIRST, ASKED, TEXT_TOKENS = 137, 100, 400, 8192
+CHECKPOINTS = (100, 200, 300, 500, 1000, 2000, 3000, 5000, 7500, 10_000)
+ARMS = {
+    "memory-100": 10_000, "memory-10": 1000, "memory-1": 200, "smf-100": 2000, "lora-100": 1000, "full-100": 1000,
+    "once": 1000,
+}  # fmt: skip
+"""Each arm, and how many facts it is taught unless --facts says otherwise."""
+TEACH = TeachConfig(seed=SEED, gate_steps=500, checkpoint_seconds=3600)
+STREAM = EditConfig(neighbours=1, phrasings=1, repairs=1, refuse=False)  # a batch has a hundred facts' neighbours
+
+Teach = Callable[[Sequence[Fact]], None]
+
+
+class Exam:
+    """What every arm is asked, and the file that it is written to."""
+
+    def __init__(self, arm: str, facts: Sequence[Fact]) -> None:
+        self.arm, self.facts = arm, facts
+        self.known = random.Random(3).sample(known_questions(), ASKED)
+        self.text = (POCKET / "heldout.txt").read_text(encoding="utf-8")
+        self.points: list[dict[str, Any]] = []
+        self.seconds = 0.0
+
+    def take(self, model: Any, tokenizer: Any, taught: int) -> None:
+        """Asks everything once, and writes the file."""
+        model.eval()
+        point: dict[str, Any] = {"facts": taught, "seconds": round(self.seconds, 1)}
+        some = random.Random(f"{SEED}:{taught}").sample(self.facts[:taught], min(taught, ASKED))
+        for split, asked in (
+            ("taught", [(fact.questions[i % len(fact.questions)], fact.answers) for i, fact in enumerate(some)]),
+            ("unseen_phrasing", [(fact.unseen_questions[i % 2], fact.answers) for i, fact in enumerate(some)]),
+            ("first_batch", [(fact.questions[0], fact.answers) for fact in self.facts[:FIRST]]),
+            ("known_facts", [(each.question, each.answers) for each in self.known]),
+        ):
+            answers = answer_questions(model, tokenizer, [question for question, _ in asked])
+            right = [exact_match(answer, accepted) for answer, (_, accepted) in zip(answers, asked, strict=True)]
+            point[split] = mean_interval(right)._asdict()
+        point["perplexity"] = perplexity_on(model, tokenizer, self.text, max_tokens=TEXT_TOKENS)
+        self.points.append(point)
+        found = {"arm": self.arm, "seed": SEED, "environment": environment("cpu"), "points": self.points}
+        atomic_write_text(RESULTS / f"{self.arm}.json", json.dumps(found, indent=1) + "\n")
+        shown = {key: value["value"] if isinstance(value, dict) else value for key, value in point.items()}
+        print(self.arm, shown, flush=True)
+
+    def stream(self, size: int, model: Any, tokenizer: Any, teach: Teach, start: int = 0) -> None:
+        """Teaches the facts in batches, and asks at the checkpoints."""
+        done = start
+        while done < len(self.facts):
+            batch = self.facts[done : done + size]
+            began = time.perf_counter()
+            teach(batch)
+            self.seconds += time.perf_counter() - began
+            done += len(batch)
+            if done in CHECKPOINTS:
+                self.take(model, tokenizer, done)
+
+
+def memory_arm(exam: Exam, size: int, config: TeachConfig, edit: EditConfig) -> None:
+    """A memory that batches are added to; the first is what it is calibrated on."""
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        teach_facts(exam.facts[:FIRST], Path(folder) / "memory", config, quiet=True)
+        exam.seconds = time.perf_counter() - began
+        with open_memory(Path(folder) / "memory", edit, autosave=False) as memory:
+            exam.take(memory.model, memory.tokenizer, FIRST)
+            exam.stream(size, memory.model, memory.tokenizer, lambda batch: memory.add(batch) and None, start=FIRST)
+            began = time.perf_counter()
+            memory.save()
+            exam.seconds += time.perf_counter() - began
+
+
+def weights_arm(exam: Exam, size: int, lora: bool) -> None:
+    """LoRA, or all weights: five passes over each batch, every pass in other phrasings."""
+    from peft import LoraConfig, get_peft_model
+
+    model, tokenizer = load_backbone("pocket", "float32")
+    if lora:
+        torch.manual_seed(SEED)
+        config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+        model = get_peft_model(model, config)
+    else:
+        model.requires_grad_(True)
+        model.get_base_model = lambda: model
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=1e-3 if lora else 1e-4, weight_decay=0.0
+    )
+    rng = random.Random(SEED)
+
+    def teach(batch: Sequence[Fact]) -> None:
+        for number in range(TEACH.exposures):
+            shown = [
+                encode_example(tokenizer, fact.questions[(number + i) % len(fact.questions)], fact.answer)
+                for i, fact in enumerate(batch)
+            ]
+            rng.shuffle(shown)
+            for start in range(0, len(shown), 32):
+                out = answer_logits(model, tokenizer, shown[start : start + 32])
+                loss = F.cross_entropy(out.logits, out.labels)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+
+    exam.stream(size, model, tokenizer, teach)
+
+
+def run(arm: str, number: int) -> None:
+    """One arm over the first `number` facts of the stream."""
+    named = {fact.subject for name in ("demo", "known") for fact in read_facts(POCKET / f"{name}.jsonl")}
+    facts = read_entity_questions(ENTITY_QUESTIONS, without=named)
+    exam = Exam(arm, random.Random(SEED).sample(facts, number))
+    kind, _, size = arm.partition("-")
+    if kind == "memory":
+        memory_arm(exam, int(size), TEACH, STREAM)
+    elif kind == "smf":
+        config = replace(TEACH, gate=False)
+        memory_arm(exam, int(size), config, replace(STREAM, slots="tfidf", slot_count=2048, neighbours=0, repairs=0))
+    elif kind == "once":
+        with tempfile.TemporaryDirectory() as folder:
+            began = time.perf_counter()
+            taught = teach_facts(exam.facts, Path(folder) / "memory", TEACH, quiet=True)
+            exam.seconds = time.perf_counter() - began
+            exam.take(taught.model, taught.tokenizer, number)
+    else:
+        weights_arm(exam, int(size), kind == "lora")
+
+
+def draw() -> None:
+    """Recall of everything so far, and known facts, against the number of facts; the table of the arms' ends."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    arms = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))]
+    figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
+    titles = {
+        "taught": "recall of all so far", "unseen_phrasing": "in phrasings never taught", "known_facts": "known facts",
+    }  # fmt: skip
+    for axis, key in zip(axes, titles, strict=True):
+        for arm in arms:
+            points = arm["points"]
+            values = [point[key]["value"] for point in points]
+            axis.plot([point["facts"] for point in points], values, marker="o", markersize=3, label=arm["arm"])
+        axis.set_xscale("log")
+        axis.set_ylim(0, 1.02)
+        axis.set_xlabel("facts taught so far")
+        axis.set_title(titles[key])
+        axis.grid(alpha=0.3)
+    axes[0].legend()
+    figure.savefig(RESULTS / "curves.png", dpi=130)
+    lines = [
+        "| arm | facts | recall of all | phrasings never taught | first 100 | known facts | perplexity | s a fact |"
+    ]
+    lines.append("|---|---|---|---|---|---|---|---|")
+    for arm in arms:
+        last = arm["points"][-1]
+        cells = [f"{last[k]['value']:.1%}" for k in ("taught", "unseen_phrasing", "first_batch", "known_facts")]
+        pace = f"{last['seconds'] / last['facts']:.2f}"
+        lines.append(f"| {arm['arm']} | {last['facts']:,} | {' | '.join(cells)} | {last['perplexity']:.2f} | {pace} |")
+    atomic_write_text(RESULTS / "table.md", "\n".join(lines) + "\n")
+
+
+def main() -> None:
+    """Run what is asked for, or what is missing; then draw all there is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("arms", nargs="*", metavar="ARM", help=", ".join(ARMS))
+    parser.add_argument("--facts", type=int, help="how many, in place of the arm's own number")
+    given = parser.parse_args()
+    if unknown := set(given.arms) - set(ARMS):
+        parser.error(f"no such arm: {', '.join(sorted(unknown))}")
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for arm in given.arms or [arm for arm in ARMS if not (RESULTS / f"{arm}.json").exists()]:
+        run(arm, given.facts or ARMS[arm])
+    draw()
+
+
+if __name__ == "__main__":
+    main()
