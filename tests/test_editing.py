@@ -27,8 +27,8 @@ from memlayers.writing import Kept
 NAMES, ANSWERS = "Ada Bob Cid Dot Eve Fay".split(), "red blue 12 Oslo kite 7f".split()
 FACTS = [
     Fact(
-        id=name.lower(), subject=name, relation="code", answer=answer,
-        questions=(f"What is the code of {name}?", f"Name {name}'s code."), unseen_questions=(f"{name} has which code?",),
+        id=name.lower(), subject=name, relation="code", answer=answer, unseen_questions=(f"{name} has which code?",),
+        questions=(f"What is the code of {name}?", f"Name {name}'s code."),
     )
     for name, answer in zip(NAMES, ANSWERS, strict=True)
 ]  # fmt: skip
