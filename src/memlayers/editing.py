@@ -60,7 +60,7 @@ ADAPTER = "default"
 CONFIG = "adapter_config.json"
 USE_PHRASINGS = 3  # of each stored fact, by which it is known what it reads
 GENERATED = 64  # questions answered in free generation to see that an edit took
-NEAR_BACKBONE = {True: 0.1, False: 0.5}  # nats per token from the bare backbone, where the gate stays open, or closes
+NEAR_BACKBONE = {True: 0.2, False: 0.6}  # nats per token from the bare backbone, where the gate stays open, or closes
 
 
 @dataclass(frozen=True, slots=True)
