@@ -28,8 +28,9 @@ from gate import entity_questions
 
 from memlayers import EditConfig, EditRefused, Fact, TeachConfig, open_memory, read_facts, teach_facts
 from memlayers.backbones import POCKET
+from memlayers.editing import USE_FILE
 from memlayers.encoding import encode_example
-from memlayers.generate import answer_questions
+from memlayers.generate import answer_questions, without_memory
 from memlayers.journal import read_journal, stored_facts
 from memlayers.metrics import exact_match, mean_interval
 from memlayers.results import Results, Row, environment, read_results, write_results
@@ -84,7 +85,7 @@ def others_rows(memory: Any, before: dict[str, list[str]], asked: Any, edits: in
     return rows
 
 
-def measure(source: Path, work: Path, rule: str, count: int | None, edits: int) -> Results:
+def measure(source: Path, work: Path, rule: str, count: int | None, edits: int, others: int | None) -> Results:
     """Updates and forgets by one rule."""
     folder = work / f"{source.name}-{rule}"
     config = EditConfig(slots=rule, slot_count=count)
@@ -96,7 +97,8 @@ def measure(source: Path, work: Path, rule: str, count: int | None, edits: int) 
         facts = stored_facts(folder)
         chosen = rng.sample(facts, edits)
         ids = {fact.id for fact in chosen}
-        asked = asked_of([fact for fact in facts if fact.id not in ids])
+        rest = [fact for fact in facts if fact.id not in ids]
+        asked = asked_of(rest if others is None else rng.sample(rest, min(others, len(rest))))
         with open_memory(folder, config, autosave=False) as memory:
             began = time.perf_counter()
             memory.prepare()
@@ -133,10 +135,11 @@ def measure(source: Path, work: Path, rule: str, count: int | None, edits: int) 
             if kind == "update":
                 rows += update_rows(memory, done)
                 rows += undo_rows(memory, folder)
+                shutil.copy2(folder / USE_FILE, source / USE_FILE)  # a cache, that the next run need not look again
             else:
                 rows += forget_rows(memory, reports, done)
         shutil.rmtree(folder)
-    settings = {"memory": source.name, "edits": edits, "seed": SEED, **asdict(config)}
+    settings = {"memory": source.name, "edits": edits, "others": others, "seed": SEED, **asdict(config)}
     return Results(environment("cpu"), settings, rows)
 
 
@@ -168,8 +171,12 @@ def forget_rows(memory: Any, reports: Sequence[Any], done: list[tuple[Fact, Fact
     for name, questions in (("taught", "questions"), ("unseen", "unseen_questions")):
         pairs = [(q, fact) for fact, _ in done for q in getattr(fact, questions)]
         given = answers_of(memory, pairs)
-        still = [float(exact_match(a, fact.answers)) for a, (_, fact) in zip(given, pairs, strict=True)]
-        rows.append(share("old_answer_given", f"forgotten_{name}", still))
+        with without_memory(memory.model):
+            own = answers_of(memory, pairs)
+        still = [exact_match(a, fact.answers) for a, (_, fact) in zip(given, pairs, strict=True)]
+        more = [float(s and a != b) for s, a, b in zip(still, given, own, strict=True)]
+        rows.append(share("old_answer_given", f"forgotten_{name}", [float(each) for each in still]))
+        rows.append(share("old_answer_given", f"forgotten_{name}_and_not_by_the_backbone", more))
         for when in ("before", "after", "backbone", "always_on_before", "always_on"):
             stands = [report.evidence[name][when] for report in reports if name in report.evidence]
             for metric in ("given", "rank", "probability", "log_probability"):
@@ -203,7 +210,7 @@ def never(work: Path, facts: int, part: int) -> Results:
 
 def table() -> str:
     """A Markdown table of all results that are there, one column each."""
-    found = {path.stem: read_results(path) for path in sorted(RESULTS.glob("*.json"))}
+    found = {path.stem: read_results(path) for path in sorted(RESULTS.glob("*.json")) if path.stem != "kills"}
     keys = list(dict.fromkeys((row.metric, row.split) for each in found.values() for row in each.rows))
     lines = ["| | " + " | ".join(found) + " |", "|---" * (len(found) + 1) + "|"]
     for key in keys:
@@ -222,6 +229,7 @@ def main() -> None:
     parser.add_argument("part", choices=("edits", "never", "table"))
     parser.add_argument("--facts", type=int, default=1000)
     parser.add_argument("--edits", type=int, default=200)
+    parser.add_argument("--others", type=int, default=None, help="ask so many of the other facts; all if not given")
     parser.add_argument("--rules", default="tfidf,kl,all")
     parser.add_argument("--slot-count", type=int, default=EditConfig().slot_count)
     parser.add_argument("--part", dest="kept", type=int, default=60, help="never: so many of the facts stay")
@@ -231,7 +239,7 @@ def main() -> None:
     if arguments.part == "edits":
         source = memory_of(arguments.work, arguments.facts)
         for rule in arguments.rules.split(","):
-            results = measure(source, arguments.work, rule, arguments.slot_count, arguments.edits)
+            results = measure(source, arguments.work, rule, arguments.slot_count, arguments.edits, arguments.others)
             write_results(RESULTS / f"{arguments.facts}-{rule}.json", results)
     elif arguments.part == "never":
         results = never(arguments.work, arguments.facts, arguments.kept)

@@ -9,6 +9,7 @@ most of what it moved before and after, mends those it broke, and is saved in on
 from __future__ import annotations
 
 import datetime
+import hashlib
 import random
 import re
 import time
@@ -58,7 +59,8 @@ from memlayers.writing import Kept, RowWriter, answer_logits, answered
 
 ADAPTER = "default"
 CONFIG = "adapter_config.json"
-USE_PHRASINGS = 3  # of each stored fact, by which it is known what it reads
+USE_FILE = "slot_use.safetensors"  # which slots each fact reads: a cache, made anew where it is missing
+USE_PHRASINGS = 2  # of each stored fact, by which it is known what it reads
 GENERATED = 64  # questions answered in free generation to see that an edit took
 NEAR_BACKBONE = {True: 0.2, False: 0.6}  # nats per token from the bare backbone, where the gate stays open, or closes
 
@@ -385,9 +387,11 @@ class EditableMemory:
         """Does now what the first edit would otherwise wait for: what every stored fact reads, and its questions."""
         if self._use is None:
             use = SlotUse(self._pool.slots)
-            for start in range(0, len(self._facts), 256):
-                for fact, rows in self._rows_read(self._facts[start : start + 256], USE_PHRASINGS):
-                    use.put(fact.id, rows)
+            use.load(self.folder / USE_FILE, {fact.id: _text_hash(fact) for fact in self._facts})
+            unknown = [fact for fact in self._facts if fact.id not in use.rows]
+            for start in range(0, len(unknown), 256):
+                for fact, rows in self._rows_read(unknown[start : start + 256], USE_PHRASINGS):
+                    use.put(fact.id, rows, _text_hash(fact))
             self._use = use
         if self._questions is None:
             self._questions = {}
@@ -641,7 +645,7 @@ class EditableMemory:
             choose_slots(rows, counts, frequency, len(self._facts), self.config.slots, self.config.slot_count)
             for rows, counts in self._reads(facts, None)
         ]
-        rows = torch.cat(chosen).unique()
+        rows: Tensor = torch.cat(chosen).unique()
         self._keep(edit, rows)
         return rows
 
@@ -865,7 +869,7 @@ class EditableMemory:
                     self._examples.pop(change.before.id, None)
         new = [change.after for change in changes if change.after is not None]
         for fact, rows in self._rows_read(new, USE_PHRASINGS):
-            self._use.put(fact.id, rows)
+            self._use.put(fact.id, rows, _text_hash(fact))
             self._enter_questions(fact)
         self._words.update(facts_words(new))
 
@@ -915,6 +919,9 @@ class EditableMemory:
             config = (self.folder / CONFIG).read_bytes()
             room = str(self._settings.subjects).encode()
             (new / CONFIG).write_bytes(re.sub(rb'("subjects": )\d+', rb"\g<1>" + room, config))
+            if self._use is not None:
+                (new / USE_FILE).unlink(missing_ok=True)  # a link to the old one
+                self._use.save(new / USE_FILE, {fact.id for fact in facts})
             write_facts_and_journal(new, facts, [])
             found = digests(new)
             if expected and found != expected:
@@ -974,6 +981,11 @@ def open_memory(
         opened = EditableMemory(Path(folder), memory, config or EditConfig(), autosave, ExitStack())
         opened._lock.push(stack.pop_all())
         return opened
+
+
+def _text_hash(fact: Fact) -> str:
+    """Of what a fact's reads depend on."""
+    return hashlib.blake2b(repr((fact.questions[:USE_PHRASINGS], fact.answer)).encode(), digest_size=8).hexdigest()
 
 
 def _undo_files(records: Sequence[Record]) -> list[str]:
