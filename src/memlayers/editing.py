@@ -61,6 +61,7 @@ ADAPTER = "default"
 CONFIG = "adapter_config.json"
 USE_FILE = "slot_use.safetensors"  # which slots each fact reads: a cache, made anew where it is missing
 USE_PHRASINGS = 2  # of each stored fact, by which it is known what it reads
+MOST_NEIGHBOURS = 1024  # measured, however many facts an edit has
 GENERATED = 64  # questions answered in free generation to see that an edit took
 NEAR_BACKBONE = {True: 0.2, False: 0.6}  # nats per token from the bare backbone, where the gate stays open, or closes
 
@@ -492,8 +493,9 @@ class EditableMemory:
         each = max(1, size // len(examples))
         rng = random.Random(f"{self.config.seed}:{edit.report.number}")
         everything = [one for phrasings in examples for one in phrasings]
+        wrong: list[Encoded] = []
         for number in range(self.config.steps):
-            shown = [
+            shown = wrong or [
                 phrasings[(number * each + i) % len(phrasings)]
                 for phrasings in examples
                 for i in range(min(each, len(phrasings)))
@@ -510,8 +512,12 @@ class EditableMemory:
                 settled = False
                 writer.step(loss)
                 edit.report.steps += 1
-            if settled and (len(shown) == len(everything) or all(self._answered(everything))):
+            if settled and len(shown) == len(everything):
                 return
+            if settled:  # for what was shown; the phrasings that are answered wrongly come next, until none is
+                wrong = [one for one, right in zip(everything, self._answered(everything), strict=True) if not right]
+                if not wrong:
+                    return
 
     def _unlearn(self, edit: _Open, old: list[Fact]) -> None:
         """Takes facts out: what is theirs alone is zero, shared rows say what the backbone says, the gate closes."""
@@ -578,7 +584,7 @@ class EditableMemory:
         ids = [fact.id for fact in facts]
         moved = edit.kept.movement(self._pool)
         near = self._same_names(facts)
-        number = self.config.neighbours * len(facts)
+        number = min(self.config.neighbours * len(facts), MOST_NEIGHBOURS)
         near += [each for each in self._use.most_moved(edit.kept.rows.cpu(), moved.cpu(), number, ids + near)]
         near = near[: max(number, 1)] if number else []
         by_id = {fact.id: fact for fact in self._facts}
