@@ -399,7 +399,7 @@ def _run(*arguments: object) -> tuple[int, str]:
     done = CliRunner().invoke(app, [str(each) for each in arguments])
     if isinstance(done.exception, (InputError, WorkError)):
         return 2, str(done.exception)
-    return done.exit_code, done.output
+    return done.exit_code, done.stdout
 
 
 def test_the_verbs_on_the_command_line(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -412,7 +412,8 @@ def test_the_verbs_on_the_command_line(folder: Path, tmp_path: Path, monkeypatch
     code, told = _run("add", folder, "--facts", facts)
     assert code == 0 and "edit 1 (add): 1 facts" in told and "100.0% of 2 taught phrasings" in told
     write_facts(facts, [replace(NEW, answer="teal")])
-    report = json.loads(_run("update", folder, "--facts", facts, "--slots", "kl", "--json")[1].splitlines()[-1])
+    code, told = _run("update", folder, "--facts", facts, "--slots", "kl", "--json")
+    report = json.loads(told)
     assert (report["kind"], report["recalled"]) == ("update", 1.0)
     code, told = _run("forget", folder, "--ids", "gus,bob")
     assert code == 0 and "taught phrasings, after: old answer given 0% of 4" in told
