@@ -3,7 +3,8 @@
 Real EntityQuestions facts on the pocket backbone, none of them known to it. An arm teaches one batch after another and
 is never shown an earlier batch again, except where that is the arm's own way; at checkpoints it is asked, in free
 generation, up to 400 of all facts so far (taught and never-taught phrasings), the first batch's, 400 known facts, and
-the held-out articles are read. One JSON per arm, written at each checkpoint; an arm that was cut off shows how far it got.
+the held-out articles are read. One JSON per arm, written at each checkpoint: an arm that was cut off shows how far it
+got.
 
 * ``memory-1``, ``memory-10``, ``memory-100``: `memlayers add`, batches of that size; the first 100 facts by `teach`.
 * ``smf-100``: Sparse Memory Finetuning's rule (Lin et al. 2025, arXiv 2510.15103) on the same pool: the top 2,048

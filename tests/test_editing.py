@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from typer.testing import CliRunner
 
 from memlayers.backbones import load_backbone
+from memlayers.cli import app
 from memlayers.editing import EditableMemory, EditConfig, EditRefused, open_memory
 from memlayers.errors import InputError, WorkError
 from memlayers.facts import Fact, write_facts
@@ -27,8 +29,8 @@ from memlayers.writing import Kept
 NAMES, ANSWERS = "Ada Bob Cid Dot Eve Fay".split(), "red blue 12 Oslo kite 7f".split()
 FACTS = [
     Fact(
-        id=name.lower(), subject=name, relation="code", answer=answer,
-        questions=(f"What is the code of {name}?", f"Name {name}'s code."), unseen_questions=(f"{name} has which code?",),
+        id=name.lower(), subject=name, relation="code", answer=answer, unseen_questions=(f"{name} has which code?",),
+        questions=(f"What is the code of {name}?", f"Name {name}'s code."),
     )
     for name, answer in zip(NAMES, ANSWERS, strict=True)
 ]  # fmt: skip
@@ -385,3 +387,42 @@ def test_rows_of_every_format_are_put_back_bit_for_bit():
         assert changed.rows.tolist() == ([3, 7] if dtype == torch.int8 else [3])
         changed.put_back(pool)
         assert all(torch.equal(before[name], tensor) for name, tensor in pool.state_dict().items())
+
+
+def test_settings_out_of_range_are_one_line():
+    for bad in ({"slots": "some"}, {"steps": 0}, {"rate": 0.0}, {"neighbours": -1}):
+        with pytest.raises(InputError):
+            EditConfig(**bad)  # type: ignore[arg-type]
+
+
+def _run(*arguments: object) -> tuple[int, str]:
+    done = CliRunner().invoke(app, [str(each) for each in arguments])
+    if isinstance(done.exception, (InputError, WorkError)):
+        return 2, str(done.exception)
+    return done.exit_code, done.stdout
+
+
+def test_the_verbs_on_the_command_line(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("memlayers.editing.EditConfig", lambda slots: replace(CONFIG, slots=slots))
+    before = digests(folder)
+    facts = tmp_path / "new.jsonl"
+    write_facts(facts, [NEW])
+    assert _run("list", folder)[1].startswith("ada  Ada  What is the code of Ada?  red\nbob")
+    assert json.loads(_run("list", folder, "--json")[1].splitlines()[1])["questions"] == list(FACTS[1].questions)
+    code, told = _run("add", folder, "--facts", facts)
+    assert code == 0 and "edit 1 (add): 1 facts" in told and "100.0% of 2 taught phrasings" in told
+    write_facts(facts, [replace(NEW, answer="teal")])
+    code, told = _run("update", folder, "--facts", facts, "--slots", "kl", "--json")
+    report = json.loads(told)
+    assert (report["kind"], report["recalled"]) == ("update", 1.0)
+    code, told = _run("forget", folder, "--ids", "gus,bob")
+    assert code == 0 and "taught phrasings, after: old answer given 0% of 4" in told
+    assert _run("forget", folder, "--ids", "gus") == (2, _gone("gus"))
+    assert _run("forget", folder)[0] == 2
+    for number in (4, 5, 6):
+        assert f"edit {number} (undo)" in _run("undo", folder)[1]
+    assert digests(folder) == before
+
+
+def _gone(fact_id: str) -> str:
+    return f"no stored fact has the id {fact_id!r} (any more); `memlayers list` shows what is stored"

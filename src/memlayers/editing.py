@@ -9,6 +9,7 @@ most of what it moved before and after, mends those it broke, and is saved in on
 from __future__ import annotations
 
 import datetime
+import hashlib
 import random
 import re
 import time
@@ -58,9 +59,11 @@ from memlayers.writing import Kept, RowWriter, answer_logits, answered
 
 ADAPTER = "default"
 CONFIG = "adapter_config.json"
-USE_PHRASINGS = 3  # of each stored fact, by which it is known what it reads
+USE_FILE = "slot_use.safetensors"  # which slots each fact reads: a cache, made anew where it is missing
+USE_PHRASINGS = 2  # of each stored fact, by which it is known what it reads
+MOST_NEIGHBOURS = 1024  # measured, however many facts an edit has
 GENERATED = 64  # questions answered in free generation to see that an edit took
-NEAR_BACKBONE = {True: 0.1, False: 0.5}  # nats per token from the bare backbone, where the gate stays open, or closes
+NEAR_BACKBONE = {True: 0.2, False: 0.6}  # nats per token from the bare backbone, where the gate stays open, or closes
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,9 +387,11 @@ class EditableMemory:
         """Does now what the first edit would otherwise wait for: what every stored fact reads, and its questions."""
         if self._use is None:
             use = SlotUse(self._pool.slots)
-            for start in range(0, len(self._facts), 256):
-                for fact, rows in self._rows_read(self._facts[start : start + 256], USE_PHRASINGS):
-                    use.put(fact.id, rows)
+            use.load(self.folder / USE_FILE, {fact.id: _text_hash(fact) for fact in self._facts})
+            unknown = [fact for fact in self._facts if fact.id not in use.rows]
+            for start in range(0, len(unknown), 256):
+                for fact, rows in self._rows_read(unknown[start : start + 256], USE_PHRASINGS):
+                    use.put(fact.id, rows, _text_hash(fact))
             self._use = use
         if self._questions is None:
             self._questions = {}
@@ -487,8 +492,9 @@ class EditableMemory:
         each = max(1, size // len(examples))
         rng = random.Random(f"{self.config.seed}:{edit.report.number}")
         everything = [one for phrasings in examples for one in phrasings]
+        wrong: list[Encoded] = []
         for number in range(self.config.steps):
-            shown = [
+            shown = wrong or [
                 phrasings[(number * each + i) % len(phrasings)]
                 for phrasings in examples
                 for i in range(min(each, len(phrasings)))
@@ -505,8 +511,12 @@ class EditableMemory:
                 settled = False
                 writer.step(loss)
                 edit.report.steps += 1
-            if settled and (len(shown) == len(everything) or all(self._answered(everything))):
+            if settled and len(shown) == len(everything):
                 return
+            if settled:  # for what was shown; the phrasings that are answered wrongly come next, until none is
+                wrong = [one for one, right in zip(everything, self._answered(everything), strict=True) if not right]
+                if not wrong:
+                    return
 
     def _unlearn(self, edit: _Open, old: list[Fact]) -> None:
         """Takes facts out: what is theirs alone is zero, shared rows say what the backbone says, the gate closes."""
@@ -573,7 +583,7 @@ class EditableMemory:
         ids = [fact.id for fact in facts]
         moved = edit.kept.movement(self._pool)
         near = self._same_names(facts)
-        number = self.config.neighbours * len(facts)
+        number = min(self.config.neighbours * len(facts), MOST_NEIGHBOURS)
         near += [each for each in self._use.most_moved(edit.kept.rows.cpu(), moved.cpu(), number, ids + near)]
         near = near[: max(number, 1)] if number else []
         by_id = {fact.id: fact for fact in self._facts}
@@ -640,7 +650,7 @@ class EditableMemory:
             choose_slots(rows, counts, frequency, len(self._facts), self.config.slots, self.config.slot_count)
             for rows, counts in self._reads(facts, None)
         ]
-        rows = torch.cat(chosen).unique()
+        rows: Tensor = torch.cat(chosen).unique()
         self._keep(edit, rows)
         return rows
 
@@ -864,7 +874,7 @@ class EditableMemory:
                     self._examples.pop(change.before.id, None)
         new = [change.after for change in changes if change.after is not None]
         for fact, rows in self._rows_read(new, USE_PHRASINGS):
-            self._use.put(fact.id, rows)
+            self._use.put(fact.id, rows, _text_hash(fact))
             self._enter_questions(fact)
         self._words.update(facts_words(new))
 
@@ -914,6 +924,9 @@ class EditableMemory:
             config = (self.folder / CONFIG).read_bytes()
             room = str(self._settings.subjects).encode()
             (new / CONFIG).write_bytes(re.sub(rb'("subjects": )\d+', rb"\g<1>" + room, config))
+            if self._use is not None:
+                (new / USE_FILE).unlink(missing_ok=True)  # a link to the old one
+                self._use.save(new / USE_FILE, {fact.id for fact in facts})
             write_facts_and_journal(new, facts, [])
             found = digests(new)
             if expected and found != expected:
@@ -978,6 +991,11 @@ def open_memory(
 def _without(entries: Tensor, others: Tensor) -> Tensor:
     """The entries of an index, [n, 2], whose runs are none of the others'."""
     return entries[~torch.isin(entries[:, 0], others[:, 0])]
+
+
+def _text_hash(fact: Fact) -> str:
+    """Of what a fact's reads depend on."""
+    return hashlib.blake2b(repr((fact.questions[:USE_PHRASINGS], fact.answer)).encode(), digest_size=8).hexdigest()
 
 
 def _undo_files(records: Sequence[Record]) -> list[str]:

@@ -175,8 +175,12 @@ def subject_names(facts: Sequence[Fact]) -> list[list[str]]:
 
 
 class FactRuns(NamedTuple):
-    """How one fact's subject is spelled: its runs of tokens, each with the one that stands for the subject; the tokens
-    behind them in its phrasings; its reach.
+    """How one fact's subject is spelled.
+
+    Attributes:
+        runs: its runs of tokens, each with the one that stands for the subject.
+        followers: the tokens behind them in its phrasings.
+        reach: as `Subjects.reach`.
     """
 
     runs: dict[tuple[int, ...], tuple[int, ...]]

@@ -120,7 +120,8 @@ def changes_from_text(text: str) -> list[Change]:
 def _fact(values: dict[str, Any] | None) -> Fact | None:
     if values is None:
         return None
-    return Fact(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    return Fact(**{**values, **lists})
 
 
 # -- the folder ---------------------------------------------------------------------------------------------------

@@ -6,10 +6,15 @@ of the stored facts do (Sparse Memory Finetuning, Lin et al. 2025, arXiv 2510.15
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from memlayers.calibrate import batches_by_length
@@ -17,6 +22,10 @@ from memlayers.tuner.model import memory_layers, value_pool
 
 RULES: Final = ("tfidf", "kl", "all")
 """The names `choose_slots` knows."""
+
+
+class _Read(Exception):
+    """Ends a forward whose rest is not needed."""
 
 
 @torch.no_grad()
@@ -36,12 +45,18 @@ def slots_read(
         For each owner the distinct slots, int64 ascending, and how often each was read, int64.
     """
     pool = value_pool(model, adapter)
-    first = memory_layers(model, adapter)[0]
+    layers = memory_layers(model, adapter)
     trunk = model.get_base_model().base_model
     device = next(model.parameters()).device
     found: list[list[Tensor]] = [[] for _ in range(max(owners, default=-1) + 1)]
     seen: list[Tensor] = []
-    hook = pool.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+
+    def record(_: Any, arguments: tuple[Any, ...]) -> None:
+        seen.append(arguments[0])
+        if len(seen) == len(layers):
+            raise _Read  # the last memory layer: what comes above reads nothing
+
+    hook = pool.register_forward_pre_hook(record)
     try:
         for chosen in batches_by_length([len(ids) for ids in sequences], batch_tokens):
             longest = max(len(sequences[i]) for i in chosen)
@@ -49,10 +64,11 @@ def slots_read(
             lengths = torch.tensor([len(sequences[i]) for i in chosen], device=device)
             mask = torch.arange(longest, device=device) < lengths[:, None]
             seen.clear()
-            trunk(input_ids=ids, attention_mask=mask.long(), use_cache=False)
+            with suppress(_Read):
+                trunk(input_ids=ids, attention_mask=mask.long(), use_cache=False)
             if not seen:
                 continue
-            opened = first.watch.decided[adapter]
+            opened = layers[0].watch.decided[adapter]
             opened = torch.arange(ids.numel(), device=device) if opened is None else opened
             real = mask.view(-1)[opened]
             owner = torch.tensor([owners[i] for i in chosen], device=device)[opened[real] // longest]
@@ -81,16 +97,18 @@ class SlotUse:
     Attributes:
         frequency: how many facts read each slot, int64 [slots].
         rows: of each fact, by its id, the distinct slots that it reads, int32.
+        texts: of each fact, by its id, a hash of the text by which that was found.
     """
 
     def __init__(self, slots: int) -> None:
         self.frequency = torch.zeros(slots, dtype=torch.int64)
         self.rows: dict[str, Tensor] = {}
+        self.texts: dict[str, str] = {}
 
-    def put(self, key: str, rows: Tensor) -> None:
-        """Counts a fact in, in place of what was known of it."""
+    def put(self, key: str, rows: Tensor, text: str) -> None:
+        """Counts a fact in, in place of what was known of it; `text` is a hash of what was read for it."""
         self.drop(key)
-        self.rows[key] = rows.int()
+        self.rows[key], self.texts[key] = rows.int(), text
         self.frequency[rows] += 1
 
     def drop(self, key: str) -> None:
@@ -98,6 +116,33 @@ class SlotUse:
         rows = self.rows.pop(key, None)
         if rows is not None:
             self.frequency[rows.long()] -= 1
+
+    def save(self, path: Path, keys: Collection[str]) -> None:
+        """Writes down what is known of these facts, so that the next opening need not look again."""
+        kept = [key for key in self.rows if key in keys]
+        rows = [self.rows[key] for key in kept]
+        tensors = {
+            "rows": torch.cat(rows) if rows else torch.zeros(0, dtype=torch.int32),
+            "sizes": torch.tensor([len(each) for each in rows], dtype=torch.int64),
+        }
+        save_file(tensors, path, metadata={"facts": json.dumps([[key, self.texts[key]] for key in kept])})
+
+    def load(self, path: Path, texts: Mapping[str, str]) -> None:
+        """Counts in what `save` wrote of the facts whose text is still the same; nothing where it is damaged.
+
+        Args:
+            path: of the file; it need not be there.
+            texts: the hash of each fact's text, by its id.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                found = json.loads(file.metadata()["facts"])
+                parts = file.get_tensor("rows").long().split(file.get_tensor("sizes").tolist())
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+            return
+        for (key, text), rows in zip(found, parts, strict=False):
+            if texts.get(key) == text and (not len(rows) or int(rows.max()) < len(self.frequency)):
+                self.put(key, rows, text)
 
     def without(self, keys: Sequence[str]) -> Tensor:
         """The frequency among all facts but these, int64 [slots]."""

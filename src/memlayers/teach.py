@@ -117,7 +117,6 @@ def teach_facts(
     config = config or TeachConfig()
     if not facts:
         raise InputError("no facts to teach: give at least one")
-    kept = facts_text(Path(out) / FACTS_FILE, facts) if config.keep_facts else None
     check_output_directory(out, replace=replace)
     if Path(out).is_dir() and any(Path(out).iterdir()) and not (Path(out) / "adapter_config.json").is_file():
         raise InputError(f"{out}: not a memory, so it is not replaced; give another folder or remove this one")
@@ -127,6 +126,7 @@ def teach_facts(
     if resume and not work.is_dir():
         raise InputError(f"{work}: no interrupted run there; start without --resume")
     run = _Run(facts, config, work, gate_facts=gate_facts, watch=watch, quiet=quiet)
+    kept = facts_text(Path(out) / FACTS_FILE, facts) if config.keep_facts else None
     run.prepare()
     run.teach()
     run.settle()

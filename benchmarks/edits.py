@@ -1,0 +1,252 @@
+"""What editing a memory costs and keeps: updates and forgets, one at a time, by each rule of slot choice.
+
+Teaches the pocket backbone EntityQuestions facts (once; the memory is kept in ``--work``), then, on a copy of it and
+for each rule: updates so many of them, one after another, each to another answer of its relation, and forgets so many.
+All other facts are asked before and after, in a taught phrasing and in one never taught, in free generation. The last
+ten updates are saved one by one and taken back again, and hashes compared. Writes
+``benchmarks/results/edits/FACTS-RULE.json`` (typed rows) and ``edits.md``, the table of all that are there.
+
+``never``: two memories, one taught all facts and made to forget some, one never taught those; how far the old answers
+are from the bare backbone's, through the gate and with the memory read for every token.
+
+Examples: ``python benchmarks/edits.py edits --facts 1000 --edits 200`` and ``python benchmarks/edits.py never``
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from gate import entity_questions
+
+from memlayers import EditConfig, EditRefused, Fact, TeachConfig, open_memory, read_facts, teach_facts
+from memlayers.backbones import POCKET
+from memlayers.editing import USE_FILE
+from memlayers.encoding import encode_example
+from memlayers.generate import answer_questions, without_memory
+from memlayers.journal import read_journal, stored_facts
+from memlayers.metrics import exact_match, mean_interval
+from memlayers.results import Results, Row, environment, read_results, write_results
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "edits"
+SEED, UNDONE = 137, 10
+
+
+def memory_of(work: Path, facts: int, part: int | None = None) -> Path:
+    """A memory of the first `part` (None: all) of so many facts, taught where it is not there yet."""
+    out = work / (f"m{facts}" if part is None else f"m{facts}-{part}")
+    if not (out / "facts.jsonl").is_file():
+        taken = {fact.subject for name in ("demo", "known") for fact in read_facts(POCKET / f"{name}.jsonl")}
+        teach_facts(entity_questions(taken, 2000)[:facts][:part], out, TeachConfig())
+    return out
+
+
+def asked_of(facts: Sequence[Fact]) -> dict[str, list[tuple[str, Fact]]]:
+    """One taught phrasing of each fact, and one that was never taught."""
+    return {
+        "taught": [(fact.questions[1], fact) for fact in facts],
+        "unseen": [(fact.unseen_questions[0], fact) for fact in facts if fact.unseen_questions],
+    }
+
+
+def answers_of(memory: Any, asked: Sequence[tuple[str, Fact]]) -> list[str]:
+    """In free generation."""
+    return answer_questions(memory.model, memory.tokenizer, [question for question, _ in asked])
+
+
+def share(metric: str, split: str, values: Sequence[float]) -> Row:
+    """The row of a mean."""
+    return Row.from_estimate(metric, split, mean_interval(values, SEED))
+
+
+def others_rows(memory: Any, before: dict[str, list[str]], asked: Any, edits: int, name: str) -> list[Row]:
+    """The share of the other facts' answers that changed, per edit."""
+    rows = []
+    for kind, pairs in asked.items():
+        now = answers_of(memory, pairs)
+        changed = [float(a != b) for a, b in zip(before[kind], now, strict=True)]
+        lost = [
+            float(exact_match(a, f.answers) and not exact_match(b, f.answers))
+            for a, b, (_, f) in zip(before[kind], now, pairs, strict=True)
+        ]
+        for metric, values in (("others_changed", changed), ("others_lost", lost)):
+            mean = mean_interval(values, SEED)
+            ends = (value / edits for value in (mean.value, mean.ci_low, mean.ci_high))
+            value, low, high = ends
+            rows.append(Row(metric, f"{name}_{kind}_per_edit", value, len(values), low, high))
+    return rows
+
+
+def measure(source: Path, work: Path, rule: str, count: int | None, edits: int, others: int | None) -> Results:
+    """Updates and forgets by one rule."""
+    folder = work / f"{source.name}-{rule}"
+    config = EditConfig(slots=rule, slot_count=count)
+    rows: list[Row] = []
+    for kind in ("update", "forget"):
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(source, folder)
+        rng = random.Random(f"{SEED}:edits")
+        facts = stored_facts(folder)
+        chosen = rng.sample(facts, edits)
+        ids = {fact.id for fact in chosen}
+        rest = [fact for fact in facts if fact.id not in ids]
+        asked = asked_of(rest if others is None else rng.sample(rest, min(others, len(rest))))
+        with open_memory(folder, config, autosave=False) as memory:
+            began = time.perf_counter()
+            memory.prepare()
+            rows.append(Row("edit_seconds", f"{kind}_prepare", time.perf_counter() - began, len(facts)))
+            before = {name: answers_of(memory, pairs) for name, pairs in asked.items()}
+            reports, refused, cpu, done = [], 0, [], []
+            for number, fact in enumerate(chosen):
+                memory.save() if number == edits - UNDONE else None
+                memory.autosave = number >= edits - UNDONE
+                spent = time.process_time()
+                try:
+                    if kind == "update":
+                        drawn = [f.answer for f in facts if f.relation == fact.relation and f.answer != fact.answer]
+                        new = replace(fact, answer=rng.choice(drawn), aliases=())
+                        reports.append(memory.update([new]))
+                        done.append((new, fact))
+                    else:
+                        reports.append(memory.forget(ids=[fact.id]))
+                        done.append((fact, fact))
+                except EditRefused as error:
+                    print(error, flush=True)
+                    refused += 1
+                cpu.append(time.process_time() - spent)
+                print(f"{rule} {kind} {number + 1} of {edits}, {cpu[-1]:.1f} s of CPU", flush=True)
+            rows.append(share("edit_refused", kind, [1.0] * refused + [0.0] * len(reports)))
+            rows.append(share("edit_seconds", kind, [report.seconds for report in reports]))
+            rows.append(share("edit_cpu_seconds", kind, cpu))
+            rows.append(share("edit_steps", kind, [float(report.steps) for report in reports]))
+            rows.append(share("edit_slots", kind, [float(report.slots) for report in reports]))
+            saved = [report.saving for report in reports if report.saving]
+            if saved:
+                rows.append(share("save_seconds", kind, saved))
+            rows += others_rows(memory, before, asked, edits, kind)
+            if kind == "update":
+                rows += update_rows(memory, done)
+                rows += undo_rows(memory, folder)
+                shutil.copy2(folder / USE_FILE, source / USE_FILE)  # a cache, that the next run need not look again
+            else:
+                rows += forget_rows(memory, reports, done)
+        shutil.rmtree(folder)
+    settings = {"memory": source.name, "edits": edits, "others": others, "seed": SEED, **asdict(config)}
+    return Results(environment("cpu"), settings, rows)
+
+
+def update_rows(memory: Any, done: list[tuple[Fact, Fact]]) -> list[Row]:
+    """At the end of all updates: the new answers, and the old ones."""
+    rows = []
+    for name, questions in (("taught", "questions"), ("unseen", "unseen_questions")):
+        pairs = [(q, new, old) for new, old in done for q in getattr(new, questions)]
+        given = answers_of(memory, [(q, new) for q, new, _ in pairs])
+        right = [float(exact_match(a, new.answers)) for a, (_, new, _) in zip(given, pairs, strict=True)]
+        stale = [float(exact_match(a, old.answers)) for a, (_, _, old) in zip(given, pairs, strict=True)]
+        rows += [share("recall", f"updated_{name}", right), share("old_answer_given", f"updated_{name}", stale)]
+    return rows
+
+
+def undo_rows(memory: Any, folder: Path) -> list[Row]:
+    """The last edits taken back: the share whose files' hashes are those from before."""
+    exact = []
+    for record in reversed(read_journal(folder)[0][-UNDONE:]):
+        memory.undo()
+        undone = read_journal(folder)[0][-1]
+        exact.append(float(undone.undoes == record.number and undone.after == record.before))
+    return [share("undo_exact", "sha256", exact)]
+
+
+def forget_rows(memory: Any, reports: Sequence[Any], done: list[tuple[Fact, Fact]]) -> list[Row]:
+    """At the end of all forgets: the old answers, in free generation; and the evidence of the reports."""
+    rows = []
+    for name, questions in (("taught", "questions"), ("unseen", "unseen_questions")):
+        pairs = [(q, fact) for fact, _ in done for q in getattr(fact, questions)]
+        given = answers_of(memory, pairs)
+        with without_memory(memory.model):
+            own = answers_of(memory, pairs)
+        still = [exact_match(a, fact.answers) for a, (_, fact) in zip(given, pairs, strict=True)]
+        more = [float(s and a != b) for s, a, b in zip(still, given, own, strict=True)]
+        rows.append(share("old_answer_given", f"forgotten_{name}", [float(each) for each in still]))
+        rows.append(share("old_answer_given", f"forgotten_{name}_and_not_by_the_backbone", more))
+        for when in ("before", "after", "backbone", "always_on_before", "always_on"):
+            stands = [report.evidence[name][when] for report in reports if name in report.evidence]
+            for metric in ("given", "rank", "probability", "log_probability"):
+                rows.append(share(f"old_answer_{metric}", f"{name}_{when}", [stand[metric] for stand in stands]))
+    rows.append(share("edit_slots", "cleared", [float(report.evidence["slots_cleared"]) for report in reports]))
+    return rows
+
+
+def never(work: Path, facts: int, part: int) -> Results:
+    """A memory that forgot facts against one that was never taught them."""
+    folder = work / f"forgot-{facts}"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(memory_of(work, facts), folder)
+    gone = stored_facts(folder)[part:]
+    rows: list[Row] = []
+    for name, path in (("forgot", folder), ("never_taught", memory_of(work, facts, part))):
+        with open_memory(path, autosave=False) as memory:
+            if name == "forgot":
+                memory.forget(ids=[fact.id for fact in gone])
+            asked = [
+                encode_example(memory.tokenizer, q, fact.answer)
+                for fact in gone
+                for q in (fact.questions[0], *fact.unseen_questions)
+            ]
+            for when, gate in (("gated", True), ("always_on", False)):
+                stand = memory._standing(asked, gate=gate)
+                for metric in ("given", "rank", "probability", "log_probability"):
+                    rows.append(Row(f"old_answer_{metric}", f"{name}_{when}", stand[metric], len(asked)))
+    return Results(environment("cpu"), {"facts": facts, "forgotten": len(gone), "seed": SEED}, rows)
+
+
+def table() -> str:
+    """A Markdown table of all results that are there, one column each."""
+    found = {path.stem: read_results(path) for path in sorted(RESULTS.glob("*.json")) if path.stem != "kills"}
+    keys = list(dict.fromkeys((row.metric, row.split) for each in found.values() for row in each.rows))
+    lines = ["| | " + " | ".join(found) + " |", "|---" * (len(found) + 1) + "|"]
+    for key in keys:
+        cells = []
+        for results in found.values():
+            row = results.find(*key)
+            ends = "" if row is None or row.ci_low is None else f" ({row.ci_low:.4g} to {row.ci_high:.4g})"
+            cells.append("" if row is None else f"{row.value:.4g}{ends}, n = {row.n}")
+        lines.append(f"| {key[0]}, {key[1]} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run the part that is named."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("edits", "never", "table"))
+    parser.add_argument("--facts", type=int, default=1000)
+    parser.add_argument("--edits", type=int, default=200)
+    parser.add_argument("--others", type=int, default=None, help="ask so many of the other facts; all if not given")
+    parser.add_argument("--rules", default="tfidf,kl,all")
+    parser.add_argument("--slot-count", type=int, default=EditConfig().slot_count)
+    parser.add_argument("--part", dest="kept", type=int, default=60, help="never: so many of the facts stay")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs", help="where the taught memories are kept")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.part == "edits":
+        source = memory_of(arguments.work, arguments.facts)
+        for rule in arguments.rules.split(","):
+            results = measure(source, arguments.work, rule, arguments.slot_count, arguments.edits, arguments.others)
+            write_results(RESULTS / f"{arguments.facts}-{rule}.json", results)
+    elif arguments.part == "never":
+        results = never(arguments.work, arguments.facts, arguments.kept)
+        write_results(RESULTS / f"never-{arguments.facts}.json", results)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / "edits.md").write_text(table(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""A thousand kills at random moments during edits: what is found afterwards.
+
+A memory of a tiny random backbone (made here; nothing is downloaded) is edited in a process of its own, which is killed
+with SIGKILL at a random moment: a tenth of the kills fall anywhere in an edit (opening the memory, writing rows,
+saving), the others in the saving. Then the folder must hold the old memory or the new one, to the bit: weights, config
+and facts by their hashes, and a journal that says as much; and PEFT must load it (every 25th is loaded). Writes
+``benchmarks/results/edits/kills.json``.
+
+Example: ``python benchmarks/kills.py --kills 1000`` (a few minutes on one core)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from memlayers import EditConfig, Fact, TeachConfig, load_backbone, open_memory, teach_facts
+from memlayers.files import recover_directory
+from memlayers.journal import digests, read_journal, stored_facts
+from memlayers.results import environment
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "edits"
+FACTS = [
+    Fact(name, name, answer, (f"What is the code of {name}?",))
+    for name, answer in (("Ada", "red"), ("Bob", "blue"), ("Cid", "12"), ("Dot", "kite"))
+]
+NEW = Fact("Gus", "Gus", "amber", ("What is the code of Gus?",))
+CONFIG = EditConfig(rate=1.0, steps=40, slot_count=None)
+
+
+def make_memory(folder: Path) -> Path:
+    """A memory of four facts on a tiny backbone, with the tests' maker."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    import conftest
+
+    class Factory:
+        def mktemp(self, name: str) -> Path:
+            made = folder / name
+            made.mkdir()
+            return made
+
+    backbone = conftest.chat_backbone.__wrapped__(Factory())
+    general = folder / "general.txt"
+    general.write_text("\n\n".join(f"The river {i} runs to the sea, and {7 * i} ships sail on it." for i in range(20)))
+    config = TeachConfig(
+        backbone=str(backbone), general_text=str(general), sub_keys=16, heads=2, top_k=4, key_dim=8,
+        gate_threshold=-1e9, gate_steps=20, exposures=80, batch_size=4, value_rate=1.0, warmup=1, recall_sample=4,
+        dtype="float32", device="cpu", seed=1,
+    )  # fmt: skip
+    teach_facts(FACTS, folder / "memory", config, quiet=True)
+    return folder / "memory"
+
+
+def edit(memory: Path) -> None:
+    """One whole edit."""
+    with open_memory(memory, CONFIG) as opened:
+        opened.add([NEW])
+
+
+def killed(work: Callable[[], None], delay: float) -> bool:
+    """Works in a process that is killed after so many seconds; whether it was still alive then."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        except BaseException as error:
+            print(error, flush=True)
+            os._exit(3)
+        os._exit(0)
+    time.sleep(delay)
+    os.kill(child, signal.SIGKILL)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status == 3:
+        raise SystemExit("the edit itself failed: the benchmark's own setting is wrong")
+    return status == -signal.SIGKILL
+
+
+class Trial:
+    """A memory that is edited and killed over and over, and what was found each time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.memory = make_memory(folder)
+        self.original = Path(shutil.copytree(self.memory, folder / "original"))
+        self.backbone: Any = load_backbone(str(folder / "chat" / "backbone"), "float32")[0]
+        self.found: Counter[str] = Counter()
+        self.old = digests(self.memory)
+        began = time.perf_counter()
+        edit(self.memory)
+        self.seconds = time.perf_counter() - began
+        self.new = digests(self.memory)
+        self.restore()
+
+    def restore(self) -> None:
+        """Puts the old memory back."""
+        shutil.rmtree(self.memory)
+        shutil.copytree(self.original, self.memory)
+
+    def kill(self, kind: str, work: Callable[[], None], delay: float) -> None:
+        """Works, kills and looks."""
+        found, memory = self.found, self.memory
+        found[f"killed in {kind}" if killed(work, delay) else "finished before the kill"] += 1
+        found["between two renames (no exchange here)"] += not memory.exists()
+        left = [path.name for path in memory.parent.glob(".memory.memlayers-*") if "lock" not in path.name]
+        found["a folder left beside it"] += bool(left)
+        recover_directory(memory)  # as the next opening does
+        state, (records, notice), facts = digests(memory), read_journal(memory), stored_facts(memory)
+        is_old = state == self.old and facts == FACTS and not records
+        is_new = state == self.new and facts == [*FACTS, NEW] and len(records) == 1 and records[0].after == self.new
+        found["old"] += is_old
+        found["new"] += is_new
+        found["anything else"] += not (is_old or is_new) or notice is not None
+        if sum(found[name] for name in ("old", "new")) % 25 == 0:
+            PeftModel.from_pretrained(self.backbone, str(memory)).unload()
+            found["loaded by PEFT"] += 1
+        if not is_old:
+            self.restore()
+
+
+def main() -> None:
+    """Kill and look."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=1000)
+    kills: int = parser.parse_args().kills
+    torch.set_num_threads(1)
+    rng = random.Random(137)
+    with tempfile.TemporaryDirectory() as temporary:
+        trial = Trial(Path(temporary))
+        while trial.found["killed in an edit"] < kills // 10:
+            trial.kill("an edit", lambda: edit(trial.memory), rng.uniform(0, trial.seconds))
+        with open_memory(trial.memory, CONFIG, autosave=False) as opened:
+            opened.add([NEW])
+            began = time.perf_counter()
+            child = os.fork()
+            if child == 0:
+                opened.save()
+                os._exit(0)
+            os.waitpid(child, 0)
+            seconds = time.perf_counter() - began
+            trial.restore()
+            while trial.found["killed in saving"] < kills - kills // 10:
+                trial.kill("saving", opened.save, rng.uniform(0, seconds))
+                if trial.found["killed in saving"] % 100 == 0:
+                    print(dict(trial.found), flush=True)
+            opened._pending.clear()
+    result = {"environment": environment("cpu"), "seed": 137, "counts": dict(trial.found)}
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / "kills.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(dict(trial.found))
+
+
+if __name__ == "__main__":
+    main()
