@@ -17,13 +17,16 @@ from typer.testing import CliRunner
 from memlayers.backbones import load_backbone
 from memlayers.cli import app
 from memlayers.editing import EditableMemory, EditConfig, EditRefused, open_memory
+from memlayers.encoding import encode_prompt
 from memlayers.errors import InputError, WorkError
 from memlayers.facts import Fact, write_facts
 from memlayers.generate import generate_answers
 from memlayers.journal import UNDO_FOLDER, digests, read_journal, stored_facts
+from memlayers.relations import prompt_states
 from memlayers.session import load_memory
 from memlayers.teach import teach_facts
 from memlayers.teaching import TeachConfig
+from memlayers.tuner import memory_layers
 from memlayers.writing import Kept
 
 NAMES, ANSWERS = "Ada Bob Cid Dot Eve Fay".split(), "red blue 12 Oslo kite 7f".split()
@@ -158,6 +161,19 @@ def test_everything_is_undone_bit_for_bit(opened: EditableMemory, folder: Path):
     assert [record.kind for record in read_journal(folder)[0]] == ["update", "add", "forget", "undo", "undo", "undo"]
     with pytest.raises(InputError, match="no edit to take back"):
         opened.undo()
+
+
+def test_the_check_of_relations_follows_the_facts(opened: EditableMemory):
+    check: Any = memory_layers(opened.model)[0].memlayers_relations["default"]
+    prints, keys = check.prints.clone(), check.keys.clone()
+    opened.add([NEW])
+    prompt = encode_prompt(opened.tokenizer, NEW.questions[0])
+    (score,) = check.scores([prompt], prompt_states(opened.model, "default", [prompt])).tolist()
+    assert len(check.prints) > len(prints) and score > 0.5  # it knows what is asked of the newcomer
+    opened.update([replace(NEW, answer="green")])
+    size = len(check.prints)
+    opened.forget(ids=["gus"])
+    assert size > len(prints) and torch.equal(check.prints, prints) and torch.equal(check.keys, keys)
 
 
 def test_an_undo_after_the_memory_was_opened_anew(folder: Path):

@@ -51,9 +51,11 @@ from memlayers.journal import (
     write_facts_and_journal,
 )
 from memlayers.metrics import exact_match
+from memlayers.relations import relation_key
 from memlayers.session import WEIGHTS, Memory, load_memory
 from memlayers.slot_use import RULES, SlotUse, choose_slots, slots_read
 from memlayers.tuner.model import memory_layers, set_gate_enabled, value_pool
+from memlayers.tuner.relations import RelationCheck
 from memlayers.tuner.subjects import SubjectIndex, index_entries
 from memlayers.writing import Kept, RowWriter, answer_logits, answered
 
@@ -154,11 +156,20 @@ class EditRefused(WorkError):
 
 
 class _IndexState(NamedTuple):
-    """What an edit may change in the index of subjects."""
+    """What an edit may change in the index of subjects, and in the check of relations, where there is one."""
 
     entries: Tensor
     continues: Tensor
     reach: int
+    prints: Tensor
+    keys: Tensor
+
+    def equals(self, other: _IndexState) -> bool:
+        """To the bit."""
+        return self.reach == other.reach and all(
+            torch.equal(getattr(self, name), getattr(other, name))
+            for name in ("entries", "continues", "prints", "keys")
+        )
 
 
 @dataclass(slots=True)
@@ -361,6 +372,8 @@ class EditableMemory:
                 index.reach.copy_(stored["reach"])
                 if "continues" in stored:
                     index.continues.copy_(stored["continues"])
+                if self._check is not None and "prints" in stored:
+                    self._check.store(stored["prints"], stored["keys"])
                 self._set_room()
             undone = Record(
                 report.number, "undo", _now(), record.ids, report.slots, undoes=record.number, before=self._digest()
@@ -725,18 +738,24 @@ class EditableMemory:
         found: SubjectIndex | None = home[ADAPTER] if ADAPTER in home else None
         return found
 
+    @property
+    def _check(self) -> RelationCheck | None:
+        home: Any = memory_layers(self.model, ADAPTER)[0].memlayers_relations
+        found: RelationCheck | None = home[ADAPTER] if ADAPTER in home else None
+        return found
+
     def _index_state(self) -> _IndexState | None:
-        index = self._index
+        index, check = self._index, self._check
         if index is None:
             return None
-        return _IndexState(index.entries, index.continues.clone(), int(index.reach))
+        keys = (index.entries[:0], index.entries[:0]) if check is None else (check.prints.clone(), check.keys.clone())
+        return _IndexState(index.entries, index.continues.clone(), int(index.reach), *keys)
 
     def _index_change(self, before: _IndexState | None) -> tuple[_IndexState, _IndexState] | None:
         now = self._index_state()
         if before is None or now is None:
             return None
-        same = torch.equal(before.entries, now.entries) and torch.equal(before.continues, now.continues)
-        return None if same and before.reach == now.reach else (before, now)
+        return None if before.equals(now) else (before, now)
 
     def _restore_index(self, state: _IndexState) -> None:
         index = self._index
@@ -744,14 +763,17 @@ class EditableMemory:
         index.store(state.entries)
         index.continues.copy_(state.continues)
         index.reach.fill_(state.reach)
+        if self._check is not None:
+            self._check.store(state.prints, state.keys)
         self._set_room()
 
     def _set_room(self) -> None:
-        """The config says how many fingerprints there are, so that the memory is built with room for them."""
-        index = self._index
+        """The config says how many fingerprints and keys there are, so that the memory is built with room for them."""
+        index, check = self._index, self._check
         assert index is not None
         for config in (self.model.peft_config[ADAPTER], self._settings):
             config.subjects = len(index.fingerprints)
+            config.relations = 0 if check is None else len(check.prints)
 
     def _runs(self, fact: Fact) -> Any:
         assert self._words is not None
@@ -772,7 +794,18 @@ class EditableMemory:
             still = set(tokens_going_on(self.tokenizer, followers)) & set(going_on)
             index.continues.zero_()
             index.continues[torch.tensor(sorted(still), dtype=torch.int64, device=index.continues.device)] = True
+        self._enter_relations(facts, [index_entries(each.runs)[:, 0] for each in found])
         self._set_room()
+
+    def _enter_relations(self, facts: Sequence[Fact], runs: Sequence[Tensor]) -> None:
+        """Has the check of relations know what is asked of these facts' subjects; stored facts are known to it."""
+        check, stored = self._check, {fact.id for fact in self._facts}
+        new = [(fact, prints) for fact, prints in zip(facts, runs, strict=True) if fact.id not in stored]
+        if check is None or not new:
+            return
+        keys = [relation_key(self.model, self.tokenizer, ADAPTER, fact.questions).expand(len(p), -1) for fact, p in new]
+        prints = torch.cat([prints for _, prints in new]).to(check.prints)
+        check.store(torch.cat([check.prints, prints]), torch.cat([check.keys, *(key.to(check.keys) for key in keys)]))
 
     def _remove_subjects(self, facts: Sequence[Fact]) -> None:
         """Takes out the fingerprints that no fact left needs."""
@@ -786,6 +819,10 @@ class EditableMemory:
         needed = {run for fact in named for run in self._runs(fact).runs}
         unneeded = index_entries({run: run for run in gone - needed}).to(index.fingerprints.device)
         index.store(_without(index.entries, unneeded))
+        if (check := self._check) is not None:
+            kept = torch.isin(check.prints, index.fingerprints)
+            kept[0] |= not bool(kept.any())  # a placeholder, as in the index
+            check.store(check.prints[kept], check.keys[kept])
         self._set_room()
 
     def _same_names(self, facts: Sequence[Fact]) -> list[str]:
@@ -922,8 +959,10 @@ class EditableMemory:
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
             save_file(tensors, new / WEIGHTS, metadata={"format": "pt"})
             config = (self.folder / CONFIG).read_bytes()
-            room = str(self._settings.subjects).encode()
-            (new / CONFIG).write_bytes(re.sub(rb'("subjects": )\d+', rb"\g<1>" + room, config))
+            for name in ("subjects", "relations"):
+                room = str(getattr(self._settings, name)).encode()
+                config = re.sub(rb'("%s": )\d+' % name.encode(), rb"\g<1>" + room, config)
+            (new / CONFIG).write_bytes(config)
             if self._use is not None:
                 (new / USE_FILE).unlink(missing_ok=True)  # a link to the old one
                 self._use.save(new / USE_FILE, {fact.id for fact in facts})
@@ -951,6 +990,8 @@ class EditableMemory:
             tensors["reach"] = torch.tensor(before.reach)
             if not torch.equal(after.continues, before.continues):
                 tensors["continues"] = before.continues
+            if not (torch.equal(after.prints, before.prints) and torch.equal(after.keys, before.keys)):
+                tensors |= {"prints": before.prints, "keys": before.keys}
         path.parent.mkdir(exist_ok=True)
         words = {"record": record.line(), "changes": changes_text(pending.changes)}
         save_file({name: each.cpu().contiguous() for name, each in tensors.items()}, path, metadata=words)

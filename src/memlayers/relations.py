@@ -137,6 +137,13 @@ def fit_relations(
     return RelationReport(threshold, *(_share_from(scores, threshold) for scores in (own, others)))
 
 
+def relation_key(model: Any, tokenizer: PreTrainedTokenizerBase, adapter: str, questions: Sequence[str]) -> Tensor:
+    """The key of a fact that comes later, [k], from its phrasings, at least one, and the memory's own projection."""
+    check: Any = memory_layers(model, adapter)[0].memlayers_relations[adapter]
+    states = prompt_states(model, adapter, [encode_prompt(tokenizer, question) for question in questions])
+    return F.normalize(check.project(states.to(check.mean.device)).mean(0), dim=0)
+
+
 def relation_scores(
     model: Any, tokenizer: PreTrainedTokenizerBase, questions: Sequence[str]
 ) -> tuple[list[float], float]:

@@ -66,6 +66,11 @@ class RelationCheck(nn.Module):
         self.keys.copy_(F.pad(keys, (0, room - keys.shape[1])))
         self.threshold.fill_(threshold)
 
+    @torch.no_grad()
+    def store(self, prints: Tensor, keys: Tensor) -> None:
+        """Takes these entries, int64 [n] and [n, k], in place of those it has, however many."""
+        self.prints, self.keys = prints.to(self.prints), keys.to(self.keys)
+
     @property
     def accepts_all(self) -> bool:
         """Whether there is nothing to compare with, or the threshold is below every cosine."""
