@@ -76,15 +76,21 @@ ORDER = (
     "protocol.grid",
     "protocol.page",
     "protocol.run",
+    "cli.common",
+    "cli.teaching",
+    "cli.measuring",
+    "cli.editing",
+    "cli.facts",
+    "cli.machine",
     "cli",
-    "__main__",
+    "cli.__main__",
     "_registration",
     "",  # the package itself
 )
 WITHOUT_TORCH = (
     "errors", "files", "facts", "entity_questions", "journal", "synthetic", "metrics", "results", "report", "probes",
     "teaching", "progress", "plan", "bench.figures", "bench.report", "protocol.grid", "protocol.page", "protocol.run",
-    "cli",
+    "cli.common", "cli.teaching", "cli.measuring", "cli.editing", "cli.facts", "cli.machine", "cli",
 )  # fmt: skip
 HEAVY = {"accelerate", "matplotlib", "numba", "peft", "torch", "transformers", "triton"}
 

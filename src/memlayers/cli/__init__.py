@@ -1,0 +1,9 @@
+"""The command line: one thin command per verb. Heavy imports happen inside the commands.
+
+Exit codes: 0 done, 1 the work failed, 2 the input is wrong (one line: what, where, how to mend it).
+"""
+
+from memlayers.cli import teaching, measuring, editing, facts, machine  # noqa: F401, I001  # in the order of --help
+from memlayers.cli.common import app, main
+
+__all__ = ["app", "main"]

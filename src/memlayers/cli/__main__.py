@@ -1,0 +1,5 @@
+"""Python -m memlayers.cli."""
+
+from memlayers.cli import main
+
+main()

@@ -1,0 +1,88 @@
+"""facts make, check, convert: files of facts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from memlayers.cli.common import (
+    Json,
+    app,
+)
+from memlayers.errors import InputError
+
+facts_app = typer.Typer(help="Make, check and convert files of facts.", no_args_is_help=True)
+app.add_typer(facts_app, name="facts")
+
+
+@facts_app.command("make", epilog="Example: memlayers facts make sensor_calibration --n 300 --out facts.jsonl")
+def facts_make(
+    family: Annotated[str, typer.Argument(help="A synthetic family; `list` names them all.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write, a .jsonl file.")] = None,
+    n: Annotated[int, typer.Option(help="How many facts.")] = 300,
+    fakes: Annotated[Path | None, typer.Option(help="Also write as many same-shape fakes, never taught.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same facts on any machine.")] = 137,
+) -> None:
+    """Make facts of a synthetic family of known entropy."""
+    from memlayers.facts import check_facts_target, write_facts
+    from memlayers.synthetic import FAMILIES, answer_bits, capacity, make_facts, make_fakes
+
+    if family == "list":
+        for name in FAMILIES:
+            print(f"{name:<16} {answer_bits(name):5.1f} bits an answer, at most {capacity(name):,} facts")
+        return
+    if out is None:
+        raise InputError("no place to write: give --out FILE.jsonl")
+    made = {out: make_facts(family, n, seed)}
+    if fakes is not None:
+        if os.path.realpath(fakes) == os.path.realpath(out):
+            raise InputError(f"{out}: facts and fakes cannot go into one file; give --fakes another")
+        made[fakes] = make_fakes(family, n, seed, avoid=made[out])
+    for path in made:  # both or neither
+        check_facts_target(path)
+    for path, facts in made.items():
+        write_facts(path, facts)
+    print(f"{n} facts in {out}" + (f", {n} fakes in {fakes}" if fakes else ""))
+
+
+@facts_app.command("check", epilog="Example: memlayers facts check facts.jsonl")
+def facts_check(file: Annotated[Path, typer.Argument(help="JSONL or CSV.")], as_json: Json = False) -> None:
+    """Check a file: format, duplicates, contradictions. Exit code 2 where facts contradict each other."""
+    from memlayers.facts import check_facts, read_facts_with_lines
+
+    facts, lines = read_facts_with_lines(file)
+    report = check_facts(facts, lines)
+    if as_json:
+        print(json.dumps({"facts": len(facts), **dataclasses.asdict(report)}, ensure_ascii=False))
+    else:
+        phrasings = sum(len(fact.questions) for fact in facts)
+        print(f"{file}: {len(facts)} facts, {phrasings} phrasings, {len(report.duplicates)} duplicates, "
+              f"{len(report.contradictions)} contradictions")  # fmt: skip
+        for kind, clashes in (("duplicate", report.duplicates), ("contradiction", report.contradictions)):
+            for clash in clashes:
+                where, answers = (", ".join(map(str, each)) for each in (clash.lines, map(repr, clash.answers)))
+                print(f"  {kind}, lines {where}: {clash.question!r} is answered {answers}")
+    if report.contradictions:
+        sys.exit(2)
+
+
+@facts_app.command("convert", epilog="Example: memlayers facts convert qa.csv facts.jsonl")
+def facts_convert(
+    source: Annotated[Path, typer.Argument(help="JSONL or CSV.")],
+    target: Annotated[Path, typer.Argument(help="Where to write: .jsonl or .csv.")],
+) -> None:
+    """Convert between the formats that `teach` reads."""
+    from memlayers.facts import read_facts, write_csv, write_facts
+
+    facts = read_facts(source)
+    if target.suffix == ".csv":
+        write_csv(target, facts)
+    else:
+        write_facts(target, facts)
+    print(f"{len(facts)} facts in {target}")
