@@ -9,7 +9,6 @@ the same: Trainer and plain loops train it too (tests/test_trainer.py).
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
 import random
@@ -31,10 +30,8 @@ from memlayers.encoding import (
     IGNORED_LABEL,
     Encoded,
     Loss,
-    collate,
     encode_example,
     pack,
-    pad_token_id,
     plain_text_ids,
 )
 from memlayers.errors import InputError, WorkError
@@ -55,6 +52,7 @@ from memlayers.teaching import GateReport, TeachConfig, Teaching, TeachReport, w
 from memlayers.tuner import MemoryConfig, memory_layers
 from memlayers.tuner.model import memory_auxiliary_loss
 from memlayers.tuner.subjects import distinct_runs
+from memlayers.writing import answer_logits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -201,8 +199,6 @@ class _Run:
             memory.relations = len(relation_entries(facts, self.subjects)) if config.gate_relations else 0
         self.relations = memory.relations
         self.model = get_peft_model(backbone, memory)
-        self.keeps_logits = "logits_to_keep" in inspect.signature(backbone.forward).parameters
-        self.pad = pad_token_id(self.tokenizer)
         self.optimizer = self._make_optimizer()
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.steps_per_pass = len(self._batches(0))
@@ -324,8 +320,7 @@ class _Run:
         finite, total_loss = True, 0.0
         size = -(-len(batch) // self.config.accumulation)
         for start in range(0, len(batch), size):
-            inputs = {k: v.to(self.device) for k, v in collate(batch[start : start + size], self.pad).items()}
-            loss = self._loss(inputs) / counted
+            loss = self._loss(batch[start : start + size]) / counted
             value = float(loss.detach())
             finite = finite and math.isfinite(value)
             if not finite:
@@ -344,17 +339,11 @@ class _Run:
         self.optimizer.zero_grad()
         return finite
 
-    def _loss(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Sum of the cross-entropies, in nats, over the counted tokens of a padded batch."""
-        labels = F.pad(inputs.pop("labels")[:, 1:], (0, 1), value=IGNORED_LABEL)  # at the position that predicts it
-        counted = labels != IGNORED_LABEL
-        if self.keeps_logits:  # the head is a third of a small backbone: only where some sequence has an answer
-            kept = counted.any(0).nonzero().squeeze(-1)
-            labels, counted = labels[:, kept], counted[:, kept]
-            inputs["logits_to_keep"] = kept
-        logits = self.model(**inputs, use_cache=False).logits
-        loss = F.cross_entropy(logits[counted].float(), labels[counted], reduction="sum")
-        return loss + memory_auxiliary_loss(self.model) * counted.sum()
+    def _loss(self, batch: list[Encoded]) -> Tensor:
+        """Sum of the cross-entropies, in nats, over the counted tokens of a batch."""
+        out = answer_logits(self.model, self.tokenizer, batch)
+        loss = F.cross_entropy(out.logits, out.labels, reduction="sum")
+        return loss + memory_auxiliary_loss(self.model) * len(out.labels)
 
     def _measure(self) -> None:
         """Recall in free generation on taught phrasings, and what the caller watches.
