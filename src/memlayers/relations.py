@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 EXAMPLES = 1000  # of the taught questions, at most
 SWAPPED = 2000  # of their wordings put to other subjects
 FOLDS = 4  # parts of the wordings that the threshold is settled on, each by keys made of the others
-REFUSED = 0.02  # share of stored facts, in wordings that the keys were not made from, that may be refused
+REFUSED = 0.005  # share of stored facts, in wordings that the keys were not made from, that may be refused
 LEAST_HELD_OUT = 50  # questions that a threshold rests on; with fewer nothing is refused
 SHRINKAGE = 0.1  # of the scatter towards a ball, in units of its mean variance
 _SUBJECT = "\0"  # in a wording, where the subject stands
