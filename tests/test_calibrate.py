@@ -5,13 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from peft import get_peft_model
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from memlayers.calibrate import LayerFeatures, batches_by_length, calibrate, collect_features
+from memlayers.calibrate import LayerFeatures, calibrate, collect_features
 from memlayers.tuner import MemoryConfig, memory_layers, value_pool
 
 Build = Callable[..., PreTrainedModel]
@@ -114,16 +112,3 @@ def test_calibration_is_a_function_of_the_seed(tiny_backbone: Build) -> None:
         projections.append(memory_layers(model)[0].memlayers_query["default"].projection)
     assert torch.equal(projections[0], projections[1])
     assert not torch.equal(projections[0], projections[2])
-
-
-@given(lengths=st.lists(st.integers(1, 30), max_size=40), budget=st.integers(1, 100))
-def test_batches_cover_every_position_once_within_the_budget(lengths: list[int], budget: int) -> None:
-    groups = batches_by_length(lengths, budget)
-    assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
-    for group in groups:
-        assert len(group) == 1 or len(group) * max(lengths[i] for i in group) <= budget
-
-
-def test_batches_are_of_like_length_and_as_large_as_may_be() -> None:
-    assert batches_by_length([5, 1, 5, 1, 9], 10) == [[1, 3], [0, 2], [4]]
-    assert batches_by_length([], 10) == []

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase, 
 from memlayers.encoding import (
     IGNORED_LABEL,
     Encoded,
+    batches_by_length,
     collate,
     collate_prompts,
     encode_example,
@@ -19,6 +20,7 @@ from memlayers.encoding import (
     end_token_id,
     pack,
     pad_token_id,
+    padded_batches,
     plain_text_ids,
 )
 from memlayers.errors import InputError
@@ -265,3 +267,25 @@ def test_real_tokenizer_without_template(tinystories: PreTrainedTokenizerBase):
     text = tinystories.decode(example.input_ids, skip_special_tokens=True)
     assert text == "Question: Who is he?\nAnswer: Tom"
     assert tinystories.decode(_answer_ids(example)[:-1]) == "Tom"
+
+
+@given(lengths=st.lists(st.integers(1, 30), max_size=40), budget=st.integers(1, 100))
+def test_batches_cover_every_position_once_within_the_budget(lengths: list[int], budget: int) -> None:
+    groups = batches_by_length(lengths, budget)
+    assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
+    for group in groups:
+        assert len(group) == 1 or len(group) * max(lengths[i] for i in group) <= budget
+
+
+def test_batches_are_of_like_length_and_as_large_as_may_be() -> None:
+    assert batches_by_length([5, 1, 5, 1, 9], 10) == [[1, 3], [0, 2], [4]]
+    assert batches_by_length([], 10) == []
+
+
+def test_padded_batches_hold_every_sequence_and_say_what_is_real() -> None:
+    sequences = [[5, 6, 7], [8], [9, 10], [11, 12]]
+    seen = {}
+    for chosen, ids, real in padded_batches(sequences, 4):
+        assert ids.shape == real.shape and (ids[~real] == 0).all()
+        seen |= {i: row[mask].tolist() for i, row, mask in zip(chosen, ids, real, strict=True)}
+    assert [seen[i] for i in range(4)] == sequences

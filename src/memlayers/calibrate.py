@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memlayers.encoding import padded_batches
 from memlayers.generate import without_memory
 from memlayers.product_keys import whitening
 from memlayers.tuner.layer import MemoryLayer
@@ -84,12 +85,9 @@ def collect_features(
     hooks = [layer.register_forward_hook(recorder(number)) for number, layer in enumerate(layers)]
     try:
         with without_memory(model):
-            for chosen in batches_by_length([len(ids) for ids in sequences], batch_tokens):
-                longest = max(len(sequences[i]) for i in chosen)
-                ids = torch.tensor([[*sequences[i], *[0] * (longest - len(sequences[i]))] for i in chosen])
-                lengths = torch.tensor([len(sequences[i]) for i in chosen])
-                mask = (torch.arange(longest) < lengths[:, None]).to(device)
-                owners.append(torch.tensor(chosen).repeat_interleave(lengths))
+            for chosen, ids, real in padded_batches(sequences, batch_tokens):
+                mask = real.to(device)
+                owners.append(torch.tensor(chosen).repeat_interleave(real.sum(1)))
                 with suppress(_Seen):
                     trunk(input_ids=ids.to(device), attention_mask=mask.long(), use_cache=False)
                 if progress is not None:
@@ -102,17 +100,6 @@ def collect_features(
         LayerFeatures(torch.cat(inputs), sequence, (total / len(sequence)) ** 0.5)
         for inputs, total in zip(seen, squares, strict=True)
     ]
-
-
-def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Groups positions by like length, each group at most `batch_tokens` once padded (but at least one position)."""
-    groups: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):  # ascending: the last one is the longest
-        if groups and (len(groups[-1]) + 1) * lengths[i] <= batch_tokens:
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-    return groups
 
 
 @torch.no_grad()

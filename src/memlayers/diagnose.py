@@ -17,8 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memlayers.backbones import context_length
-from memlayers.calibrate import batches_by_length
-from memlayers.encoding import IGNORED_LABEL, collate, encode_example, encode_prompt, pad_token_id
+from memlayers.encoding import (
+    IGNORED_LABEL,
+    batches_by_length,
+    collate,
+    encode_example,
+    encode_prompt,
+    pad_token_id,
+    padded_batches,
+)
 from memlayers.errors import InputError
 from memlayers.facts import Fact
 from memlayers.generate import answer_questions, without_memory
@@ -259,10 +266,8 @@ def _watch(
         ]
     try:
         with watched_reads(model, adapter) as seen:
-            for chosen in batches_by_length([len(ids) for ids in sequences], 2048):
-                longest = max(len(sequences[i]) for i in chosen)
-                ids = torch.tensor([[*sequences[i], *[0] * (longest - len(sequences[i]))] for i in chosen])
-                mask = torch.arange(longest) < torch.tensor([len(sequences[i]) for i in chosen])[:, None]
+            for chosen, ids, mask in padded_batches(sequences, 2048):
+                longest = ids.shape[1]
                 trunk(input_ids=ids.to(device), attention_mask=mask.long().to(device), use_cache=False)
                 places = {
                     kind: {i: row * longest + positions[i] for row, i in enumerate(chosen)}

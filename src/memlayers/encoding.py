@@ -8,7 +8,7 @@ carry no generation marks and return an assistant mask of zeros.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -178,6 +178,36 @@ def collate_prompts(prompts: Sequence[Sequence[int]], pad_id: int) -> dict[str, 
         "input_ids": torch.tensor([_left(prompt, longest, pad_id) for prompt in prompts]),
         "attention_mask": torch.tensor([_left([1] * len(prompt), longest, 0) for prompt in prompts]),
     }
+
+
+def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Groups positions by like length, each group at most `batch_tokens` once padded (but at least one position)."""
+    groups: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):  # ascending: the last one is the longest
+        if groups and (len(groups[-1]) + 1) * lengths[i] <= batch_tokens:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return groups
+
+
+def padded_batches(
+    sequences: Sequence[Sequence[int]], batch_tokens: int
+) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+    """Sequences of like length together, padded on the right.
+
+    Args:
+        sequences: token ids, of any lengths.
+        batch_tokens: at most so many a batch, once padded (but at least one sequence).
+
+    Yields:
+        Which sequences; their ids, int64 [b, t]; and which of these are real, bool [b, t].
+    """
+    for chosen in batches_by_length([len(ids) for ids in sequences], batch_tokens):
+        longest = max(len(sequences[i]) for i in chosen)
+        ids = torch.tensor([_right(sequences[i], longest, 0) for i in chosen])
+        lengths = torch.tensor([len(sequences[i]) for i in chosen])
+        yield chosen, ids, torch.arange(longest) < lengths[:, None]
 
 
 def pack(examples: Sequence[Encoded], length: int) -> list[Encoded]:

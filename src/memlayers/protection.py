@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memlayers.calibrate import batches_by_length
+from memlayers.encoding import padded_batches
 from memlayers.errors import InputError
 from memlayers.tuner.model import memory_layers, set_gate_enabled, value_pool
 
@@ -98,10 +98,7 @@ def count_reads(
     slots = value_pool(model, adapter).slots
     reads = torch.zeros(slots, dtype=torch.int64)
     with gates_off(model), watched_reads(model, adapter) as seen:
-        for chosen in batches_by_length([len(ids) for ids in sequences], batch_tokens):
-            longest = max(len(sequences[i]) for i in chosen)
-            ids = torch.tensor([[*sequences[i], *[0] * (longest - len(sequences[i]))] for i in chosen])
-            mask = torch.arange(longest) < torch.tensor([len(sequences[i]) for i in chosen])[:, None]
+        for chosen, ids, mask in padded_batches(sequences, batch_tokens):
             trunk(input_ids=ids.to(device), attention_mask=mask.long().to(device), use_cache=False)
             for read in seen:
                 reads += torch.bincount(read.indices.cpu()[mask.flatten()].flatten(), minlength=slots)

@@ -19,8 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from memlayers.calibrate import batches_by_length
-from memlayers.encoding import encode_prompt
+from memlayers.encoding import encode_prompt, padded_batches
 from memlayers.facts import Fact
 from memlayers.gate import Subjects, subject_names
 from memlayers.generate import without_memory
@@ -186,13 +185,9 @@ def prompt_states(
     hook = layer.register_forward_hook(record)
     try:
         with without_memory(model):
-            for chosen in batches_by_length([len(ids) for ids in prompts], batch_tokens):
-                longest = max(len(prompts[i]) for i in chosen)
-                ids = torch.tensor([[*prompts[i], *[0] * (longest - len(prompts[i]))] for i in chosen])
-                lengths = torch.tensor([len(prompts[i]) for i in chosen])
-                mask = (torch.arange(longest) < lengths[:, None]).long()
+            for chosen, ids, real in padded_batches(prompts, batch_tokens):
                 with suppress(_Seen):
-                    trunk(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
+                    trunk(input_ids=ids.to(device), attention_mask=real.long().to(device), use_cache=False)
                 if progress is not None:
                     progress(len(chosen))
     finally:

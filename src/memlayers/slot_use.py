@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from memlayers.calibrate import batches_by_length
+from memlayers.encoding import padded_batches
 from memlayers.tuner.model import memory_layers, value_pool
 
 RULES: Final = ("tfidf", "kl", "all")
@@ -58,11 +58,8 @@ def slots_read(
 
     hook = pool.register_forward_pre_hook(record)
     try:
-        for chosen in batches_by_length([len(ids) for ids in sequences], batch_tokens):
-            longest = max(len(sequences[i]) for i in chosen)
-            ids = torch.tensor([[*sequences[i], *[0] * (longest - len(sequences[i]))] for i in chosen], device=device)
-            lengths = torch.tensor([len(sequences[i]) for i in chosen], device=device)
-            mask = torch.arange(longest, device=device) < lengths[:, None]
+        for chosen, ids, mask in padded_batches(sequences, batch_tokens):
+            ids, mask, longest = ids.to(device), mask.to(device), ids.shape[1]
             seen.clear()
             with suppress(_Read):
                 trunk(input_ids=ids, attention_mask=mask.long(), use_cache=False)
