@@ -455,7 +455,7 @@ def _store_moments_compiled(
             exp_avg: Any, exp_avg_sq: Any, mean_scale: Any, square_scale: Any, at: Any, m: Any, v: Any
         ) -> None:
             d = m.shape[0]
-            tiny = np.float32(reference.TINY)
+            tiny, slack = np.float32(reference.TINY), np.float32(reference.CODE_SLACK)
             for block in range(mean_scale.shape[1]):
                 begin, end = block * STATE_BLOCK, min(d, (block + 1) * STATE_BLOCK)
                 mean_unit, square_unit = _largest(m, begin, end), _largest(v, begin, end)
@@ -467,8 +467,10 @@ def _store_moments_compiled(
                     exp_avg[at, j] = np.int8(code if m[j] >= 0 else -code)
                 for j in range(begin, end):
                     unit = np.float32(v[j]) / square_unit
-                    code = np.ceil(np.float32(255) * np.sqrt(np.sqrt(unit)))
-                    exp_avg_sq[at, j] = np.uint8(np.int32(code if code < np.float32(255) else np.float32(255)))
+                    code = np.ceil(np.float32(255) * np.sqrt(np.sqrt(unit)) - slack)
+                    code = code if code < np.float32(255) else np.float32(255)
+                    code = code if code > np.float32(1) else np.float32(1)
+                    exp_avg_sq[at, j] = np.uint8(np.int32(code if unit > np.float32(0) else np.float32(0)))
 
         return store_codes
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from memlayers.kernels.interface import STATE_BLOCK, AdamW, Inverted, LogEntry, RowState, Schedule, Table
 
+CODE_SLACK = 2.0**-10  # of a code of a second moment: more than a square root's last bits, on any device
 TINY = 2.0**-126  # the smallest float32 that no device flushes to zero
 
 
@@ -398,13 +399,18 @@ def decode_square(state: RowState, places: Tensor) -> Tensor:
 
 
 def encode_square(state: RowState, places: Tensor, square: Tensor) -> None:
-    """Stores second moments [q, d]; 8 bits round up, since a moment rounded to zero would make a giant step."""
+    """Stores second moments [q, d]; 8 bits round up, since a moment rounded to zero would make a giant step.
+
+    A moment that lies on a code keeps it whatever its last bits are (`CODE_SLACK`): stored again and again, it would
+    otherwise creep upwards.
+    """
     if state.exp_avg_sq_scale is None:
         state.exp_avg_sq[places] = square
         return
     scale, unit = _block_units(square)
     state.exp_avg_sq_scale[places] = scale
-    state.exp_avg_sq[places] = (255 * unit.sqrt().sqrt()).ceil().clamp_max(255).to(torch.uint8)
+    codes = (255 * unit.sqrt().sqrt() - CODE_SLACK).ceil().clamp(0, 255)
+    state.exp_avg_sq[places] = torch.where(unit > 0, codes.clamp_min(1), 0).to(torch.uint8)
 
 
 def _block_units(magnitudes: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,6 +30,7 @@ GRADIENTS_IN_FLIGHT = 4  # rows of the log; most slots have few readers
 LONGEST_TILE = 1024
 
 _BLOCK = tl.constexpr(STATE_BLOCK)
+_SLACK = tl.constexpr(reference.CODE_SLACK)
 _TINY = tl.constexpr(2.0**-126)  # the least normal float32: GPUs may flush what is smaller, and 0 / 0 must not come up
 _LOWEST = tl.constexpr(-(2**63))  # below the key of any score
 
@@ -449,7 +450,7 @@ def _store_square(
     if scale is not None:
         largest = tl.max(_magnitude(x), 1)  # [BLOCKS]
         unit = tl.minimum(x / tl.maximum(largest, _TINY)[:, None], 1.0)
-        code = tl.minimum(tl.ceil(255.0 * tl.sqrt(tl.sqrt(unit))), 255.0)
+        code = tl.minimum(tl.ceil(255.0 * tl.sqrt(tl.sqrt(unit)) - _SLACK), 255.0)
         code = tl.where(unit > 0, tl.maximum(code, 1.0), 0.0)  # a GPU's square root may flush what is tiny to zero
         tl.store(scale + block, largest, mask=real)
         tl.store(codes + at, code.to(tl.uint8), mask=inside)
