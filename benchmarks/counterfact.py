@@ -38,8 +38,9 @@ def main() -> None:
     rows = []
     lines = EDITS.read_text(encoding="utf-8").splitlines()
     for row in random.Random(SEED).sample([json.loads(line) for line in lines], len(lines)):
-        if row["subject"] not in taken and row["subject"] in row["prompt"]:
-            taken.add(row["subject"])
+        texts = {row["prompt"].strip(), row["rephrase_prompt"].strip(), row["subject"]}
+        if len(texts) == 3 and taken.isdisjoint(texts) and row["subject"] in row["prompt"]:
+            taken |= texts
             rows.append(row)
     rows = rows[:number]
     facts = [

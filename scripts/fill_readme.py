@@ -38,7 +38,6 @@ ROWS = (
     ("stored against never-taught entities, AUROC", "abstention_auroc", "untaught_entities"),
     ("answers made up for never-taught entities", "fabricated", "untaught_entities"),
     ("exposures per fact", "exposures_per_fact", "all"),
-    ("teaching time", "teach_seconds", "all"),
     ("peak memory", "peak_memory_bytes", "all"),
 )
 MARKED = re.compile(r"(<!-- figures -->\n).*?(<!-- end of figures -->)", re.DOTALL)

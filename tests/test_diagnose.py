@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -239,7 +240,9 @@ def test_the_command_prints_and_draws(addressed: Path, tmp_path: Path, general_f
 
 
 def test_facts_must_be_said_where_the_memory_has_none(addressed: Path, tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["diagnose", str(addressed)])
+    forgetful = Path(shutil.copytree(addressed, tmp_path / "forgetful"))
+    (forgetful / "facts.jsonl").unlink()
+    result = CliRunner().invoke(app, ["diagnose", str(forgetful)])
     assert isinstance(result.exception, InputError) and "--facts FILE" in str(result.exception)
     result = CliRunner().invoke(app, ["diagnose", str(tmp_path)])
     assert isinstance(result.exception, InputError)
