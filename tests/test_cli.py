@@ -515,6 +515,7 @@ def test_ctrl_c_while_teaching_leaves_nothing(chat_backbone: Path, facts: Path, 
         [sys.executable, "-m", "memlayers.cli", "teach", "--config", tmp_path / "settings.yaml", "--device", "cpu",
          "--backbone", chat_backbone, "--facts", facts, "--general-text", general, "--out", tmp_path / "memory"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where a shell runs us with "&"
     )  # fmt: skip
     assert process.stderr is not None
     try:

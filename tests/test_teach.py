@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from memlayers.backbones import load_backbone
-from memlayers.encoding import IGNORED_LABEL, collate, encode_example, encode_prompt, pad_token_id
+from memlayers.encoding import IGNORED_LABEL, Encoded, collate, encode_example, encode_prompt, pad_token_id
 from memlayers.errors import InputError, WorkError
 from memlayers.facts import Fact
 from memlayers.generate import answer_questions, without_memory
@@ -147,9 +147,9 @@ def test_accumulation_gives_the_same_update(
     forwards: list[int] = []
     loss = _Run._loss
 
-    def counting(run: _Run, inputs: dict[str, Tensor]) -> Tensor:
-        forwards.append(len(inputs["input_ids"]))
-        return loss(run, inputs)
+    def counting(run: _Run, batch: list[Encoded]) -> Tensor:
+        forwards.append(len(batch))
+        return loss(run, batch)
 
     monkeypatch.setattr("memlayers.teach.make_optimizer", plain)
     monkeypatch.setattr(_Run, "_loss", counting)
@@ -303,8 +303,8 @@ def _spoil_loss(monkeypatch: pytest.MonkeyPatch, bad: Callable[[int], bool], val
     """Makes the loss of the steps that `bad` picks, counted from 0, not finite."""
     loss, calls = _Run._loss, iter(range(10_000))
 
-    def spoilt(run: _Run, inputs: dict[str, Tensor]) -> Tensor:
-        return loss(run, inputs) * (value if bad(next(calls)) else 1.0)
+    def spoilt(run: _Run, batch: list[Encoded]) -> Tensor:
+        return loss(run, batch) * (value if bad(next(calls)) else 1.0)
 
     monkeypatch.setattr(_Run, "_loss", spoilt)
 
@@ -345,8 +345,8 @@ def test_a_gradient_that_is_not_finite_changes_nothing(
 ) -> None:
     loss = _Run._loss
 
-    def spoilt(run: _Run, inputs: dict[str, Tensor]) -> Tensor:
-        result = loss(run, inputs)
+    def spoilt(run: _Run, batch: list[Encoded]) -> Tensor:
+        result = loss(run, batch)
         result.register_hook(lambda gradient: gradient * math.nan)
         return result
 
