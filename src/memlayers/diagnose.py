@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,17 +18,16 @@ from torch import Tensor, nn
 
 from memlayers.backbones import context_length
 from memlayers.encoding import (
-    IGNORED_LABEL,
     batches_by_length,
-    collate,
     encode_example,
     encode_prompt,
-    pad_token_id,
     padded_batches,
 )
 from memlayers.errors import InputError
 from memlayers.facts import Fact
+from memlayers.gate import name_span
 from memlayers.generate import answer_questions, without_memory
+from memlayers.kernels.reference import read_rows
 from memlayers.metrics import Estimate, exact_match, mean_interval
 from memlayers.probes import Histogram, Probe, reads_histogram
 from memlayers.progress import progress_bar
@@ -36,6 +35,7 @@ from memlayers.protection import SeenRead, gates_off, watched_reads
 from memlayers.session import Memory
 from memlayers.tuner import MemoryLayer, memory_layers, value_pool
 from memlayers.value_pool import ValuePool
+from memlayers.writing import answer_logits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -87,7 +87,11 @@ def diagnose_memory(
             read += _general_probes(model, adapter, general, seed)
             advance(2)
     probes += read
-    conditions = {"backbone": without_memory(model), "memory": _as_it_is(), "pool zeroed": pool_replaced(pool, None)}
+    conditions: dict[str, AbstractContextManager[Any]] = {
+        "backbone": without_memory(model),
+        "memory": nullcontext(),
+        "pool zeroed": pool_replaced(pool, None),
+    }
     if memory_layers(model, adapter)[0].memlayers_config[adapter].trainable_addressing:
         conditions["projections alone"] = pool_replaced(pool, start_pool)
     with progress_bar("Asking", len(conditions), quiet=quiet) as advance:
@@ -140,7 +144,7 @@ def _pool_probes(
     pool = value_pool(model, adapter)
     now, before, change = [], [], []
     for rows in torch.arange(pool.slots).split(1 << 14):  # never two pools in float32
-        one, other = _rows(pool, rows).cpu(), _rows(start_pool, rows)
+        one, other = read_rows(pool.table, rows.to(pool.table.values.device)).cpu(), read_rows(start_pool.table, rows)
         now.append(one.norm(dim=1))
         before.append(other.norm(dim=1))
         change.append((one - other).norm(dim=1))
@@ -182,13 +186,6 @@ def _beside_the_pool(own: MemoryLayer, first: MemoryLayer, adapter: str) -> Iter
 
 def _storage(pool: ValuePool) -> list[Tensor]:
     return [tensor for tensor in pool.table if tensor is not None]
-
-
-def _rows(pool: ValuePool, rows: Tensor) -> Tensor:
-    """Some rows' values, float32."""
-    values, scales = pool.table
-    rows = rows.to(values.device)
-    return values[rows].float() if scales is None else values[rows].float() * scales[rows, None]
 
 
 # -- reads ------------------------------------------------------------------------------------------------------------
@@ -391,7 +388,12 @@ def _general_probes(model: Any, adapter: str, sequences: Sequence[Sequence[int]]
 def _reading_probes(model: Any, adapter: str, found: _Watched, suffix: str, seed: int) -> list[Probe]:
     """Per layer: how many tokens read, how sharply, how much they get, and what kind of slots they meet."""
     pool = value_pool(model, adapter)
-    written = torch.cat([(_rows(pool, rows) != 0).any(1).cpu() for rows in torch.arange(pool.slots).split(1 << 14)])
+    written = torch.cat(
+        [
+            (read_rows(pool.table, rows.to(pool.table.values.device)) != 0).any(1).cpu()
+            for rows in torch.arange(pool.slots).split(1 << 14)
+        ]
+    )
     probes = []
     numbers = memory_layers(model, adapter)[0].memlayers_config[adapter].layers or []
     for place, number in enumerate(numbers):
@@ -441,17 +443,8 @@ def _jaccard(one: Tensor, two: Tensor) -> Tensor:
 
 def _last_token_of(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int], subject: str) -> int:
     """Position of the token that completes the subject; the prompt's last one where the prompt does not name it."""
-
-    def named(end: int) -> bool:
-        return subject in str(tokenizer.decode(list(prompt[:end])))
-
-    if not subject or not named(len(prompt)):
-        return len(prompt) - 1
-    low, high = 1, len(prompt)
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if named(middle) else (middle + 1, high)
-    return low - 1
+    span = name_span(tokenizer, prompt, subject) if subject else None
+    return (len(prompt) if span is None else span[1]) - 1
 
 
 # -- answers ----------------------------------------------------------------------------------------------------------
@@ -486,7 +479,7 @@ def gold_answers(
     model: Any, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], questions: Sequence[str]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Per fact: rank of the answer's first token, its NLL, and the NLL of the whole answer with its end token."""
-    device, pad, limit = next(model.parameters()).device, pad_token_id(tokenizer), context_length(model)
+    limit = context_length(model)
     examples = [
         encode_example(tokenizer, question, fact.answer, max_length=limit)
         for question, fact in zip(questions, facts, strict=True)
@@ -494,25 +487,16 @@ def gold_answers(
     ranks = torch.zeros(len(facts), dtype=torch.int64)
     first, whole = torch.zeros(len(facts)), torch.zeros(len(facts))
     for chosen in batches_by_length([len(example.input_ids) for example in examples], BATCH_TOKENS):
-        batch = {k: v.to(device) for k, v in collate([examples[i] for i in chosen], pad).items()}
-        labels = batch.pop("labels")[:, 1:]
-        logits = model(**batch, use_cache=False).logits[:, :-1].float()
-        nll = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED_LABEL, reduction="none")
-        nll = nll.view(labels.shape)
-        starts = (labels != IGNORED_LABEL).int().argmax(1)
-        rows = torch.arange(len(chosen), device=device)
-        gold = logits[rows, starts].gather(1, labels[rows, starts, None])
-        ranks[chosen] = 1 + (logits[rows, starts] > gold).sum(1).cpu()
-        first[chosen], whole[chosen] = nll[rows, starts].cpu(), nll.sum(1).cpu()
+        out = answer_logits(model, tokenizer, [examples[i] for i in chosen])
+        starts = out.first()
+        logits, gold = out.logits[starts], out.labels[starts]
+        ranks[chosen] = 1 + (logits > logits.gather(1, gold[:, None])).sum(1).cpu()
+        first[chosen] = F.cross_entropy(logits, gold, reduction="none").cpu()
+        whole[chosen] = -out.log_probability(len(chosen)).cpu()
     return ranks, first, whole
 
 
 # -- small things -----------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _as_it_is() -> Iterator[None]:
-    yield
 
 
 def _interval(values: Tensor, seed: int) -> Estimate:

@@ -15,7 +15,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,10 +51,11 @@ from memlayers.journal import (
     write_facts_and_journal,
 )
 from memlayers.metrics import exact_match
+from memlayers.protection import gates_off
 from memlayers.relations import relation_key
 from memlayers.session import WEIGHTS, Memory, load_memory
 from memlayers.slot_use import RULES, SlotUse, choose_slots, slots_read
-from memlayers.tuner.model import memory_layers, set_gate_enabled, value_pool
+from memlayers.tuner.model import memory_layers, value_pool
 from memlayers.tuner.relations import RelationCheck
 from memlayers.tuner.subjects import SubjectIndex, index_entries
 from memlayers.writing import Kept, RowWriter, answer_logits, answered
@@ -707,9 +708,7 @@ class EditableMemory:
     def _standing(self, asked: list[Encoded], *, gate: bool = True) -> dict[str, float]:
         """How an answer stands: given or not, its first token's rank and probability, its log-probability."""
         given, ranks, chances, whole = [], [], [], []
-        if not gate:
-            set_gate_enabled(self.model, False)
-        try:
+        with nullcontext() if gate else gates_off(self.model):
             for start in range(0, len(asked), 64):
                 batch = asked[start : start + 64]
                 out = answer_logits(self.model, self.tokenizer, batch)
@@ -720,8 +719,6 @@ class EditableMemory:
                 chances.append(logits.softmax(-1).gather(1, labels[:, None])[:, 0])
                 given.append(out.right(len(batch)))
                 whole.append(out.log_probability(len(batch)))
-        finally:
-            set_gate_enabled(self.model, True)
         return {
             "n": len(asked),
             "given": round(float(torch.cat(given).float().mean()), 4),

@@ -215,7 +215,7 @@ def subject_runs_of(
     for question, ids in zip(fact.questions, contexts, strict=True):
         name = _name(fact, question, words, facts)
         prompt = encode_prompt(tokenizer, question)
-        span = _span(tokenizer, prompt, name)
+        span = name_span(tokenizer, prompt, name)
         if span is None:  # a tokenizer that does not write what it read
             span = 0, len(prompt)
         followers.update(ids[span[1] : span[1] + 1])
@@ -314,7 +314,7 @@ def _words(text: str) -> list[str]:
     return re.findall(r"\w+", text)
 
 
-def _span(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], name: str) -> tuple[int, int] | None:
+def name_span(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], name: str) -> tuple[int, int] | None:
     """Start and end, exclusive, of the shortest run of tokens whose text holds the name; None where none does."""
 
     def holds(start: int, end: int) -> bool:

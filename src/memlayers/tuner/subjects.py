@@ -74,11 +74,11 @@ class SubjectIndex(nn.Module):
         Raises:
             InputError: another number of runs.
         """
-        if distinct_runs(runs) != len(self.fingerprints):
-            raise InputError(
-                f"{distinct_runs(runs)} subjects for an index of {len(self.fingerprints)}: build the memory anew"
-            )
-        self.store(index_entries(runs))
+        entries = index_entries(runs)
+        distinct = len(entries[:, 0].unique())
+        if distinct != len(self.fingerprints):
+            raise InputError(f"{distinct} subjects for an index of {len(self.fingerprints)}: build the memory anew")
+        self.store(entries)
         self.reach.fill_(reach)
         self.continues.zero_()
         self.continues[torch.tensor(list(continues), dtype=torch.int64, device=self.continues.device)] = True
