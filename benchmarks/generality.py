@@ -126,7 +126,7 @@ class Bench:
     def _shown(self, cell: Cell) -> tuple[list[list[int]], list[torch.Tensor]]:
         """What the other cells' gates learn of this one: some facts, in wordings of the first half.
 
-        The rows are those from the subject's last token on, the answer's among them.
+        The rows are those behind the subject, the answer's among them.
         """
         facts = cell.stored[:SHOWN]
         contexts = [
@@ -135,11 +135,11 @@ class Bench:
         index = self._index(subject_runs(self.tokenizer, facts, contexts))
         chosen = [each[i % (len(each) // 2)] for i, each in enumerate(contexts)]
         rows = self._by_sequence(chosen)
-        return chosen, [r[_from_the_subject_on(index, ids)] for r, ids in zip(rows, chosen, strict=True)]
+        return chosen, [r[_may_read(index, ids)] for r, ids in zip(rows, chosen, strict=True)]
 
     def _index(self, subjects: Subjects) -> SubjectIndex:
         index = SubjectIndex(distinct_runs(subjects.runs), len(self.tokenizer))
-        index.fill(subjects.runs, subjects.reach, subjects.continues)
+        index.fill(subjects.runs, subjects.reach, subjects.marks)
         return index
 
     def train(self, left_out: str, steps: int) -> Any:
@@ -183,11 +183,11 @@ class Bench:
         ]  # fmt: skip
 
     def _opened(self, gate: Any, index: SubjectIndex, questions: Sequence[str]) -> list[tuple[Any, Any]]:
-        """Per question and token: whether the gate opens, and whether it comes after a stored subject's name."""
+        """Per question and token: whether the gate opens, and whether it comes behind a stored subject's name."""
         prompts = [encode_prompt(self.tokenizer, question) for question in questions]
         rows = self._by_sequence(prompts)
         return [
-            (_may_read(index, ids) & gate.is_open(r), _from_the_subject_on(index, ids))
+            (_may_read(index, ids) & gate.is_open(r), _may_read(index, ids))
             for r, ids in zip(rows, prompts, strict=True)
         ]
 
@@ -195,10 +195,6 @@ class Bench:
 def _may_read(index: SubjectIndex, ids: Sequence[int]) -> torch.Tensor:
     row = torch.tensor([list(ids)])
     return index.about(row, index.names(row))[0] != 0
-
-
-def _from_the_subject_on(index: SubjectIndex, ids: Sequence[int]) -> torch.Tensor:
-    return (index.names(torch.tensor([list(ids)]))[0] != 0).cummax(0).values
 
 
 def recall(cell: Cell, others: Sequence[Cell], work: Path, exposures: int) -> list[Row]:
@@ -269,8 +265,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("gates", "recall", "table"))
     parser.add_argument("--cells", nargs="*", help="names of families or relations; all if not given")
-    parser.add_argument("--steps", type=int, default=TeachConfig.gate_steps, help="of the gate's training")
-    parser.add_argument("--exposures", type=int, default=TeachConfig.exposures, help="of teaching")
+    parser.add_argument("--steps", type=int, default=TeachConfig().gate_steps, help="of the gate's training")
+    parser.add_argument("--exposures", type=int, default=TeachConfig().exposures, help="of teaching")
     parser.add_argument("--no-chats", dest="chats", action="store_false", help="not among the gate's positives")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "generality", help="where memories are kept")

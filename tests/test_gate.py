@@ -8,9 +8,9 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from memlayers.backbones import load_backbone
+from memlayers.backbones import POCKET, load_backbone
 from memlayers.calibrate import LayerFeatures, collect_features
 from memlayers.encoding import encode_prompt
 from memlayers.facts import Fact, Question
@@ -26,7 +26,7 @@ from memlayers.gate import (
 from memlayers.generate import Generated
 from memlayers.teaching import GateReport
 from memlayers.tuner import MemoryConfig, memory_layers, set_gate_enabled, value_pool
-from memlayers.tuner.subjects import distinct_runs
+from memlayers.tuner.subjects import CAPITAL, GOES_ON, LEADS, PART, distinct_runs
 
 Build = Callable[..., PreTrainedModel]
 
@@ -194,7 +194,7 @@ def _subject_model(backbone: PreTrainedModel, runs: list[tuple[int, ...]], layer
         subjects=distinct_runs(runs),
     )  # fmt: skip
     model = get_peft_model(backbone, config).eval()
-    index_subjects(model, "default", Subjects({run: run for run in runs}, 9, [5]))
+    index_subjects(model, "default", Subjects({run: run for run in runs}, 9, torch.zeros(6, dtype=torch.uint8)))
     return model
 
 
@@ -232,7 +232,8 @@ def test_what_lets_a_name_go_on_is_learned_from_the_phrasings(chat_backbone: Pat
     def continuing(question: str) -> set[str]:
         contexts = [[encode_prompt(tokenizer, question)]]
         found = subject_runs(tokenizer, [Fact("1", "Acme", "x", (question,))], contexts)
-        return {str(tokenizer.convert_ids_to_tokens(i)) for i in found.continues}
+        going_on = (found.marks & GOES_ON != 0).nonzero().flatten().tolist()
+        return {str(tokenizer.convert_ids_to_tokens(i)) for i in going_on}
 
     spaced, unspaced = {"ĠW"}, {"s", "sh", "7"}
     found = continuing("Who founded Acme?")
@@ -242,12 +243,26 @@ def test_what_lets_a_name_go_on_is_learned_from_the_phrasings(chat_backbone: Pat
     assert spaced & vocabulary <= found or not spaced & vocabulary
 
 
-def test_a_memory_with_subjects_has_one_gate_trained_from_the_subject_on(tiny_backbone: Build) -> None:
+def test_what_shows_that_a_name_had_begun_before_is_learned_from_the_phrasings() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(POCKET)
+
+    def leading(question: str) -> list[bool]:
+        contexts = [[encode_prompt(tokenizer, question)]]
+        marks = subject_runs(tokenizer, [Fact("1", "Acme", "x", (question,))], contexts).marks
+        return [bool((marks[marks & kind != 0] & LEADS).any()) for kind in (CAPITAL, PART)]
+
+    assert leading("Who founded Acme?") == [True, True]
+    assert leading("In Acme?") == [True, True]  # a sentence begins with a capital anyway
+    assert leading("Who founded King Acme?") == [False, True]
+    assert leading("Who founded McAcme?") == [True, False]
+
+
+def test_a_memory_with_subjects_has_one_gate_trained_behind_the_subject(tiny_backbone: Build) -> None:
     model = _subject_model(tiny_backbone(), [(7, 8)])
     sequences = [[3, 7, 8, 4, 5]] * 40
     facts = _toy(4.0, 1, sequences=40, tokens=5)
-    before = torch.arange(5).repeat(40) < 2
-    facts.inputs[before, 0] = -4.0  # tokens before the subject's last one look like general text: nobody asks
+    before = torch.arange(5).repeat(40) < 3
+    facts.inputs[before, 0] = -4.0  # tokens up to the subject's last one look like general text: nobody asks
     general = _toy(-4.0, 2)
     general.inputs[general.sequence >= 30, 0] = 4.0  # chats look like facts: no matter
     (report,) = train_gates(

@@ -32,7 +32,7 @@ from memlayers.encoding import Encoded, encode_example
 from memlayers.errors import InputError, WorkError
 from memlayers.facts import Fact, question_key
 from memlayers.files import recover_directory, replaced_directory, writing_alone
-from memlayers.gate import facts_words, subject_runs_of, tokens_going_on
+from memlayers.gate import facts_words, subject_runs_of, withdraw_marks
 from memlayers.generate import generate_answers, without_memory
 from memlayers.journal import (
     DIGESTED,
@@ -160,7 +160,7 @@ class _IndexState(NamedTuple):
     """What an edit may change in the index of subjects, and in the check of relations, where there is one."""
 
     entries: Tensor
-    continues: Tensor
+    marks: Tensor
     reach: int
     prints: Tensor
     keys: Tensor
@@ -168,8 +168,7 @@ class _IndexState(NamedTuple):
     def equals(self, other: _IndexState) -> bool:
         """To the bit."""
         return self.reach == other.reach and all(
-            torch.equal(getattr(self, name), getattr(other, name))
-            for name in ("entries", "continues", "prints", "keys")
+            torch.equal(getattr(self, name), getattr(other, name)) for name in ("entries", "marks", "prints", "keys")
         )
 
 
@@ -371,8 +370,8 @@ class EditableMemory:
                 known = _without(index.entries, stored["added"])
                 index.store(torch.cat([known, stored["removed"]]))
                 index.reach.copy_(stored["reach"])
-                if "continues" in stored:
-                    index.continues.copy_(stored["continues"])
+                if "marks" in stored:
+                    index.marks.copy_(stored["marks"])
                 if self._check is not None and "prints" in stored:
                     self._check.store(stored["prints"], stored["keys"])
                 self._set_room()
@@ -746,7 +745,7 @@ class EditableMemory:
         if index is None:
             return None
         keys = (index.entries[:0], index.entries[:0]) if check is None else (check.prints.clone(), check.keys.clone())
-        return _IndexState(index.entries, index.continues.clone(), int(index.reach), *keys)
+        return _IndexState(index.entries, index.marks.clone(), int(index.reach), *keys)
 
     def _index_change(self, before: _IndexState | None) -> tuple[_IndexState, _IndexState] | None:
         now = self._index_state()
@@ -758,7 +757,7 @@ class EditableMemory:
         index = self._index
         assert index is not None
         index.store(state.entries)
-        index.continues.copy_(state.continues)
+        index.marks.copy_(state.marks)
         index.reach.fill_(state.reach)
         if self._check is not None:
             self._check.store(state.prints, state.keys)
@@ -773,9 +772,10 @@ class EditableMemory:
             config.relations = 0 if check is None else len(check.prints)
 
     def _runs(self, fact: Fact) -> Any:
-        assert self._words is not None
+        assert self._words is not None and self._index is not None
         contexts = [one.input_ids for one in self._encoded(fact)]
-        return subject_runs_of(self.tokenizer, fact, contexts, self._words, max(len(self._facts), 1))
+        marks = self._index.marks.cpu()
+        return subject_runs_of(self.tokenizer, fact, contexts, self._words, max(len(self._facts), 1), marks)
 
     def _enter_subjects(self, facts: Sequence[Fact]) -> None:
         index = self._index
@@ -785,12 +785,7 @@ class EditableMemory:
         entries = torch.cat([index_entries(each.runs) for each in found]).to(index.fingerprints.device)
         index.store(torch.cat([index.entries, entries]))  # whom a run names already, it names on
         index.reach.fill_(max(int(index.reach), *(each.reach for each in found)))
-        followers = {token for each in found for token in each.followers}
-        going_on = index.continues.nonzero().squeeze(-1).tolist()
-        if not followers.isdisjoint(going_on):  # a kind of token that does not tell, in these facts' phrasings
-            still = set(tokens_going_on(self.tokenizer, followers)) & set(going_on)
-            index.continues.zero_()
-            index.continues[torch.tensor(sorted(still), dtype=torch.int64, device=index.continues.device)] = True
+        withdraw_marks(index.marks, found)
         self._enter_relations(facts, [index_entries(each.runs)[:, 0] for each in found])
         self._set_room()
 
@@ -985,8 +980,8 @@ class EditableMemory:
             tensors["added"] = _without(after.entries, before.entries)
             tensors["removed"] = _without(before.entries, after.entries)
             tensors["reach"] = torch.tensor(before.reach)
-            if not torch.equal(after.continues, before.continues):
-                tensors["continues"] = before.continues
+            if not torch.equal(after.marks, before.marks):
+                tensors["marks"] = before.marks
             if not (torch.equal(after.prints, before.prints) and torch.equal(after.keys, before.keys)):
                 tensors |= {"prints": before.prints, "keys": before.keys}
         path.parent.mkdir(exist_ok=True)

@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from memlayers.calibrate import LayerFeatures
 from memlayers.encoding import encode_prompt
@@ -25,7 +26,17 @@ from memlayers.generate import generate_answers, without_memory
 from memlayers.metrics import exact_match
 from memlayers.teaching import GateReport
 from memlayers.tuner.model import memory_layers
-from memlayers.tuner.subjects import SubjectIndex
+from memlayers.tuner.subjects import (
+    CAPITAL,
+    DIGIT,
+    GOES_ON,
+    LEADS,
+    PART,
+    SMALL,
+    SubjectIndex,
+    leaders,
+    marks_of,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -59,7 +70,7 @@ def train_gates(
 
     A memory that knows its subjects has one gate, at its first layer. It need not tell entities apart, so of the
     general text the passages alone are its negatives (where there are any). Its positives are, of the facts' contexts,
-    the tokens from the subject's last one on (the gate is not asked about others), and the general text's chats:
+    the tokens behind the subject (the gate is not asked about others), and the general text's chats:
     questions of every kind, so that it does not close on a kind of question that the facts had none of.
 
     Class-balanced binary cross-entropy with Adam, as in the seed. A tenth of the sequences is held out for the report.
@@ -87,7 +98,7 @@ def train_gates(
     chats = facts[0].inputs[:0]
     index: Any = layers[0].memlayers_subjects[adapter] if adapter in layers[0].memlayers_subjects else None
     if index is not None:
-        kept = _from_the_subject_on(index, facts[0], sequences)
+        kept = _behind_the_subject(index, facts[0], sequences)
         layers, facts = layers[:1], [_rows(facts[0], kept)]
         chats = general[0].inputs[general[0].sequence >= passages] if passages else chats
         general = [_rows(general[0], general[0].sequence < passages) if passages else general[0]]
@@ -135,13 +146,13 @@ class Subjects:
     Attributes:
         runs: the distinct runs of tokens that spell them, at least one, each with the run that stands for its subject.
         reach: tokens from a run's last one to the longest context's end, and `FURTHER_REACH` more.
-        continues: tokens that show, right after a run, that it was only the beginning of a longer name.
+        marks: what every token of the vocabulary says of a name beside it (tuner/subjects.py), uint8 [v].
         of_fact: the runs that spell each fact's subject.
     """
 
     runs: dict[tuple[int, ...], tuple[int, ...]]
     reach: int
-    continues: list[int]
+    marks: Tensor
     of_fact: list[set[tuple[int, ...]]] = field(default_factory=list)
 
 
@@ -160,12 +171,12 @@ def subject_runs(
         facts: what will be taught.
         contexts: for each fact and each of its taught phrasings the token ids of prompt and answer.
     """
-    words = facts_words(facts)
-    each = [subject_runs_of(tokenizer, *pair, words, len(facts)) for pair in zip(facts, contexts, strict=True)]
-    followers = {token for found in each for token in found.followers}
+    words, marks = facts_words(facts), token_marks(tokenizer)
+    each = [subject_runs_of(tokenizer, *pair, words, len(facts), marks) for pair in zip(facts, contexts, strict=True)]
+    withdraw_marks(marks, each)
     runs = {run: subject for found in reversed(each) for run, subject in found.runs.items()}  # the first fact's counts
     reach = max(found.reach for found in each)
-    return Subjects(runs, reach, tokens_going_on(tokenizer, followers), [set(found.runs) for found in each])
+    return Subjects(runs, reach, marks, [set(found.runs) for found in each])
 
 
 def subject_names(facts: Sequence[Fact]) -> list[list[str]]:
@@ -180,11 +191,13 @@ class FactRuns(NamedTuple):
     Attributes:
         runs: its runs of tokens, each with the one that stands for the subject.
         followers: the tokens behind them in its phrasings.
+        leaders: the tokens that would say that they had begun before (`tuner.subjects.leaders`).
         reach: as `Subjects.reach`.
     """
 
     runs: dict[tuple[int, ...], tuple[int, ...]]
     followers: set[int]
+    leaders: set[int]
     reach: int
 
 
@@ -199,6 +212,7 @@ def subject_runs_of(
     contexts: Sequence[Sequence[int]],
     words: Counter[str],
     facts: int,
+    marks: Tensor,
 ) -> FactRuns:
     """As `subject_runs`, for one fact among others.
 
@@ -208,46 +222,70 @@ def subject_runs_of(
         contexts: for each of its taught phrasings the token ids of prompt and answer.
         words: `facts_words` of all facts.
         facts: how many there are.
+        marks: `token_marks`.
     """
     runs: dict[tuple[int, ...], tuple[int, ...]] = {}
     followers: set[int] = set()
+    led_by: set[int] = set()
     reach = 1
     for question, ids in zip(fact.questions, contexts, strict=True):
         name = _name(fact, question, words, facts)
         prompt = encode_prompt(tokenizer, question)
         span = name_span(tokenizer, prompt, name)
         if span is None:  # a tokenizer that does not write what it read
-            span = 0, len(prompt)
+            span = 0, len(prompt) - 1  # the memory is read from the token behind it on
         followers.update(ids[span[1] : span[1] + 1])
+        leader = int(leaders(marks, torch.tensor([prompt]))[0, span[0]])
+        led_by.update([] if leader < 0 else [prompt[leader]])
         reach = max(reach, len(ids) - span[1] + 1)
         spelt = [tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (name, f" {name}")]
         spelt = [run for run in (*spelt, tuple(prompt[slice(*span)])) if run]
         for run in spelt:
             runs.setdefault(run, spelt[0])
-    return FactRuns(runs, followers, reach + FURTHER_REACH)
+    return FactRuns(runs, followers, led_by, reach + FURTHER_REACH)
 
 
 def index_subjects(model: Any, adapter: str, subjects: Subjects) -> None:
     """Fills the memory's index of subjects with what `subject_runs` found."""
     index: Any = memory_layers(model, adapter)[0].memlayers_subjects[adapter]
-    index.fill(subjects.runs, subjects.reach, [i for i in subjects.continues if i < len(index.continues) - 1])
+    index.fill(subjects.runs, subjects.reach, subjects.marks)
 
 
-def tokens_going_on(tokenizer: PreTrainedTokenizerBase, followers: set[int]) -> list[int]:
-    """Tokens that let a name go on: part of the same word, or a next word with a capital or a digit.
+def token_marks(tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """What each token is and says of a name beside it (tuner/subjects.py), uint8 [v + 1]; the last stands for none.
 
-    Whether either says so depends on the language: a kind that also follows a subject in the facts' own phrasings
-    (as in German, or where words are not spaced) is left out.
+    A name goes on in the rest of its word, and in a word with a capital or a digit; it had begun in the beginning of
+    its word, and in a word with a capital (a year before a name seldom belongs to it).
     """
-    kinds: dict[str, list[int]] = {"word": [], "name": []}
+    marks = torch.zeros(len(tokenizer) + 1, dtype=torch.uint8)
     for number in range(len(tokenizer)):
-        spaced = str(tokenizer.convert_ids_to_tokens(number) or "")[:1] in _SPACE_MARKS
         start = str(tokenizer.decode([number])).lstrip()[:1]
-        if spaced and (start.isupper() or start.isdigit()):
-            kinds["name"].append(number)
-        elif not spaced and start.isalnum():
-            kinds["word"].append(number)
-    return [number for kind in kinds.values() if followers.isdisjoint(kind) for number in kind]
+        if not start.isalnum():
+            continue
+        if str(tokenizer.convert_ids_to_tokens(number) or "")[:1] not in _SPACE_MARKS:
+            marks[number] = PART | GOES_ON | LEADS
+        elif start.isdigit():
+            marks[number] = DIGIT | GOES_ON
+        else:
+            marks[number] = CAPITAL | GOES_ON | LEADS if start.isupper() else SMALL
+    return marks
+
+
+def withdraw_marks(marks: Tensor, found: Iterable[FactRuns]) -> None:
+    """Takes back, in place, what the facts' own phrasings contradict.
+
+    What a kind of token says depends on the language (German joins words, others do not space them): where one kind
+    stands beside a subject all the same, none of its tokens says so any more.
+    """
+    each = list(found)
+    for says, tokens in (
+        (GOES_ON, {token for one in each for token in one.followers}),
+        (LEADS, {token for one in each for token in one.leaders}),
+    ):
+        beside = marks_of(marks, torch.tensor(sorted(tokens), dtype=torch.int64, device=marks.device))
+        for kind in (PART, CAPITAL | DIGIT):
+            if bool(((beside & kind != 0) & (beside & says != 0)).any()):
+                marks[(marks & kind != 0)] &= ~says & 0xFF
 
 
 def settle_thresholds(
@@ -335,12 +373,12 @@ def _first(most: int, holds: Callable[[int], bool]) -> int:
     return low
 
 
-def _from_the_subject_on(index: SubjectIndex, features: LayerFeatures, sequences: Sequence[Sequence[int]]) -> Any:
-    """Bool per row of the features: a token of a context from its subject's last one on."""
+def _behind_the_subject(index: SubjectIndex, features: LayerFeatures, sequences: Sequence[Sequence[int]]) -> Any:
+    """Bool per row of the features: a token of a context that may read, were the gate open."""
     order = torch.unique_consecutive(features.sequence).tolist()
     device = index.fingerprints.device
-    masks = [(index.names(torch.tensor([list(sequences[i])], device=device))[0] != 0).cummax(0).values for i in order]
-    return torch.cat(masks).cpu()
+    contexts = [torch.tensor([list(sequences[i])], device=device) for i in order]
+    return torch.cat([index.about(ids, index.names(ids))[0] != 0 for ids in contexts]).cpu()
 
 
 def _rows(features: LayerFeatures, kept: Any) -> LayerFeatures:
@@ -354,12 +392,12 @@ def _largest_on_passages(gate: Any, general: LayerFeatures, passages: int) -> fl
     return float(gate(rows.to(gate.mean.device)).max()) if len(rows) else -math.inf
 
 
-def _held_out(features: LayerFeatures) -> tuple[torch.Tensor, torch.Tensor]:
+def _held_out(features: LayerFeatures) -> tuple[Tensor, Tensor]:
     """Splits the rows by sequence; where there are too few to hold any out, all are in both parts."""
     held = _is_held_out(features)
     return features.inputs[~held], features.inputs[held] if bool(held.any()) else features.inputs
 
 
-def _is_held_out(features: LayerFeatures) -> torch.Tensor:
+def _is_held_out(features: LayerFeatures) -> Tensor:
     """Bool per row: every tenth sequence is held out (none where there are fewer than ten)."""
     return features.sequence % 10 == 9

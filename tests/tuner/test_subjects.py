@@ -14,7 +14,19 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from memlayers.errors import InputError
 from memlayers.tuner import MemoryConfig, memory_layers, value_pool
-from memlayers.tuner.subjects import LONGEST_RUN, SubjectIndex, distinct_runs, fingerprint, subject_code
+from memlayers.tuner.subjects import (
+    CAPITAL,
+    DIGIT,
+    GOES_ON,
+    LEADS,
+    LONGEST_RUN,
+    PART,
+    SMALL,
+    SubjectIndex,
+    distinct_runs,
+    fingerprint,
+    subject_code,
+)
 
 Build = Callable[..., PreTrainedModel]
 RUN = (7, 8, 9)
@@ -84,15 +96,15 @@ def test_an_index_takes_as_many_runs_as_it_has_room_for() -> None:
         SubjectIndex(1, 64).fill({(1,): (1,), (2,): (2,)}, 3)
 
 
-def test_the_memory_is_read_from_the_name_on_and_no_further_than_its_reach(tiny_backbone: Build) -> None:
+def test_the_memory_is_read_from_behind_the_name_on_and_no_further_than_its_reach(tiny_backbone: Build) -> None:
     model = _model(tiny_backbone())
     ids = torch.tensor([[3, 4, *RUN, 5, 6, 10, 11, 12, 13]])
     _both(model, ids)
     model(ids)
-    assert _watch(model).about["default"][0].nonzero().flatten().tolist() == [4, 5, 6, 7]
+    assert _watch(model).about["default"][0].nonzero().flatten().tolist() == [5, 6, 7, 8]
     after, before = _both(model, ids)
-    assert torch.equal(after[:, :4], before[:, :4])
-    assert not torch.equal(after[:, 4], before[:, 4])
+    assert torch.equal(after[:, :5], before[:, :5])
+    assert not torch.equal(after[:, 5], before[:, 5])
 
 
 def test_a_text_without_a_stored_name_keeps_the_backbones_bits(tiny_backbone: Build) -> None:
@@ -111,15 +123,53 @@ def test_until_it_is_filled_an_index_holds_nothing_back(tiny_backbone: Build) ->
 def test_a_name_that_goes_on_was_none(tiny_backbone: Build) -> None:
     model = _model(tiny_backbone())
     index: Any = memory_layers(model)[0].memlayers_subjects["default"]
-    index.fill({RUN: RUN}, 4, continues=[20, 63])
-    for follower, places in ((20, [3]), (63, [3]), (21, [3, 4, 5, 6])):
+    index.fill({RUN: RUN}, 4, marks_with({20: GOES_ON, 63: GOES_ON}))
+    for follower, places in ((20, []), (63, []), (21, [4, 5, 6, 7])):
         ids = torch.tensor([[3, *RUN, follower, 5, 5, 5, 5]])
         model(ids)
         assert _watch(model).about["default"][0].nonzero().flatten().tolist() == places
         cache = model(ids[:, :4], use_cache=True).past_key_values
         model(ids[:, 4:], past_key_values=cache)
-        assert _watch(model).about["default"][0].bool().sum() == len(places) - 1
+        assert _watch(model).about["default"][0].bool().sum() == len(places)
     assert not index.names(torch.tensor([[20, 63]])).any()
+
+
+def marks_with(given: dict[int, int]) -> torch.Tensor:
+    marks = torch.zeros(64, dtype=torch.uint8)
+    for token, mark in given.items():
+        marks[token] = mark
+    return marks
+
+
+@pytest.mark.parametrize(
+    ("before", "named"),
+    [
+        ([], True),
+        ([30], True),  # a word
+        ([40], True),  # a word with a capital, which begins the text
+        ([3, 40], True),  # or a sentence, behind what is no word
+        ([30, 40], False),
+        ([30, 40, 50], False),  # in two tokens
+        ([40, 50, 30], True),
+        ([30, 41], True),  # a year
+        ([30, 40, 3], True),  # a comma between
+        ([30, 42], True),  # in these phrasings such a word stands before names
+    ],
+)
+def test_a_name_that_had_begun_before_was_none(before: list[int], named: bool) -> None:
+    index = SubjectIndex(1, 64)
+    kinds = {30: SMALL, 40: CAPITAL | LEADS, 41: DIGIT, 42: CAPITAL, 50: PART | LEADS, RUN[0]: CAPITAL | LEADS}
+    index.fill({RUN: RUN}, 4, marks_with(kinds))
+    ids = torch.tensor([[*before, *RUN, 5]])
+    assert bool(index.names(ids)[0, -2] != 0) == named
+    assert not index.names(ids)[0, :-2].any()
+
+
+def test_a_run_in_the_middle_of_a_word_is_no_name() -> None:
+    index = SubjectIndex(1, 64)
+    index.fill({RUN: RUN}, 4, marks_with({RUN[0]: PART | LEADS, 30: SMALL}))
+    for before, named in (([], True), ([3], True), ([30], False)):
+        assert bool(index.names(torch.tensor([[*before, *RUN]]))[0, -1] != 0) == named
 
 
 @pytest.mark.parametrize("pieces", [(1,) * 11, (3, 8), (4, 1, 6), (10, 1)])
@@ -146,12 +196,12 @@ def test_a_copied_and_a_cropped_cache_keep_their_trail(tiny_backbone: Build) -> 
         cache = DynamicCache(config=model.config)
         model(torch.tensor([[3, *RUN[:2]]]), past_key_values=cache)
         copied = copy.deepcopy(cache)
-        model(torch.tensor([[RUN[2]]]), past_key_values=cache)
-        assert _watch(model).about["default"].bool().all()
-        model(torch.tensor([[5]]), past_key_values=copied)  # another continuation of the same start
+        model(torch.tensor([[RUN[2], 5]]), past_key_values=cache)
+        assert _watch(model).about["default"].bool().tolist() == [[False, True]]
+        model(torch.tensor([[5, 5]]), past_key_values=copied)  # another continuation of the same start
         assert not _watch(model).about["default"].bool().any()
-        cache.crop(-1)  # the name's last token is taken back
-        model(torch.tensor([[5]]), past_key_values=cache)
+        cache.crop(-2)  # the name's last token is taken back
+        model(torch.tensor([[5, 5]]), past_key_values=cache)
         assert not _watch(model).about["default"].bool().any()
 
 
@@ -177,8 +227,8 @@ def test_the_layers_follow_the_first_ones_decision(tiny_backbone: Build) -> None
     after, before = _both(model, torch.tensor([[3, *RUN, 5]]))
     assert torch.equal(after, before)
     gate.threshold.fill_(-1e9)
-    model(torch.tensor([[3, *RUN, 5]]))
-    assert _watch(model).decided["default"].tolist() == [3, 4]
+    model(torch.tensor([[3, *RUN, 5, 5]]))
+    assert _watch(model).decided["default"].tolist() == [4, 5]
 
 
 def test_two_memories_have_subjects_of_their_own(tiny_backbone: Build) -> None:
@@ -247,7 +297,7 @@ def test_the_latest_name_is_read_until_its_reach_ends(tiny_backbone: Build) -> N
     model = _model(tiny_backbone(), (RUN, (5,)), reach=3)
     model(torch.tensor([[3, *RUN, 4, 5, 4, 4, 4]]))
     first, second = fingerprint(RUN), fingerprint((5,))
-    assert _watch(model).about["default"][0].tolist() == [0, 0, 0, first, first, second, second, second, 0]
+    assert _watch(model).about["default"][0].tolist() == [0, 0, 0, 0, first, first, second, second, second]
 
 
 def test_a_subjects_code_is_its_own_and_nobodys_is_nothing() -> None:

@@ -2,9 +2,10 @@
 
 What tells a stored fact's question from a same-shape one is the subject alone, and the subject is a run of tokens. So
 an adapter holds a fingerprint of every run of tokens that spells a stored subject (`SubjectIndex`), and a memory is
-read from the last token of such a run on, for as many tokens as a question and its answer may still take; unless the
-next token shows that a longer name goes on ("Wolves Road", where Wolves are stored): then the run was none. The
-decision is causal, the same for all memory layers, exact but for a collision of 64-bit hashes, and needs no forward.
+read from the token behind such a run on, for as many tokens as a question and its answer may still take; unless that
+token shows that a longer name goes on ("Wolves Road", where Wolves are stored), or the words before the run that it had
+begun ("the Grey Wolves"): then the run was none. The decision is causal, the same for all memory layers, exact but for
+a collision of 64-bit hashes, and needs no forward.
 
 Only token ids are looked at, and a memory layer does not see them. `SubjectWatch` does: it stands at the entrance of
 the backbone's trunk, and keeps what passed through with the key-value cache, so that a text may come in pieces.
@@ -25,7 +26,16 @@ from memlayers.errors import InputError
 LONGEST_RUN = 32
 """Tokens of a fingerprint; of a longer subject the last ones count."""
 
+PART, CAPITAL, DIGIT, SMALL = 1, 2, 4, 8
+"""What a token is, as bits of its mark: the rest of a word, or the beginning of one with such a first character. Others
+(punctuation, line ends, special tokens) have none of these."""
+GOES_ON, LEADS = 16, 32
+"""What it says beside a name, as bits: right behind one, that the name goes on. Of a word right before one, or, on the
+rest of a word, at the name's own beginning: that the name had begun before."""
+WORD = PART | CAPITAL | DIGIT | SMALL
+
 _NO_TOKEN = -1
+_BEFORE = 16  # tokens before a run that are looked at: two words
 _LONG_AGO = -(2**40)
 _TRAIL = "memlayers_trail"
 # Odd 64-bit constants (of splitmix64, Steele et al. 2014); int64 arithmetic wraps around, on a CPU and on a GPU.
@@ -36,10 +46,10 @@ class SubjectIndex(nn.Module):
     """Fingerprints of the token runs that spell the stored subjects.
 
     Buffers ``fingerprints`` int64 [n], ascending; ``subjects`` int64 [n]: whom each run names, a number that all
-    spellings of one subject share, never 0; and ``reach`` int64 []: how many tokens from a run's last one on the
-    memory may be read. While ``reach`` is 0 the index is empty, and nothing is held back. ``continues`` bool [v + 1]:
-    tokens that show that the name before them went on; the last entry stands for all ids beyond. ``thresholds`` float32
-    [2]: the least confidence, 0 to 1, with which an answer of the memory's, and one of the backbone's, is worth giving
+    spellings of one subject share, never 0; and ``reach`` int64 []: how many tokens behind a run the memory may be
+    read. While ``reach`` is 0 the index is empty, and nothing is held back. ``marks`` uint8 [v + 1]: what the tokens say
+    of a name beside them, bits as above; the last entry stands for all ids beyond. ``thresholds`` float32 [2]: the least
+    confidence, 0 to 1, with which an answer of the memory's, and one of the backbone's, is worth giving
     (`session.Memory.ask`); 0 until they are settled.
 
     Args:
@@ -49,7 +59,7 @@ class SubjectIndex(nn.Module):
 
     fingerprints: Tensor
     subjects: Tensor
-    continues: Tensor
+    marks: Tensor
     reach: Tensor
     thresholds: Tensor
 
@@ -58,18 +68,18 @@ class SubjectIndex(nn.Module):
         self.register_buffer("fingerprints", torch.zeros(size, dtype=torch.int64))
         self.register_buffer("subjects", torch.zeros(size, dtype=torch.int64))
         self.register_buffer("reach", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("continues", torch.zeros(vocabulary + 1, dtype=torch.bool))
+        self.register_buffer("marks", torch.zeros(vocabulary + 1, dtype=torch.uint8))
         self.register_buffer("thresholds", torch.zeros(2))
 
     @torch.no_grad()
-    def fill(self, runs: Mapping[tuple[int, ...], tuple[int, ...]], reach: int, continues: Sequence[int] = ()) -> None:
+    def fill(self, runs: Mapping[tuple[int, ...], tuple[int, ...]], reach: int, marks: Tensor | None = None) -> None:
         """Stores the runs, in place.
 
         Args:
             runs: token ids of each run, and of the run that stands for its subject in all spellings; as many different
                 ones as the index has room for.
             reach: see the class.
-            continues: token ids, see the class.
+            marks: uint8, of the first token ids, all others' are 0; None for 0 everywhere.
 
         Raises:
             InputError: another number of runs.
@@ -80,8 +90,10 @@ class SubjectIndex(nn.Module):
             raise InputError(f"{distinct} subjects for an index of {len(self.fingerprints)}: build the memory anew")
         self.store(entries)
         self.reach.fill_(reach)
-        self.continues.zero_()
-        self.continues[torch.tensor(list(continues), dtype=torch.int64, device=self.continues.device)] = True
+        self.marks.zero_()
+        if marks is not None:
+            known = marks[: len(self.marks) - 1]
+            self.marks[: len(known)] = known.to(self.marks.device)
 
     @property
     def entries(self) -> Tensor:
@@ -105,23 +117,52 @@ class SubjectIndex(nn.Module):
     def names(self, ids: Tensor) -> Tensor:
         """Whom the longest stored run that ends at each token names, int64 [b, t] for token ids [b, t]; 0: none ends.
 
-        What lies before the tokens given is not seen.
+        A run whose name had begun before it is none. What lies before the tokens given is not seen.
         """
         hashes = _hashes(ids)  # [b, t, LONGEST_RUN]
         place = torch.searchsorted(self.fingerprints, hashes).clamp_max(len(self.fingerprints) - 1)
         found = self.fingerprints[place] == hashes
         lengths = torch.arange(1, LONGEST_RUN + 1, device=ids.device)
         longest = (found * lengths).amax(-1, keepdim=True)  # [b, t, 1]; 0 where none
-        subject = self.subjects[place.gather(-1, (longest - 1).clamp_min(0))]
-        return torch.where(longest > 0, subject, 0).squeeze(-1)
+        subject = self.subjects[place.gather(-1, (longest - 1).clamp_min(0))].squeeze(-1)
+        longest = longest.squeeze(-1)
+        start = (torch.arange(ids.shape[1], device=ids.device) - longest + 1).clamp_max(ids.shape[1] - 1)
+        leader = leaders(self.marks, ids).gather(1, start)
+        led = (leader >= 0) & (self._marks(ids.gather(1, leader.clamp_min(0))) & LEADS != 0)
+        return torch.where((longest > 0) & ~led, subject, 0)
 
     def about(self, ids: Tensor, names: Tensor) -> Tensor:
         """Of whom each token may read, int64 [b, t], 0 of nobody, given the ids and `names`, [b, t] each."""
         place = torch.arange(ids.shape[1], device=ids.device)
-        whole = (names[:, :-1] != 0) & ~self.continues[ids[:, 1:].clamp(0, len(self.continues) - 1)]
+        whole = (names[:, :-1] != 0) & (self._marks(ids[:, 1:]) & GOES_ON == 0)
         latest = F.pad(torch.where(whole, place[:-1], _LONG_AGO), (1, 0), value=_LONG_AGO).cummax(1).values
-        lately = torch.where(place - latest < self.reach, names.gather(1, latest.clamp_min(0)), 0)
-        return torch.where(names != 0, names, lately)
+        return torch.where(place - latest <= self.reach, names.gather(1, latest.clamp_min(0)), 0)
+
+    def _marks(self, ids: Tensor) -> Tensor:
+        return marks_of(self.marks, ids)
+
+
+def marks_of(marks: Tensor, ids: Tensor) -> Tensor:
+    """The marks of token ids of any shape; the last mark stands for all ids beyond, and for none (-1)."""
+    last = len(marks) - 1
+    return marks[torch.where(ids < 0, last, ids).clamp_max(last)]
+
+
+def leaders(marks: Tensor, ids: Tensor) -> Tensor:
+    """Where each token's name would have begun before it, if the token began a name: int64 [b, t] for ids [b, t].
+
+    The place of the token that says so: the token itself, where it is the rest of a word; the first token of the word
+    before it, where that begins with a capital and does not begin a sentence (and so had to). -1 where nothing does.
+    """
+    kinds = marks_of(marks, ids)
+    place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    part, word = kinds & PART != 0, kinds & WORD != 0
+    behind_word = F.pad(word[:, :-1], (1, 0))
+    begun = torch.where(part, 0, place).cummax(1).values  # where the word of each token began
+    last_word = F.pad(begun[:, :-1], (1, 0))
+    capital = (kinds & CAPITAL != 0).gather(1, last_word) & behind_word.gather(1, last_word)
+    led = torch.where(behind_word & word & capital, last_word, -1)
+    return torch.where(part & behind_word, place, led)
 
 
 def fingerprint(run: Sequence[int]) -> int:
@@ -243,7 +284,7 @@ class SubjectWatch:
         empty = _Trail(ids[:, :0])
         trail = (getattr(cache, _TRAIL, empty) if past else empty).last(past, len(ids))
         self._trail = _Trail(torch.cat([trail.ids, ids], 1))
-        seen = torch.cat([trail.ids[:, -(LONGEST_RUN - 1) :], ids], 1)
+        seen = torch.cat([trail.ids[:, -(LONGEST_RUN - 1 + _BEFORE) :], ids], 1)
         new = ids.shape[1]
         for adapter, index in filled.items():
             before = trail.names.get(adapter, torch.zeros_like(trail.ids))
