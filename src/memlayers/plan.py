@@ -351,7 +351,7 @@ def preparation_bytes(backbone: Backbone, work: Work) -> int:
     on float64 matrices of d x d: two kinds' second moments, the covariance, and eigh's and qr's own. `gate.train_gates`
     holds, beside all features, those of one layer split in two and nine tenths of them once more in float32. Where
     subjects are known, one gate is trained, on copied rows: of general text the running text's, of the contexts those
-    behind the subject on (counted here as if it came first). Otherwise each layer has one, and the float32 rows of the
+    behind the subject (counted here as if it came first). Otherwise each layer has one, and the float32 rows of the
     layer before are still there when the next one's are made.
     """
     size, d = BYTES[work.dtype], backbone.hidden

@@ -47,9 +47,9 @@ class SubjectIndex(nn.Module):
 
     Buffers ``fingerprints`` int64 [n], ascending; ``subjects`` int64 [n]: whom each run names, a number that all
     spellings of one subject share, never 0; and ``reach`` int64 []: how many tokens behind a run the memory may be
-    read. While ``reach`` is 0 the index is empty, and nothing is held back. ``marks`` uint8 [v + 1]: what the tokens say
-    of a name beside them, bits as above; the last entry stands for all ids beyond. ``thresholds`` float32 [2]: the least
-    confidence, 0 to 1, with which an answer of the memory's, and one of the backbone's, is worth giving
+    read. While ``reach`` is 0 the index is empty, and nothing is held back. ``marks`` uint8 [v + 1]: what the tokens
+    say of a name beside them, bits as above; the last entry stands for all ids beyond. ``thresholds`` float32 [2]: the
+    least confidence, 0 to 1, with which an answer of the memory's, and one of the backbone's, is worth giving
     (`session.Memory.ask`); 0 until they are settled.
 
     Args:
