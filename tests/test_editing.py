@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from memlayers.backbones import load_backbone
 from memlayers.cli import app
-from memlayers.editing import EditableMemory, EditConfig, EditRefused, open_memory
+from memlayers.editing import EditableMemory, EditConfig, EditRefused, EditReport, open_memory
 from memlayers.encoding import encode_prompt
 from memlayers.errors import InputError, WorkError
 from memlayers.facts import Fact, write_facts
@@ -24,6 +24,7 @@ from memlayers.generate import generate_answers
 from memlayers.journal import UNDO_FOLDER, digests, read_journal, stored_facts
 from memlayers.relations import prompt_states
 from memlayers.session import load_memory
+from memlayers.slot_use import choose_slots
 from memlayers.teach import teach_facts
 from memlayers.teaching import TeachConfig
 from memlayers.tuner import memory_layers
@@ -88,6 +89,29 @@ def _same(before: list[torch.Tensor], memory: EditableMemory) -> bool:
 
 def test_teaching_leaves_the_facts_with_the_memory(taught_folder: Path):
     assert stored_facts(taught_folder) == FACTS
+
+
+def test_what_general_text_reads_counts_where_no_gate_keeps_it_out(
+    opened: EditableMemory, chat_backbone: Path, tmp_path: Path
+):
+    opened.prepare()
+    assert opened._use is not None and opened._use.passages == 0  # no passage has a stored name in it
+    config = TeachConfig(
+        backbone=str(chat_backbone), sub_keys=24, heads=2, top_k=4, key_dim=8, gate=False, exposures=1,
+        dtype="float32", device="cpu",
+    )  # fmt: skip
+    teach_facts(FACTS, tmp_path / "ungated", config, quiet=True)
+    with open_memory(tmp_path / "ungated", EditConfig(slot_count=8)) as memory:
+        memory.prepare()
+        use = memory._use
+        assert use is not None and use.passages > 100 and int(use.general.max()) > use.passages // 2
+        alone = [
+            choose_slots(rows, counts, use.frequency, 7, "tfidf", 8) for rows, counts in memory._reads(FACTS, None)
+        ]
+        with memory._transaction(EditReport(1, "add", ())) as edit:
+            chosen = memory._choose(edit, FACTS)
+        read = use.general.double()
+        assert read[chosen].mean() < read[torch.cat(alone).unique()].mean()
 
 
 def test_an_update_takes_and_the_rest_stays(opened: EditableMemory, folder: Path):

@@ -15,6 +15,7 @@ from memlayers.encoding import plain_text_ids
 from memlayers.errors import InputError
 from memlayers.evaluate import cost_rows, evaluate_memory, score_text
 from memlayers.facts import Fact, Question
+from memlayers.generate import Generated
 from memlayers.metrics import mean_interval
 from memlayers.results import HIGHER_IS_BETTER, Results, Row, read_results, write_results
 from memlayers.session import Answer
@@ -37,16 +38,17 @@ class Oracle:
         yield
         self.enabled = True
 
-    def answer(self, model: Any, tokenizer: Any, questions: Sequence[str], **_: Any) -> list[str]:
+    def answer(self, model: Any, tokenizer: Any, questions: Sequence[str], **_: Any) -> list[Generated]:
         assert model is self
         self.asked += [(self.enabled, question) for question in questions]
-        return [(self.memory if self.enabled else self.backbone).get(question, "?") for question in questions]
+        known = self.memory if self.enabled else self.backbone
+        return [Generated(known.get(question, "?"), 1.0, True) for question in questions]
 
 
 def _evaluate(
     monkeypatch: pytest.MonkeyPatch, oracle: Oracle, **items: Any
 ) -> tuple[dict[tuple[str, str], Row], list[dict[str, Any]]]:
-    monkeypatch.setattr("memlayers.evaluate.answer_questions", oracle.answer)
+    monkeypatch.setattr("memlayers.evaluate.generate_answers", oracle.answer)
     rows, examples = evaluate_memory(oracle, None, quiet=True, **items)  # type: ignore[arg-type]
     assert len({(row.metric, row.split) for row in rows}) == len(rows)
     return {(row.metric, row.split): row for row in rows}, examples
@@ -114,13 +116,15 @@ def test_abstention_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     }  # fmt: skip
     guesses = {"u1": "yes", "u2": "no", "u0": "no", "u3": "no"}
 
-    def ask(_: Any, questions: Sequence[str], **options: Any) -> list[Answer]:
-        with_memory = {**guesses, "u3": "else"}
-        return [Answer(q, guesses.get(q, "?"), with_memory.get(q, "?"), *said[q]) for q in questions]
+    def judge(memory: Any, questions: Sequence[str], *sides: Sequence[Generated]) -> list[Answer]:
+        with_memory, backbone = ([answer.text for answer in side] for side in sides)
+        return [Answer(q, own, new, *said[q]) for q, own, new in zip(questions, backbone, with_memory, strict=True)]
 
-    monkeypatch.setattr("memlayers.evaluate.Memory.ask", ask)
+    monkeypatch.setattr("memlayers.evaluate.Memory.judge", judge)
+    oracle = Oracle({**guesses, "u3": "else"}, guesses)
     known = [Question("k0", ("?",)), Question("k1", ("?",))]
-    rows, _ = _evaluate(monkeypatch, Oracle({}, {}), facts=FACTS, untaught=untaught, known=known)
+    rows, _ = _evaluate(monkeypatch, oracle, facts=FACTS, untaught=untaught, known=known)
+    assert len(set(oracle.asked)) == len(oracle.asked)  # nothing twice
     # stored: .9 three times, .2 twice (Bob has no unseen phrasing); others: .5, .1, 0, 0
     pairs = [1.0] * 3 * 4 + [0.0, 1.0, 1.0, 1.0] * 2
     row = rows["abstention_auroc", "untaught_entities"]

@@ -36,9 +36,11 @@ def test_the_facts_that_read_most_of_what_moved(use: SlotUse):
 
 def test_what_is_saved_is_known_again_where_the_text_is_the_same(use: SlotUse, tmp_path: Path):
     path = tmp_path / "use.safetensors"
+    use.put_general([torch.tensor([0, 1]), torch.tensor([1, 5])])
     use.save(path, {"a", "b", "new"})
     again = SlotUse(8)
     again.load(path, {"a": "text of a", "b": "another text", "c": "text of c"})
+    assert again.general.tolist() == [1, 2, 0, 0, 0, 1, 0, 0] and again.passages == 2
     assert list(again.rows) == ["a"] and again.frequency.tolist() == [1, 1, 1, 0, 0, 0, 0, 0]
     path.write_bytes(b"nonsense")
     for damaged in (path, tmp_path / "nothing"):

@@ -33,6 +33,7 @@ from memlayers.errors import InputError, WorkError
 from memlayers.facts import Fact, question_key
 from memlayers.files import recover_directory, replaced_directory, writing_alone
 from memlayers.gate import facts_words, subject_runs_of, withdraw_marks
+from memlayers.general_text import SHIPPED, GeneralText, read_general_text
 from memlayers.generate import generate_answers, without_memory
 from memlayers.journal import (
     DIGESTED,
@@ -64,6 +65,7 @@ ADAPTER = "default"
 CONFIG = "adapter_config.json"
 USE_FILE = "slot_use.safetensors"  # which slots each fact reads: a cache, made anew where it is missing
 USE_PHRASINGS = 2  # of each stored fact, by which it is known what it reads
+GENERAL_PASSAGES = 200  # whose reads count beside the stored facts'
 MOST_NEIGHBOURS = 1024  # measured, however many facts an edit has
 GENERATED = 64  # questions answered in free generation to see that an edit took
 NEAR_BACKBONE = {True: 0.2, False: 0.6}  # nats per token from the bare backbone, where the gate stays open, or closes
@@ -405,6 +407,8 @@ class EditableMemory:
             for start in range(0, len(unknown), 256):
                 for fact, rows in self._rows_read(unknown[start : start + 256], USE_PHRASINGS):
                     use.put(fact.id, rows, _text_hash(fact))
+            if not use.passages and self._index is None:  # a gate that knows its subjects is closed on other text
+                use.put_general(self._general_reads())
             self._use = use
         if self._questions is None:
             self._questions = {}
@@ -655,12 +659,20 @@ class EditableMemory:
         owners = [number for number, each in enumerate(examples) for _ in each]
         return slots_read(self.model, ADAPTER, sequences, owners)
 
+    def _general_reads(self) -> list[Tensor]:
+        """The distinct slots that each passage of some general text reads, as the memory's gates let it."""
+        passages = read_general_text(SHIPPED).passages
+        texts = GeneralText(tuple(random.Random(0).sample(passages, min(GENERAL_PASSAGES, len(passages)))))
+        sequences = texts.encode(self.tokenizer, min(self._max_length, 256))
+        return [rows for rows, _ in slots_read(self.model, ADAPTER, sequences, range(len(sequences)))]
+
     def _choose(self, edit: _Open, facts: Sequence[Fact]) -> Tensor:
         """The rows an edit of these facts may write, which are noted to be put back should it fail."""
         assert self._use is not None
-        frequency = self._use.without([fact.id for fact in facts])
+        frequency = self._use.without([fact.id for fact in facts]) + self._use.general
+        others = len(self._facts) + self._use.passages
         chosen = [
-            choose_slots(rows, counts, frequency, len(self._facts), self.config.slots, self.config.slot_count)
+            choose_slots(rows, counts, frequency, others, self.config.slots, self.config.slot_count)
             for rows, counts in self._reads(facts, None)
         ]
         rows: Tensor = torch.cat(chosen).unique()

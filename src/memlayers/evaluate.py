@@ -10,6 +10,7 @@ import random
 import resource
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from memlayers.backbones import context_length
 from memlayers.encoding import plain_text_ids
 from memlayers.errors import InputError
 from memlayers.facts import Fact, Question
-from memlayers.generate import answer_questions, without_memory
+from memlayers.generate import Generated, generate_answers, without_memory
 from memlayers.metrics import Estimate, auroc_interval, exact_match, mean_interval, paired_difference
 from memlayers.progress import progress_bar
 from memlayers.results import Row
@@ -120,13 +121,10 @@ def evaluate_memory(
     Returns:
         The rows, and some examples for the report: question, answer, backbone, memory.
     """
+    asked = _Asked(model, tokenizer, batch_size, quiet)
 
     def ask(label: str, questions: Sequence[str], memory: bool) -> list[str]:
-        with progress_bar(label, len(questions), quiet=quiet) as advance:
-            if memory:
-                return answer_questions(model, tokenizer, questions, batch_size=batch_size, progress=advance)
-            with without_memory(model):
-                return answer_questions(model, tokenizer, questions, batch_size=batch_size, progress=advance)
+        return [answer.text for answer in asked.answers(label, questions, memory)]
 
     rows: list[Row] = []
     examples: list[dict[str, Any]] = []
@@ -141,9 +139,9 @@ def evaluate_memory(
         rows.append(_recall_row("taught", facts, taught, memory, seed))
         unseen = [fact for fact in facts if fact.unseen_questions]
         if unseen:
-            asked = [list(fact.unseen_questions) for fact in unseen]
-            answers = ask("Recall, phrasings never taught", [q for questions in asked for q in questions], memory=True)
-            rows.append(_recall_row("unseen_phrasing", unseen, asked, answers, seed))
+            never = [list(fact.unseen_questions) for fact in unseen]
+            answers = ask("Recall, phrasings never taught", [q for questions in never for q in questions], memory=True)
+            rows.append(_recall_row("unseen_phrasing", unseen, never, answers, seed))
         position = 0
         for fact, questions, own_answer in zip(facts, taught, backbone, strict=True):
             examples.append(
@@ -168,34 +166,56 @@ def evaluate_memory(
             change = paired_difference(scores[0], scores[1], seed)
             rows.append(Row.from_estimate(metric, split_of(name, "change"), change))
     if facts and untaught:
-        rows += _abstention_rows(Memory(model, tokenizer), facts, untaught, known, batch_size, seed, quiet)
+        shown = [Question(question, fact.answers) for question, fact in zip(first, facts, strict=True)]
+        rows += _abstention_rows(Memory(model, tokenizer), asked, shown, facts, untaught, known, seed)
     texts = text if isinstance(text, Mapping) else {} if text is None else {"": text}
     for name, words in texts.items():
         rows += score_text(model, tokenizer, words, max_tokens=max_text_tokens, quiet=quiet).rows(name)
     return rows, rng.sample(examples, min(12, len(examples))) if facts else []
 
 
+class _Asked:
+    """Answers that were given already, so that nothing is asked twice."""
+
+    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, batch_size: int, quiet: bool) -> None:
+        self.model, self.tokenizer, self.batch_size, self.quiet = model, tokenizer, batch_size, quiet
+        self.given: dict[bool, dict[str, Generated]] = {True: {}, False: {}}
+
+    def answers(self, label: str, questions: Sequence[str], memory: bool) -> list[Generated]:
+        """The answers of the model with its memory, or without; `label` is shown meanwhile."""
+        given = self.given[memory]
+        new = [question for question in dict.fromkeys(questions) if question not in given]
+        with progress_bar(label, len(new), quiet=self.quiet) as advance, self._side(memory):
+            found = generate_answers(self.model, self.tokenizer, new, batch_size=self.batch_size, progress=advance)
+        given.update(zip(new, found, strict=True))
+        return [given[question] for question in questions]
+
+    def _side(self, memory: bool) -> AbstractContextManager[Any]:
+        return nullcontext() if memory else without_memory(self.model)
+
+
 def _abstention_rows(
     memory: Memory,
+    asked: _Asked,
+    taught: Sequence[Question],
     facts: Sequence[Fact],
     untaught: Sequence[Question],
     known: Sequence[Question],
-    batch_size: int,
     seed: int,
-    quiet: bool,
 ) -> list[Row]:
     """Whether the memory knows what it was taught: one taught and one other phrasing per fact against `untaught`."""
     rng = random.Random(f"{seed}:abstention")
-    asked = {
-        "taught": [Question(rng.choice(fact.questions), fact.answers) for fact in facts],
+    splits = {
+        "taught": list(taught),
         "unseen_phrasing": [Question(rng.choice(f.unseen_questions), f.answers) for f in facts if f.unseen_questions],
         "untaught_entities": list(untaught),
         "known": list(known),
     }
     given: dict[str, list[Answer]] = {}
-    for split, items in asked.items():
-        with progress_bar(f"Abstention, {split}", 2 * len(items), quiet=quiet) as advance:
-            given[split] = memory.ask([q.question for q in items], batch_size=batch_size, progress=advance)
+    for split, items in splits.items():
+        questions = [item.question for item in items]
+        sides = [asked.answers(f"Abstention, {split}", questions, memory_on) for memory_on in (True, False)]
+        given[split] = memory.judge(questions, *sides)
     stored = [answer.score for split in ("taught", "unseen_phrasing") for answer in given[split]]
     others = [answer.score for answer in given["untaught_entities"]]
     rows = [Row.from_estimate("abstention_auroc", "untaught_entities", auroc_interval(stored, others, seed))]

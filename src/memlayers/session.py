@@ -80,6 +80,16 @@ class Memory:
         memory = generate_answers(self.model, self.tokenizer, questions, **options)
         with without_memory(self.model):
             backbone = generate_answers(self.model, self.tokenizer, questions, **options)
+        return self.judge(questions, memory, backbone)
+
+    def judge(
+        self, questions: Sequence[str], memory: Sequence[Generated], backbone: Sequence[Generated]
+    ) -> list[Answer]:
+        """Says of answers that were given already, one each of the memory's and of the bare backbone's, what they are.
+
+        Raises:
+            ValueError: not as many answers as questions.
+        """
         held = self._held(questions, memory)
         thresholds = answer_thresholds(self.model)
         return [_answer(*each, *thresholds) for each in zip(questions, backbone, memory, held, strict=True)]

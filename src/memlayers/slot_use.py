@@ -1,7 +1,8 @@
 """Which slots of the pool a fact reads, how many others read them, and so which of them an edit may write.
 
 Slots specific to an edit are found as words specific to a text are: by how often the edit reads them against how many
-of the stored facts do (Sparse Memory Finetuning, Lin et al. 2025, arXiv 2510.15103).
+of the stored facts, and of the passages of a general text, do (Sparse Memory Finetuning, Lin et al. 2025, arXiv
+2510.15103).
 """
 
 from __future__ import annotations
@@ -86,21 +87,32 @@ def _by_owner(keys: Tensor, slots: int) -> list[tuple[int, Tensor]]:
 
 
 class SlotUse:
-    """Which slots the stored facts read.
+    """Which slots the stored facts read, and which a general text does.
 
     Args:
         slots: rows of the pool.
 
     Attributes:
         frequency: how many facts read each slot, int64 [slots].
+        general: how many passages of the general text do, int32 [slots].
+        passages: how many passages it has; 0 until it was looked at.
         rows: of each fact, by its id, the distinct slots that it reads, int32.
         texts: of each fact, by its id, a hash of the text by which that was found.
     """
 
     def __init__(self, slots: int) -> None:
         self.frequency = torch.zeros(slots, dtype=torch.int64)
+        self.general = torch.zeros(slots, dtype=torch.int32)
+        self.passages = 0
         self.rows: dict[str, Tensor] = {}
         self.texts: dict[str, str] = {}
+
+    def put_general(self, passages: Sequence[Tensor]) -> None:
+        """Takes these passages of general text, each by the distinct slots that it reads, for those known so far."""
+        self.general.zero_()
+        for rows in passages:
+            self.general[rows] += 1
+        self.passages = len(passages)
 
     def put(self, key: str, rows: Tensor, text: str) -> None:
         """Counts a fact in, in place of what was known of it; `text` is a hash of what was read for it."""
@@ -121,6 +133,8 @@ class SlotUse:
         tensors = {
             "rows": torch.cat(rows) if rows else torch.zeros(0, dtype=torch.int32),
             "sizes": torch.tensor([len(each) for each in rows], dtype=torch.int64),
+            "general": self.general,
+            "passages": torch.tensor(self.passages),
         }
         save_file(tensors, path, metadata={"facts": json.dumps([[key, self.texts[key]] for key in kept])})
 
@@ -135,8 +149,11 @@ class SlotUse:
             with safe_open(path, framework="pt") as file:
                 found = json.loads(file.metadata()["facts"])
                 parts = file.get_tensor("rows").long().split(file.get_tensor("sizes").tolist())
+                general, passages = file.get_tensor("general"), int(file.get_tensor("passages"))
         except (OSError, ValueError, KeyError, TypeError, SafetensorError):
             return
+        if general.shape == self.general.shape:
+            self.general, self.passages = general, passages
         for (key, text), rows in zip(found, parts, strict=False):
             if texts.get(key) == text and (not len(rows) or int(rows.max()) < len(self.frequency)):
                 self.put(key, rows, text)
@@ -173,14 +190,14 @@ class SlotUse:
         return [keys[i] for i in order if impact[i] > 0]
 
 
-def choose_slots(rows: Tensor, counts: Tensor, frequency: Tensor, facts: int, rule: str, most: int | None) -> Tensor:
+def choose_slots(rows: Tensor, counts: Tensor, frequency: Tensor, others: int, rule: str, most: int | None) -> Tensor:
     """The slots an edit may write, ascending.
 
     Args:
         rows: distinct slots that the edit reads, int64 [n].
         counts: how often each, int64 [n].
-        frequency: how many of the other stored facts read each slot of the pool.
-        facts: how many others there are.
+        frequency: how many others, stored facts and passages of general text, read each slot of the pool.
+        others: how many there are.
         rule: "tfidf" (Lin et al. 2025: count x log of inverse frequency), "kl" (each slot's share of the divergence of
             the edit's reads from the others') or "all".
         most: so many slots at most; None for all (of "tfidf" and "kl": all that score above 0).
@@ -189,10 +206,10 @@ def choose_slots(rows: Tensor, counts: Tensor, frequency: Tensor, facts: int, ru
         return rows
     used = frequency[rows].double()
     if rule == "tfidf":
-        score = counts * ((facts + 1) / (used + 1)).log()
+        score = counts * ((others + 1) / (used + 1)).log()
     else:
         own = counts / counts.sum()
-        others = (used + 1) / (frequency.sum() + len(frequency))
-        score = own * (own / others).log()
+        theirs = (used + 1) / (frequency.sum() + len(frequency))
+        score = own * (own / theirs).log()
     order = score.argsort(descending=True, stable=True)[: most if most is not None else len(rows)]
     return rows[order[score[order] > 0]].sort().values
