@@ -14,7 +14,7 @@ from memlayers.files import atomic_directory, check_output_directory
 from memlayers.generate import answer_questions
 from memlayers.metrics import exact_match
 from memlayers.report import write_report
-from memlayers.results import Results, environment, write_results
+from memlayers.results import Results, Row, environment, write_results
 from memlayers.teach import Watch, teach_facts
 from memlayers.teaching import TeachConfig
 
@@ -36,16 +36,10 @@ def run_demo(out: str | Path, config: TeachConfig, *, facts: int | None = None, 
     taught = read_facts(POCKET / "demo.jsonl")
     if facts is not None:
         taught = random.Random(config.seed).sample(taught, min(facts, len(taught)))
-    known = random.Random(config.seed).sample(known_questions(), KNOWN_QUESTIONS)
-    text = (POCKET / "heldout.txt").read_text(encoding="utf-8")
     with atomic_directory(out) as folder:
-        memory = teach_facts(taught, folder / "memory", config, watch=watch(known, text), quiet=quiet)
-        rows, examples = evaluate_memory(
-            memory.model, memory.tokenizer,
-            facts=taught, known=known, untaught=read_questions(POCKET / "untaught.jsonl"), text=text,
-            phrasings=2, max_text_tokens=TEXT_TOKENS,
-            seed=config.seed, quiet=quiet,
-        )  # fmt: skip
+        watched = watch(_known(config.seed), _text())
+        memory = teach_facts(taught, folder / "memory", config, watch=watched, quiet=quiet)
+        rows, examples = score_demo(memory.model, memory.tokenizer, taught, config.seed, quiet=quiet)
         rows += cost_rows(memory.report, len(taught), str(memory.model.device))
         results = Results(
             environment=environment(str(memory.model.device)),
@@ -57,6 +51,25 @@ def run_demo(out: str | Path, config: TeachConfig, *, facts: int | None = None, 
         write_results(folder / "results.json", results)
         write_report(folder / "results.json", folder)
     return results
+
+
+def score_demo(
+    model: Any, tokenizer: Any, taught: list[Fact], seed: int, *, quiet: bool = False
+) -> tuple[list[Row], list[dict[str, Any]]]:
+    """The demo's rows and examples of a memory that was taught these of its facts."""
+    return evaluate_memory(
+        model, tokenizer,
+        facts=taught, known=_known(seed), untaught=read_questions(POCKET / "untaught.jsonl"), text=_text(),
+        phrasings=2, max_text_tokens=TEXT_TOKENS, seed=seed, quiet=quiet,
+    )  # fmt: skip
+
+
+def _known(seed: int) -> list[Question]:
+    return random.Random(seed).sample(known_questions(), KNOWN_QUESTIONS)
+
+
+def _text() -> str:
+    return (POCKET / "heldout.txt").read_text(encoding="utf-8")
 
 
 def known_questions() -> list[Question]:
