@@ -18,10 +18,10 @@ Sub-keys, projection and gate are random, calibrated or trained without the answ
 One results file a point in ``benchmarks/results/capacity``; what is there is not run again. A size is left once recall
 has fallen below ``--until``. Plot and table are drawn from the files.
 
-Examples (one core; about 0.1 s a fact and pool, and half a minute a point)::
+Examples (one core; about 0.4 s a fact, and half a minute a point)::
 
-    python benchmarks/capacity.py --sub-keys 32,64,128 --facts 100,200,500,1000,2000,5000,10000
-    python benchmarks/capacity.py --source real --sub-keys 256 --facts 1000,5000 --until 0.98
+    python benchmarks/capacity.py
+    python benchmarks/capacity.py --source real --sub-keys 256 --facts 5000 --exposures 5
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ def run(path: Path, sub_keys: int, n: int, args: argparse.Namespace) -> None:
     facts = facts_of(args.source, args.family, n)
     config = TeachConfig(
         sub_keys=sub_keys, exposures=args.exposures, gate=args.gate, recall_sample=128, seed=SEED,
+        gate_steps=500, checkpoint_seconds=3600,
         batch_size=min(32, max(4, n // 16)),  # at least 16 steps a pass
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
@@ -181,8 +182,8 @@ def draw(points: list[Results]) -> None:
 def main() -> None:
     """Runs the points that are missing, then draws all there are."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sub-keys", default="32,64,128", help="pools of m * m slots")
-    parser.add_argument("--facts", default="100,200,500,1000,2000,5000,10000", help="ascending")
+    parser.add_argument("--sub-keys", default="16,32,64", help="pools of m * m slots")
+    parser.add_argument("--facts", default="50,100,200,400,800,1600,3200", help="ascending")
     parser.add_argument("--source", choices=("synthetic", "real"), default="synthetic")
     parser.add_argument("--family", default="person_craft")
     parser.add_argument("--exposures", type=int, default=8)
