@@ -10,7 +10,8 @@ for the strangers, AUROC of stored against strangers (open at the prompt's last 
 articles' tokens whose logits stay the backbone's: those before the first open token of their window.
 
 ``recall`` teaches: the cell's facts and some of the other families', the gate's network and the thresholds made from
-the others alone (`teach_facts(gate_facts=...)`). Slow (minutes a cell); ``--cells`` picks some.
+the others alone (`teach_facts(gate_facts=...)`). Slow (minutes a cell); ``--cells`` picks some. ``control`` teaches the
+same, with the gate made from all of them: what of the recall is the gate's, and what the family's own.
 
 Each cell is one file under benchmarks/results/generality; a cell whose file is there is not computed again. table.md is
 drawn from the files.
@@ -36,7 +37,7 @@ from memlayers import Fact, TeachConfig, teach_facts
 from memlayers.backbones import POCKET, load_backbone
 from memlayers.calibrate import LayerFeatures, collect_features
 from memlayers.encoding import encode_example, encode_prompt, plain_text_ids
-from memlayers.evaluate import evaluate_memory
+from memlayers.evaluate import cost_rows, evaluate_memory
 from memlayers.facts import Question
 from memlayers.gate import Subjects, subject_runs, train_gates
 from memlayers.general_text import SHIPPED, read_general_text
@@ -197,12 +198,17 @@ def _may_read(index: SubjectIndex, ids: Sequence[int]) -> torch.Tensor:
     return index.about(row, index.names(row))[0] != 0
 
 
-def recall(cell: Cell, others: Sequence[Cell], work: Path, exposures: int) -> list[Row]:
-    """Teach the cell's facts under a gate that was made from the others' alone, and ask them."""
+def recall(cell: Cell, others: Sequence[Cell], work: Path, exposures: int, control: bool) -> list[Row]:
+    """Teach the cell's facts under a gate that was made from the others' alone, or from all, and ask them."""
     shown = [fact for other in others for fact in other.stored[:TAUGHT_OF_OTHERS]]
     config = TeachConfig(seed=SEED, exposures=exposures)
     memory = teach_facts(
-        [*cell.stored, *shown], work / f"{cell.name}", config, gate_facts=shown, replace=True, quiet=True
+        [*cell.stored, *shown],
+        work / f"{cell.name}",
+        config,
+        gate_facts=None if control else shown,
+        replace=True,
+        quiet=True,
     )
     rng = random.Random(SEED)
     strangers = [Question(rng.choice(f.questions + f.unseen_questions), f.answers) for f in cell.strangers]
@@ -210,7 +216,7 @@ def recall(cell: Cell, others: Sequence[Cell], work: Path, exposures: int) -> li
         memory.model, memory.tokenizer, facts=cell.stored, untaught=strangers, phrasings=1,
         text=(POCKET / "heldout.txt").read_text(encoding="utf-8"), max_text_tokens=TEXT_TOKENS, seed=SEED, quiet=True,
     )  # fmt: skip
-    return rows
+    return [*rows, *cost_rows(memory.report, len(cell.stored), "cpu")]
 
 
 def write_table(results: Path) -> None:
@@ -224,14 +230,18 @@ def write_table(results: Path) -> None:
         ("recall", "recall", "taught", "recall, taught wording"),
         ("recall", "recall", "unseen_phrasing", "recall, unseen wording"),
         ("recall", "abstention_auroc", "untaught_entities", "AUROC with the answer"),
+        ("recall", "exposures_per_fact", "all", "exposures"),
+        ("control", "recall", "taught", "gate from all: recall, taught wording"),
+        ("control", "recall", "unseen_phrasing", "gate from all: unseen wording"),
     )
     found: dict[str, dict[tuple[str, str, str], dict[str, Any]]] = {}
     kinds: dict[str, str] = {}
     for path in sorted(results.glob("*.json")):
         read = json.loads(path.read_text(encoding="utf-8"))
-        kinds[read["cell"]] = read["kind"]
+        name = path.stem.partition("-")[2].replace("-", ", ")
+        kinds[name] = read["kind"]
         for row in read["rows"]:
-            found.setdefault(read["cell"], {})[read["part"], row["metric"], row["split"]] = row
+            found.setdefault(name, {})[read["part"], row["metric"], row["split"]] = row
     lines = [
         "# Leave one family out",
         "",
@@ -254,6 +264,8 @@ def write_table(results: Path) -> None:
 def _shown_value(row: dict[str, Any] | None) -> str:
     if row is None:
         return "-"
+    if row["metric"] == "exposures_per_fact":
+        return f"{row['value']:g}"
     share = "auroc" not in row["metric"]
     values = [row[name] for name in ("value", "ci_low", "ci_high")]
     value, low, high = (f"{100 * each:.1f}" if share else f"{each:.3f}" for each in values)
@@ -263,7 +275,7 @@ def _shown_value(row: dict[str, Any] | None) -> str:
 def main() -> None:
     """Run a part for all cells, or for those named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("gates", "recall", "table"))
+    parser.add_argument("part", choices=("gates", "recall", "control", "table"))
     parser.add_argument("--cells", nargs="*", help="names of families or relations; all if not given")
     parser.add_argument("--steps", type=int, default=TeachConfig().gate_steps, help="of the gate's training")
     parser.add_argument("--exposures", type=int, default=TeachConfig().exposures, help="of teaching")
@@ -275,7 +287,8 @@ def main() -> None:
     cells = [*synthetic_cells(), *relation_cells()]
     bench: Bench | None = None
     for cell in cells if arguments.part != "table" else []:
-        path = arguments.results / f"{arguments.part}-{cell.name}.json"
+        often = "" if arguments.exposures == TeachConfig().exposures else f"-{arguments.exposures}x"
+        path = arguments.results / f"{arguments.part}-{cell.name}{often}.json"
         if path.exists() or (arguments.cells and cell.name not in arguments.cells):
             continue
         if arguments.part == "gates":
@@ -283,7 +296,7 @@ def main() -> None:
             rows = bench.measure(cell, arguments.steps)
         else:
             others = [other for other in cells if other.kind == cell.kind and other is not cell]
-            rows = recall(cell, others, arguments.work, arguments.exposures)
+            rows = recall(cell, others, arguments.work, arguments.exposures, arguments.part == "control")
         result = {
             "command": f"python benchmarks/generality.py {arguments.part} --cells {cell.name}", "cell": cell.name,
             "kind": cell.kind, "part": arguments.part, "seed": SEED, "steps": arguments.steps, "chats": arguments.chats,
