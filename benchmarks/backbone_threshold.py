@@ -2,8 +2,8 @@
 
 The threshold is settled on wrong answers that the bare backbone gives to 500 facts about to be taught
 (`gate.settle_thresholds`: all but a share of them stay below). For several such shares: how many wrong answers to 500
-questions about other entities pass, and how many questions that the backbone knows are still answered. Seeds 137, 7, 23;
-facts and entities are those of `memlayers eval --protocol full` at 1,000 facts. No memory is taught, since the question
+questions about other entities pass, and how many questions that the backbone knows are still answered. Seeds 137, 7,
+23; facts and entities are those of `memlayers eval --protocol full` at 1,000 facts. No memory is taught, since the question
 is put to the bare backbone.
 
 Example: ``python benchmarks/backbone_threshold.py``; writes benchmarks/results/gate/backbone_threshold.json
@@ -56,8 +56,9 @@ def main() -> None:
         for share in SHARES:
             threshold = float(sure["taught"][wrong["taught"]].quantile(1 - share))
             passed = {split: sure[split] >= threshold for split in sets}
+            fabricated = passed["untaught"] & wrong["untaught"]
             rows = [
-                Row.from_estimate("fabricated", "untaught_entities", mean_interval((passed["untaught"] & wrong["untaught"]).tolist(), seed)),
+                Row.from_estimate("fabricated", "untaught_entities", mean_interval(fabricated.tolist(), seed)),
                 Row.from_estimate("answered", "known", mean_interval(passed["known"].tolist(), seed)),
             ]  # fmt: skip
             runs.append({"seed": seed, "share": share, "threshold": threshold, "rows": [asdict(row) for row in rows]})
