@@ -3,8 +3,8 @@
 The threshold is settled on wrong answers that the bare backbone gives to 500 facts about to be taught
 (`gate.settle_thresholds`: all but a share of them stay below). For several such shares: how many wrong answers to 500
 questions about other entities pass, and how many questions that the backbone knows are still answered. Seeds 137, 7,
-23; facts and entities are those of `memlayers eval --protocol full` at 1,000 facts. No memory is taught, since the question
-is put to the bare backbone.
+23; facts and entities are those of `memlayers eval --protocol full` at 1,000 facts. No memory is taught, since the
+question is put to the bare backbone.
 
 Example: ``python benchmarks/backbone_threshold.py``; writes benchmarks/results/gate/backbone_threshold.json
 """
