@@ -45,7 +45,7 @@ from memlayers.metrics import auroc_interval, mean_interval
 from memlayers.results import Row, environment
 from memlayers.synthetic import FAMILIES, make_facts, make_fakes
 from memlayers.tuner import MemoryConfig, memory_layers
-from memlayers.tuner.subjects import SubjectIndex, distinct_runs
+from memlayers.tuner.subjects import SubjectIndex, distinct_runs, stays_open
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "generality"
@@ -136,7 +136,7 @@ class Bench:
         index = self._index(subject_runs(self.tokenizer, facts, contexts))
         chosen = [each[i % (len(each) // 2)] for i, each in enumerate(contexts)]
         rows = self._by_sequence(chosen)
-        return chosen, [r[_may_read(index, ids)] for r, ids in zip(rows, chosen, strict=True)]
+        return chosen, [r[index.subjects_in(torch.tensor([ids]))[0] != 0] for r, ids in zip(rows, chosen, strict=True)]
 
     def _index(self, subjects: Subjects) -> SubjectIndex:
         index = SubjectIndex(distinct_runs(subjects.runs), len(self.tokenizer))
@@ -169,7 +169,7 @@ class Bench:
         ends = [[float(opened[-1]) for opened, _ in each] for each in (stored, strangers)]
         same = []
         for ids, rows in zip(self.windows, self.text, strict=True):
-            opened = _may_read(index, ids) & gate.is_open(rows)
+            opened, _ = _gated(gate, index, ids, rows)
             first = int(opened.nonzero()[0]) if bool(opened.any()) else len(ids)
             same.append(first / len(ids))
         whole_text = WINDOW * len(same)
@@ -186,16 +186,16 @@ class Bench:
     def _opened(self, gate: Any, index: SubjectIndex, questions: Sequence[str]) -> list[tuple[Any, Any]]:
         """Per question and token: whether the gate opens, and whether it comes behind a stored subject's name."""
         prompts = [encode_prompt(self.tokenizer, question) for question in questions]
-        rows = self._by_sequence(prompts)
-        return [
-            (_may_read(index, ids) & gate.is_open(r), _may_read(index, ids))
-            for r, ids in zip(rows, prompts, strict=True)
-        ]
+        return [_gated(gate, index, *pair) for pair in zip(prompts, self._by_sequence(prompts), strict=True)]
 
 
-def _may_read(index: SubjectIndex, ids: Sequence[int]) -> torch.Tensor:
+def _gated(gate: Any, index: SubjectIndex, ids: Sequence[int], rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which tokens of a text read, and which come behind a stored subject's name, bool [t] each."""
     row = torch.tensor([list(ids)])
-    return index.about(row, index.names(row))[0] != 0
+    names = index.names(row)
+    since = index.since(row, names)
+    may_read = index.about(names, since) != 0
+    return (may_read & stays_open(may_read & gate.is_open(rows), since))[0], may_read[0]
 
 
 def recall(cell: Cell, others: Sequence[Cell], work: Path, exposures: int, control: bool) -> list[Row]:

@@ -231,6 +231,58 @@ def test_the_layers_follow_the_first_ones_decision(tiny_backbone: Build) -> None
     assert _watch(model).decided["default"].tolist() == [4, 5]
 
 
+def _half_open(model: Any) -> Any:
+    """Gives the gate a mind of its own: it opens for about a third of the tokens. Its decisions are returned."""
+    gate: Any = memory_layers(model)[0].memlayers_gate["default"]
+    with torch.no_grad():
+        for parameter in gate.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+    gate.trained.fill_(1)
+    seen: list[Tensor] = []
+    gate.register_forward_hook(lambda _, __, logits: seen.append(logits))
+    gate.threshold.fill_(-1e9)
+    with torch.no_grad():
+        model(torch.tensor([[3, *RUN, *range(10, 30)]]))
+    gate.threshold.copy_(torch.cat(seen).quantile(0.67))
+    seen.clear()
+    return gate
+
+
+def test_a_gate_that_has_opened_stays_open_until_the_next_name(tiny_backbone: Build) -> None:
+    model = _model(tiny_backbone(), reach=9)
+    gate = _half_open(model)
+    ids = torch.tensor([[3, *RUN, *range(10, 22), *RUN, *range(30, 42)]])
+    tried: list[Tensor] = []
+    gate.register_forward_hook(lambda _, __, logits: tried.append(logits > gate.threshold))
+    with torch.no_grad():
+        model(ids)
+    about = _watch(model).about["default"][0] != 0
+    (opened,) = tried  # one entry per token that may read
+    alone = torch.zeros_like(about)
+    alone[about] = opened
+    expected = alone.clone()
+    for t in range(1, ids.shape[1]):
+        same_name = bool(about[t] and about[t - 1]) and t != 16 + len(RUN)
+        expected[t] = alone[t] | (expected[t - 1] & same_name)
+    assert _watch(model).decided["default"].tolist() == expected.nonzero().flatten().tolist()
+    assert alone.sum() < expected.sum() < about.sum()
+
+
+@pytest.mark.parametrize("pieces", [(1,) * 28, (3, 25), (6, 1, 21)])
+def test_a_gate_stays_open_across_the_pieces_of_a_text(tiny_backbone: Build, pieces: tuple[int, ...]) -> None:
+    model = _model(tiny_backbone(), reach=9)
+    _half_open(model)
+    ids = torch.tensor([[3, *RUN, *range(10, 22), *RUN, *range(30, 39)], [3] * 20 + [*RUN, 50, 51, 52, 53, 54]])
+    with torch.no_grad():
+        whole = model(ids).logits
+        cache, logits = None, []
+        for piece in ids.split(list(pieces), dim=1):
+            out = model(piece, past_key_values=cache, use_cache=True)
+            cache = out.past_key_values
+            logits.append(out.logits)
+    torch.testing.assert_close(torch.cat(logits, 1), whole)
+
+
 def test_two_memories_have_subjects_of_their_own(tiny_backbone: Build) -> None:
     model = _model(tiny_backbone())
     config = MemoryConfig(layers=[0, 2], sub_keys=8, heads=2, top_k=3, subjects=1)

@@ -271,13 +271,14 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         if self.memlayers_config[adapter].subjects and adapter not in self.memlayers_pool:
             opened = decided.get(adapter)
             return None if opened is None else opened.to(x.device)
-        about = self.watch.subjects(adapter, len(x))
-        opened = None if about is None else about != 0
-        gate = self._gate(adapter)
-        if gate is not None:
-            opened = _where_open(gate, x, opened)
-        elif opened is not None:
-            opened = opened.nonzero().squeeze(-1)
+        about, gate = self.watch.subjects(adapter, len(x)), self._gate(adapter)
+        if about is None:
+            opened = None if gate is None else gate.is_open(x).nonzero().squeeze(-1)
+        else:
+            may_read = (about != 0).to(x.device)
+            if gate is not None:
+                may_read = self.watch.hold_open(adapter, _where_open(gate, x, may_read)).to(x.device)
+            opened = may_read.nonzero().squeeze(-1)
         decided[adapter] = opened
         return opened
 
@@ -344,12 +345,12 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         return (None if parameter is None else parameter.device), None
 
 
-def _where_open(gate: RelevanceGate, x: Tensor, candidates: Tensor | None) -> Tensor:
-    """The tokens, int64 [open], that the gate opens for, among the candidates, bool [n], if there are any."""
-    if candidates is None:
-        return gate.is_open(x).nonzero().squeeze(-1)
-    rows = candidates.to(x.device).nonzero().squeeze(-1)
-    return rows[gate.is_open(x[rows])] if rows.numel() else rows
+def _where_open(gate: RelevanceGate, x: Tensor, candidates: Tensor) -> Tensor:
+    """Bool [n]: the tokens that the gate opens for, among the candidates, bool [n]."""
+    opened, rows = torch.zeros_like(candidates), candidates.nonzero().squeeze(-1)
+    if rows.numel():
+        opened[rows] = gate.is_open(x[rows])
+    return opened
 
 
 def _imbalance(scores: Tensor) -> Tensor:

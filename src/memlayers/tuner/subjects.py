@@ -5,7 +5,8 @@ an adapter holds a fingerprint of every run of tokens that spells a stored subje
 read from the token behind such a run on, for as many tokens as a question and its answer may still take; unless that
 token shows that a longer name goes on ("Wolves Road", where Wolves are stored), or the words before the run that it had
 begun ("the Grey Wolves"): then the run was none. The decision is causal, the same for all memory layers, exact but for
-a collision of 64-bit hashes, and needs no forward.
+a collision of 64-bit hashes, and needs no forward. Where the trained gate (relevance.py) has opened behind a name, it
+stays open as long as that name's subject may be read (`stays_open`).
 
 Only token ids are looked at, and a memory layer does not see them. `SubjectWatch` does: it stands at the entrance of
 the backbone's trunk, and keeps what passed through with the key-value cache, so that a text may come in pieces.
@@ -131,12 +132,25 @@ class SubjectIndex(nn.Module):
         led = (leader >= 0) & (self._marks(ids.gather(1, leader.clamp_min(0))) & LEADS != 0)
         return torch.where((longest > 0) & ~led, subject, 0)
 
-    def about(self, ids: Tensor, names: Tensor) -> Tensor:
-        """Of whom each token may read, int64 [b, t], 0 of nobody, given the ids and `names`, [b, t] each."""
+    def since(self, ids: Tensor, names: Tensor) -> Tensor:
+        """Where the latest name before each token ended, int64 [b, t], given the ids and `names`, [b, t] each.
+
+        Far below 0 where there is none. A name that its next token shows to go on was none.
+        """
         place = torch.arange(ids.shape[1], device=ids.device)
         whole = (names[:, :-1] != 0) & (self._marks(ids[:, 1:]) & GOES_ON == 0)
-        latest = F.pad(torch.where(whole, place[:-1], _LONG_AGO), (1, 0), value=_LONG_AGO).cummax(1).values
-        return torch.where(place - latest <= self.reach, names.gather(1, latest.clamp_min(0)), 0)
+        ended = torch.where(whole, place[:-1], _LONG_AGO)
+        return F.pad(ended, (1, 0), value=_LONG_AGO).cummax(1).values
+
+    def about(self, names: Tensor, since: Tensor) -> Tensor:
+        """Of whom each token may read, int64 [b, t], 0 of nobody, given `names` and `since`, [b, t] each."""
+        place = torch.arange(names.shape[1], device=names.device)
+        return torch.where(place - since <= self.reach, names.gather(1, since.clamp_min(0)), 0)
+
+    def subjects_in(self, ids: Tensor) -> Tensor:
+        """Of whom each token of whole texts may read, int64 [b, t] for token ids [b, t]; 0: of nobody."""
+        names = self.names(ids)
+        return self.about(names, self.since(ids, names))
 
     def _marks(self, ids: Tensor) -> Tensor:
         return marks_of(self.marks, ids)
@@ -163,6 +177,15 @@ def leaders(marks: Tensor, ids: Tensor) -> Tensor:
     capital = (kinds & CAPITAL != 0).gather(1, last_word) & behind_word.gather(1, last_word)
     led = torch.where(behind_word & word & capital, last_word, -1)
     return torch.where(part & behind_word, place, led)
+
+
+def stays_open(opened: Tensor, since: Tensor) -> Tensor:
+    """Whether a gate that opened at some token has opened since the latest name: bool [b, t] for bool and int64 [b, t].
+
+    Once it was seen behind a name that the text is a question about it, what follows is that question and its answer.
+    """
+    place = torch.arange(opened.shape[1], device=opened.device)
+    return torch.where(opened, place, -1).cummax(1).values > since.clamp_min(-1)
 
 
 def fingerprint(run: Sequence[int]) -> int:
@@ -215,10 +238,17 @@ def subject_code(about: Tensor, width: int) -> Tensor:
 
 @dataclass(slots=True)
 class _Trail:
-    """What passed through with one cache: token ids [b, t], and whom runs named that ended, [b, t], per adapter."""
+    """What passed through with one cache.
+
+    Attributes:
+        ids: token ids [b, t].
+        names: per adapter, whom runs named that ended, int64 [b, t].
+        opened: per adapter, where its gate opened, bool [b, t].
+    """
 
     ids: Tensor
     names: dict[str, Tensor] = field(default_factory=dict)
+    opened: dict[str, Tensor] = field(default_factory=dict)
 
     def last(self, tokens: int, rows: int) -> _Trail:
         """The trail as of `tokens` tokens in `rows` rows: a cache may be cropped, or its rows repeated for beams."""
@@ -231,7 +261,11 @@ class _Trail:
                 kept = kept.new_full((rows, kept.shape[1]), fill)
             return F.pad(kept, (tokens - kept.shape[1], 0), value=fill)
 
-        return _Trail(fit(self.ids, _NO_TOKEN), {adapter: fit(names, 0) for adapter, names in self.names.items()})
+        return _Trail(
+            fit(self.ids, _NO_TOKEN),
+            {adapter: fit(names, 0) for adapter, names in self.names.items()},
+            {adapter: fit(opened, 0) for adapter, opened in self.opened.items()},
+        )
 
 
 class SubjectWatch:
@@ -246,6 +280,10 @@ class SubjectWatch:
         self.handles: list[Any] = []
         self.about: dict[str, Tensor] = {}
         """Per memory, of the last forward: int64 [b, t], of which subject each token may read; 0: of none."""
+        self.since: dict[str, Tensor] = {}
+        """Per memory, of all tokens so far: int64 [b, t'], where the latest name before each ended."""
+        self.opened: dict[str, Tensor] = {}
+        """Per memory, of the tokens before the last forward's: bool [b, t' - t], where its gate opened."""
         self.decided: dict[str, Tensor | None] = {}
         """Per memory, of the last forward: the tokens that its first layer lets read, int64 [open]; None for all."""
         self._trail: _Trail | None = None
@@ -273,7 +311,7 @@ class SubjectWatch:
     @torch.no_grad()
     def before(self, trunk: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Looks at the tokens that are about to go through."""
-        self.about, self.decided, self._trail = {}, {}, None
+        self.about, self.since, self.opened, self.decided, self._trail = {}, {}, {}, {}, None
         filled = {name: index for name in self.indexes if (index := self.index(name)) is not None}
         ids = kwargs.get("input_ids", args[0] if args else None)
         if not filled or ids is None:
@@ -289,8 +327,10 @@ class SubjectWatch:
         for adapter, index in filled.items():
             before = trail.names.get(adapter, torch.zeros_like(trail.ids))
             names = torch.cat([before, index.names(seen)[:, -new:]], 1)
-            self._trail.names[adapter] = names
-            self.about[adapter] = index.about(self._trail.ids, names)[:, -new:]
+            since = index.since(self._trail.ids, names)
+            self._trail.names[adapter], self.since[adapter] = names, since
+            self.opened[adapter] = trail.opened.get(adapter, torch.zeros_like(trail.ids, dtype=torch.bool))
+            self.about[adapter] = index.about(names, since)[:, -new:]
 
     def after(self, trunk: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Leaves the trail with the cache."""
@@ -299,6 +339,15 @@ class SubjectWatch:
         if self._trail is not None and hasattr(cache, "get_seq_length"):
             setattr(cache, _TRAIL, self._trail)
         self._trail = None
+
+    def hold_open(self, adapter: str, opened: Tensor) -> Tensor:
+        """The tokens of the last forward that may read, bool [tokens], given those that the gate opens for."""
+        about = self.about[adapter]
+        opened = torch.cat([self.opened[adapter], opened.to(about.device).view_as(about)], 1)
+        if self._trail is not None:  # not where a block is computed once more for its gradient
+            self._trail.opened[adapter] = opened
+        held = stays_open(opened, self.since[adapter])[:, -about.shape[1] :]
+        return (held & (about != 0)).flatten()
 
     def subjects(self, adapter: str, tokens: int) -> Tensor | None:
         """Of which subject each of the last forward's tokens may read, int64 [tokens]; None where nothing is held back.
