@@ -202,14 +202,11 @@ def recall(cell: Cell, others: Sequence[Cell], work: Path, exposures: int, contr
     """Teach the cell's facts under a gate that was made from the others' alone, or from all, and ask them."""
     shown = [fact for other in others for fact in other.stored[:TAUGHT_OF_OTHERS]]
     config = TeachConfig(seed=SEED, exposures=exposures)
+    out = work / cell.name
     memory = teach_facts(
-        [*cell.stored, *shown],
-        work / f"{cell.name}",
-        config,
-        gate_facts=None if control else shown,
-        replace=True,
-        quiet=True,
-    )
+        [*cell.stored, *shown], out, config, gate_facts=None if control else shown, replace=True, quiet=True,
+        resume=Path(f"{out}.teaching").is_dir(),
+    )  # fmt: skip
     rng = random.Random(SEED)
     strangers = [Question(rng.choice(f.questions + f.unseen_questions), f.answers) for f in cell.strangers]
     rows, _ = evaluate_memory(
