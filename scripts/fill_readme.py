@@ -23,6 +23,7 @@ PEERS = {
 COLUMNS = {
     "default (addressed, gate first)": "addressed",
     "without gate": "addressed-no-gate",
+    "with the seed's soft gate, after teaching": "addressed-soft-gate",
     "seed's `dense`": "dense",
 }
 SEEDS = (7, 23)  # beside 137

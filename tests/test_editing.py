@@ -200,6 +200,23 @@ def test_the_check_of_relations_follows_the_facts(opened: EditableMemory):
     assert size > len(prints) and torch.equal(check.prints, prints) and torch.equal(check.keys, keys)
 
 
+def test_what_was_forgotten_of_a_subject_is_no_longer_asked_of_it(opened: EditableMemory):
+    check: Any = memory_layers(opened.model)[0].memlayers_relations["default"]
+    prompts = [encode_prompt(opened.tokenizer, fact.questions[0]) for fact in (FACTS[0], FACTS[-1])]
+
+    def scores() -> list[float]:
+        found: list[float] = check.scores(prompts, prompt_states(opened.model, "default", prompts)).tolist()
+        return found
+
+    before, size = scores(), len(check.prints)
+    opened.forget(ids=["ada-2"])
+    after = scores()
+    assert after[0] == before[0] and after[1] < before[1] - 0.2
+    assert len(check.prints) < size
+    opened.undo()
+    assert scores() == before
+
+
 def test_an_undo_after_the_memory_was_opened_anew(folder: Path):
     before = digests(folder)
     with open_memory(folder, CONFIG) as memory:

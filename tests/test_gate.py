@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -308,6 +309,9 @@ def test_a_subject_that_begins_a_sentence_is_still_the_subject(chat_backbone: Pa
     fact = Fact("1", "the Red Owl in Ashford", "x", ("What do they serve at the Red Owl in Ashford?",))
     capital = Fact("1", fact.subject, "x", ("The Red Owl in Ashford is known for what?",))
     assert "The Red Owl in Ashford" in _runs_of(tokenizer, capital)[0]
+    both = replace(fact, questions=fact.questions + capital.questions)
+    contexts = [[encode_prompt(tokenizer, question) for question in both.questions]]
+    assert len(set(subject_runs(tokenizer, [both], contexts).runs.values())) == 1  # one subject, however it is spelled
     assert not any(run.strip() == "Ashford" for run in _runs_of(tokenizer, fact, capital)[0])
 
 

@@ -56,6 +56,7 @@ ORDER = (
     "relations",
     "session",
     "writing",
+    "known_subjects",
     "teach",
     "regate",
     "evaluate",

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,7 @@ from memlayers.encoding import Encoded, encode_example
 from memlayers.errors import InputError, WorkError
 from memlayers.facts import Fact, question_key
 from memlayers.files import recover_directory, replaced_directory, writing_alone
-from memlayers.gate import facts_words, subject_runs_of, withdraw_marks
+from memlayers.gate import facts_words
 from memlayers.general_text import SHIPPED, GeneralText, read_general_text
 from memlayers.generate import generate_answers, without_memory
 from memlayers.journal import (
@@ -51,14 +51,12 @@ from memlayers.journal import (
     stored_facts,
     write_facts_and_journal,
 )
+from memlayers.known_subjects import KnownSubjects, SubjectKeeper
 from memlayers.metrics import exact_match
 from memlayers.protection import gates_off
-from memlayers.relations import relation_key
 from memlayers.session import WEIGHTS, Memory, load_memory
 from memlayers.slot_use import RULES, SlotUse, choose_slots, slots_read
 from memlayers.tuner.model import memory_layers, value_pool
-from memlayers.tuner.relations import RelationCheck
-from memlayers.tuner.subjects import SubjectIndex, index_entries
 from memlayers.writing import Kept, RowWriter, answer_logits, answered
 
 ADAPTER = "default"
@@ -158,22 +156,6 @@ class EditRefused(WorkError):
         self.report = report
 
 
-class _IndexState(NamedTuple):
-    """What an edit may change in the index of subjects, and in the check of relations, where there is one."""
-
-    entries: Tensor
-    marks: Tensor
-    reach: int
-    prints: Tensor
-    keys: Tensor
-
-    def equals(self, other: _IndexState) -> bool:
-        """To the bit."""
-        return self.reach == other.reach and all(
-            torch.equal(getattr(self, name), getattr(other, name)) for name in ("entries", "marks", "prints", "keys")
-        )
-
-
 @dataclass(slots=True)
 class _Pending:
     """An edit that is in the model and not yet in the folder."""
@@ -181,7 +163,7 @@ class _Pending:
     record: Record
     changes: list[Change]
     kept: Kept
-    index: tuple[_IndexState, _IndexState] | None
+    index: tuple[KnownSubjects, KnownSubjects] | None
     """Before it and after it, where it changed the index."""
     purge: bool
 
@@ -191,7 +173,7 @@ class _Open:
     """An edit under way: what to put back should it fail."""
 
     report: EditReport
-    index: _IndexState | None
+    index: KnownSubjects | None
     kept: Kept | None = None
     began: float = field(default_factory=time.perf_counter)
 
@@ -221,6 +203,7 @@ class EditableMemory:
         self._pool = value_pool(self.model, ADAPTER)
         self._max_length = context_length(self.model)
         self._examples: dict[str, list[Encoded]] = {}
+        self._subjects = SubjectKeeper(self.model, self.tokenizer, ADAPTER, self._encoded)
         self._use: SlotUse | None = None
         self._questions: dict[str, list[str]] | None = None
         self._words: Counter[str] | None = None
@@ -367,16 +350,7 @@ class EditableMemory:
             device = self._pool.parameter.device
             stored = {name: value.to(device) for name, value in tensors.items()}
             Kept(stored["rows"], stored["values"], stored.get("scales")).put_back(self._pool)
-            index = self._index
-            if index is not None and "reach" in stored:
-                known = _without(index.entries, stored["added"])
-                index.store(torch.cat([known, stored["removed"]]))
-                index.reach.copy_(stored["reach"])
-                if "marks" in stored:
-                    index.marks.copy_(stored["marks"])
-                if self._check is not None and "prints" in stored:
-                    self._check.store(stored["prints"], stored["keys"])
-                self._set_room()
+            self._subjects.undo(stored)
             undone = Record(
                 report.number, "undo", _now(), record.ids, report.slots, undoes=record.number, before=self._digest()
             )
@@ -407,7 +381,9 @@ class EditableMemory:
             for start in range(0, len(unknown), 256):
                 for fact, rows in self._rows_read(unknown[start : start + 256], USE_PHRASINGS):
                     use.put(fact.id, rows, _text_hash(fact))
-            if not use.passages and self._index is None:  # a gate that knows its subjects is closed on other text
+            if (
+                not use.passages and self._subjects.index is None
+            ):  # a gate that knows its subjects is closed on other text
                 use.put_general(self._general_reads())
             self._use = use
         if self._questions is None:
@@ -444,7 +420,7 @@ class EditableMemory:
             }
             evidence |= {"seconds": round(report.seconds, 3), "slots": self.config.slots, **report.evidence}
             record = Record(report.number, kind, _now(), ids, report.slots, evidence=evidence)
-            pending = _Pending(record, changes, kept, self._index_change(edit.index), purge)
+            pending = _Pending(record, changes, kept, self._subjects.change(edit.index), purge)
             facts, self._facts = self._facts, apply_changes(self._facts, changes)
             self._pending.append(pending)
             began = time.perf_counter()
@@ -462,15 +438,14 @@ class EditableMemory:
     @contextmanager
     def _transaction(self, report: EditReport) -> Iterator[_Open]:
         """Puts the model back as it was, bit for bit, should the block fail."""
-        edit = _Open(report, self._index_state())
+        edit = _Open(report, self._subjects.state())
         self._pool.parameter.requires_grad_(True)
         try:
             yield edit
         except BaseException:
             if edit.kept is not None:
                 edit.kept.put_back(self._pool)
-            if edit.index is not None:
-                self._restore_index(edit.index)
+            self._subjects.restore(edit.index)
             for fact_id in report.ids:
                 self._examples.pop(fact_id, None)
             raise
@@ -482,7 +457,8 @@ class EditableMemory:
         report = edit.report
         for fact in new:
             self._examples.pop(fact.id, None)
-        self._enter_subjects(new)
+        assert self._words is not None
+        self._subjects.enter(new, self._facts, self._words)
         examples = [self._encoded(fact) for fact in new]
         rows = self._choose(edit, new)
         self._teach(edit, examples, rows, [])
@@ -537,7 +513,7 @@ class EditableMemory:
 
     def _unlearn(self, edit: _Open, old: list[Fact]) -> None:
         """Takes facts out: what is theirs alone is zero, shared rows say what the backbone says, the gate closes."""
-        assert self._use is not None
+        assert self._use is not None and self._words is not None
         report = edit.report
         examples = [self._encoded(fact) for fact in old]
         taught = [one for phrasings in examples for one in phrasings]
@@ -560,7 +536,7 @@ class EditableMemory:
         near = NEAR_BACKBONE[any(fact.subject and fact.subject in shared for fact in old)]
         self._unteach(edit, taught, targets, rows, [], near)
         self._guard(edit, old, lambda more, broken: self._unteach(edit, taught, targets, more, broken, near), rows)
-        self._remove_subjects(old)
+        self._subjects.remove(old, self._facts, self._words)
         for name, asked in kinds.items():
             evidence[name]["after"] = self._standing(asked)
             evidence[name]["always_on"] = self._standing(asked, gate=False)
@@ -637,14 +613,12 @@ class EditableMemory:
         if not wrong:
             return []
         assert edit.kept is not None
-        now, index = Kept.of(self._pool, edit.kept.rows), self._index_state()
+        now, index = Kept.of(self._pool, edit.kept.rows), self._subjects.state()
         edit.kept.put_back(self._pool)
-        if edit.index is not None:
-            self._restore_index(edit.index)
+        self._subjects.restore(edit.index)
         before = self._answered([one for _, one in wrong])
         now.put_back(self._pool)
-        if index is not None:
-            self._restore_index(index)
+        self._subjects.restore(index)
         return [pair for pair, right in zip(wrong, before, strict=True) if right]
 
     # -- rows ---------------------------------------------------------------------------------------------------------
@@ -739,95 +713,6 @@ class EditableMemory:
         }
 
     # -- subjects -----------------------------------------------------------------------------------------------------
-
-    @property
-    def _index(self) -> SubjectIndex | None:
-        home: Any = memory_layers(self.model, ADAPTER)[0].memlayers_subjects
-        found: SubjectIndex | None = home[ADAPTER] if ADAPTER in home else None
-        return found
-
-    @property
-    def _check(self) -> RelationCheck | None:
-        home: Any = memory_layers(self.model, ADAPTER)[0].memlayers_relations
-        found: RelationCheck | None = home[ADAPTER] if ADAPTER in home else None
-        return found
-
-    def _index_state(self) -> _IndexState | None:
-        index, check = self._index, self._check
-        if index is None:
-            return None
-        keys = (index.entries[:0], index.entries[:0]) if check is None else (check.prints.clone(), check.keys.clone())
-        return _IndexState(index.entries, index.marks.clone(), int(index.reach), *keys)
-
-    def _index_change(self, before: _IndexState | None) -> tuple[_IndexState, _IndexState] | None:
-        now = self._index_state()
-        if before is None or now is None:
-            return None
-        return None if before.equals(now) else (before, now)
-
-    def _restore_index(self, state: _IndexState) -> None:
-        index = self._index
-        assert index is not None
-        index.store(state.entries)
-        index.marks.copy_(state.marks)
-        index.reach.fill_(state.reach)
-        if self._check is not None:
-            self._check.store(state.prints, state.keys)
-        self._set_room()
-
-    def _set_room(self) -> None:
-        """The config says how many fingerprints and keys there are, so that the memory is built with room for them."""
-        index, check = self._index, self._check
-        assert index is not None
-        for config in (self.model.peft_config[ADAPTER], self._settings):
-            config.subjects = len(index.fingerprints)
-            config.relations = 0 if check is None else len(check.prints)
-
-    def _runs(self, fact: Fact) -> Any:
-        assert self._words is not None and self._index is not None
-        contexts = [one.input_ids for one in self._encoded(fact)]
-        marks = self._index.marks.cpu()
-        return subject_runs_of(self.tokenizer, fact, contexts, self._words, max(len(self._facts), 1), marks)
-
-    def _enter_subjects(self, facts: Sequence[Fact]) -> None:
-        index = self._index
-        if index is None:
-            return
-        found = [self._runs(fact) for fact in facts]
-        entries = torch.cat([index_entries(each.runs) for each in found]).to(index.fingerprints.device)
-        index.store(torch.cat([index.entries, entries]))  # whom a run names already, it names on
-        index.reach.fill_(max(int(index.reach), *(each.reach for each in found)))
-        withdraw_marks(index.marks, found)
-        self._enter_relations(facts, [index_entries(each.runs)[:, 0] for each in found])
-        self._set_room()
-
-    def _enter_relations(self, facts: Sequence[Fact], runs: Sequence[Tensor]) -> None:
-        """Has the check of relations know what is asked of these facts' subjects; stored facts are known to it."""
-        check, stored = self._check, {fact.id for fact in self._facts}
-        new = [(fact, prints) for fact, prints in zip(facts, runs, strict=True) if fact.id not in stored]
-        if check is None or not new:
-            return
-        keys = [relation_key(self.model, self.tokenizer, ADAPTER, fact.questions).expand(len(p), -1) for fact, p in new]
-        prints = torch.cat([prints for _, prints in new]).to(check.prints)
-        check.store(torch.cat([check.prints, prints]), torch.cat([check.keys, *(key.to(check.keys) for key in keys)]))
-
-    def _remove_subjects(self, facts: Sequence[Fact]) -> None:
-        """Takes out the fingerprints that no fact left needs."""
-        index = self._index
-        if index is None:
-            return
-        gone = {run for fact in facts for run in self._runs(fact).runs}
-        ids = {fact.id for fact in facts}
-        texts = {text for run in gone if (text := str(self.tokenizer.decode(list(run))).strip())}
-        named = [f for f in self._facts if f.id not in ids and any(t in q for t in texts for q in f.questions)]
-        needed = {run for fact in named for run in self._runs(fact).runs}
-        unneeded = index_entries({run: run for run in gone - needed}).to(index.fingerprints.device)
-        index.store(_without(index.entries, unneeded))
-        if (check := self._check) is not None:
-            kept = torch.isin(check.prints, index.fingerprints)
-            kept[0] |= not bool(kept.any())  # a placeholder, as in the index
-            check.store(check.prints[kept], check.keys[kept])
-        self._set_room()
 
     def _same_names(self, facts: Sequence[Fact]) -> list[str]:
         """Ids of stored facts about the same subjects, then of those whose questions name one of them."""
@@ -989,13 +874,7 @@ class EditableMemory:
             tensors["scales"] = kept.scales
         if pending.index is not None:
             before, after = pending.index
-            tensors["added"] = _without(after.entries, before.entries)
-            tensors["removed"] = _without(before.entries, after.entries)
-            tensors["reach"] = torch.tensor(before.reach)
-            if not torch.equal(after.marks, before.marks):
-                tensors["marks"] = before.marks
-            if not (torch.equal(after.prints, before.prints) and torch.equal(after.keys, before.keys)):
-                tensors |= {"prints": before.prints, "keys": before.keys}
+            tensors |= before.undo_tensors(after)
         path.parent.mkdir(exist_ok=True)
         words = {"record": record.line(), "changes": changes_text(pending.changes)}
         save_file({name: each.cpu().contiguous() for name, each in tensors.items()}, path, metadata=words)
@@ -1031,11 +910,6 @@ def open_memory(
         opened = EditableMemory(Path(folder), memory, config or EditConfig(), autosave, ExitStack())
         opened._lock.push(stack.pop_all())
         return opened
-
-
-def _without(entries: Tensor, others: Tensor) -> Tensor:
-    """The entries of an index, [n, 2], whose runs are none of the others'."""
-    return entries[~torch.isin(entries[:, 0], others[:, 0])]
 
 
 def _text_hash(fact: Fact) -> str:

@@ -227,6 +227,8 @@ def subject_runs_of(
     runs: dict[tuple[int, ...], tuple[int, ...]] = {}
     followers: set[int] = set()
     led_by: set[int] = set()
+    core = _without_outer_punctuation(fact.subject)
+    stands = tuple(tokenizer(core, add_special_tokens=False)["input_ids"]) if core else ()
     reach = 1
     for question, ids in zip(fact.questions, contexts, strict=True):
         name = _name(fact, question, words, facts)
@@ -240,8 +242,9 @@ def subject_runs_of(
         reach = max(reach, len(ids) - span[1] + 1)
         spelt = [tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (name, f" {name}")]
         spelt = [run for run in (*spelt, tuple(prompt[slice(*span)])) if run]
+        stands = stands or spelt[0]  # one for all spellings: a name that begins a sentence is the same name
         for run in spelt:
-            runs.setdefault(run, spelt[0])
+            runs.setdefault(run, stands)
     return FactRuns(runs, followers, led_by, reach + FURTHER_REACH)
 
 
