@@ -4,10 +4,11 @@ For every synthetic family and every EntityQuestions relation (a cell): the gate
 the others, with half of their wordings, and general text; then the cell's facts are stored (their subjects indexed),
 and their questions, in wordings kept apart, are put to it.
 
-``gates`` needs no teaching. Per cell, n = 500 stored entities and as many of the same shape that are not stored:
-the share of tokens from the subject on that the gate opens for, of prompts for which it opens for all of them, the same
-for the strangers, AUROC of stored against strangers (open at the prompt's last token or not), and the share of held-out
-articles' tokens whose logits stay the backbone's: those before the first open token of their window.
+``gates`` needs no teaching, and asks the network token by token, before `stays_open`. Per cell, n = 500 stored entities
+(as many as a relation has, half of its subjects, where these are fewer) and as many of the same shape that are not
+stored: the share of tokens behind the subject that it opens for, of prompts for which it opens for all of them, of
+prompts of either kind for which it opens at the last token, AUROC of stored against strangers by that, and the share of
+held-out articles' tokens whose logits stay the backbone's: those before the first open token of their window.
 
 ``recall`` teaches: the cell's facts and some of the other families', the gate's network and the thresholds made from
 the others alone (`teach_facts(gate_facts=...)`). Slow (minutes a cell); ``--cells`` picks some. ``control`` teaches the
@@ -45,7 +46,7 @@ from memlayers.metrics import auroc_interval, mean_interval
 from memlayers.results import Row, environment
 from memlayers.synthetic import FAMILIES, make_facts, make_fakes
 from memlayers.tuner import MemoryConfig, memory_layers
-from memlayers.tuner.subjects import SubjectIndex, distinct_runs, stays_open
+from memlayers.tuner.subjects import SubjectIndex, distinct_runs
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "generality"
@@ -190,12 +191,9 @@ class Bench:
 
 
 def _gated(gate: Any, index: SubjectIndex, ids: Sequence[int], rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which tokens of a text read, and which come behind a stored subject's name, bool [t] each."""
-    row = torch.tensor([list(ids)])
-    names = index.names(row)
-    since = index.since(row, names)
-    may_read = index.about(names, since) != 0
-    return (may_read & stays_open(may_read & gate.is_open(rows), since))[0], may_read[0]
+    """Which tokens of a text the network opens for, and which come behind a stored subject's name, bool [t] each."""
+    may_read = index.subjects_in(torch.tensor([list(ids)]))[0] != 0
+    return may_read & gate.is_open(rows), may_read
 
 
 def recall(cell: Cell, others: Sequence[Cell], work: Path, exposures: int, control: bool) -> list[Row]:
@@ -221,6 +219,7 @@ def write_table(results: Path) -> None:
     columns = (
         ("gates", "gate_open", "stored_tokens", "tokens open"),
         ("gates", "gate_open", "stored_prompts", "prompts wholly open"),
+        ("gates", "gate_open", "stored_end", "open at the end"),
         ("gates", "gate_open", "strangers_end", "strangers open"),
         ("gates", "auroc", "stored_against_strangers", "AUROC of the gate"),
         ("gates", "identical_logits", "general_text", "identical logits"),
