@@ -89,6 +89,8 @@ def test_of_a_long_run_the_last_tokens_count() -> None:
     index = _index([long])
     assert index.names(torch.tensor([long]))[0].nonzero().flatten().tolist() == [len(long) - 1]
     assert fingerprint(long) == fingerprint(long[-LONGEST_RUN:])
+    index.marks[:] = CAPITAL | LEADS  # a title in capitals: its own words do not lead up to it
+    assert index.names(torch.tensor([long]))[0, -1] != 0
 
 
 def test_an_index_takes_as_many_runs_as_it_has_room_for() -> None:

@@ -130,7 +130,8 @@ class SubjectIndex(nn.Module):
         start = (torch.arange(ids.shape[1], device=ids.device) - longest + 1).clamp_max(ids.shape[1] - 1)
         leader = leaders(self.marks, ids).gather(1, start)
         led = (leader >= 0) & (self._marks(ids.gather(1, leader.clamp_min(0))) & LEADS != 0)
-        return torch.where((longest > 0) & ~led, subject, 0)
+        known = longest < LONGEST_RUN  # where a longer name began is not
+        return torch.where((longest > 0) & ~(led & known), subject, 0)
 
     def since(self, ids: Tensor, names: Tensor) -> Tensor:
         """Where the latest name before each token ended, int64 [b, t], given the ids and `names`, [b, t] each.
