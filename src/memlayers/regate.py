@@ -44,7 +44,7 @@ class GateConfig:
 
     Attributes:
         soft: the seed's gate: at every layer its sigmoid multiplies what the memory adds; no subjects, no threshold.
-        gate_subjects: it opens from a stored subject's name on, and nowhere else.
+        gate_subjects: it opens behind a stored subject's name, and nowhere else.
         gate_relations: what is asked of a stored subject is compared with what was taught of it.
         gate_threshold: logit above which it is open.
         gate_steps: optimizer steps per gate; of the soft one at most the seed's 1,200.

@@ -44,7 +44,7 @@ class TeachConfig:
         key_dim: width of a head's query; None for 64 (addressed) or hidden size // heads (dense).
         pool_dtype: storage of the pool.
         gate: train the relevance gate first; None does for the addressed recipe (the seed's came after).
-        gate_subjects: the gate opens from a stored subject's name on, and nowhere else (tuner/subjects.py).
+        gate_subjects: the gate opens behind a stored subject's name, and nowhere else (tuner/subjects.py).
         subject_weight: share of a stored subject's own direction in the queries (0: the state alone), against 1 of the
             state's; only where the gate knows subjects.
         gate_relations: what is asked of a stored subject is compared with what was taught of it (relations.py).
