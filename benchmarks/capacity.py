@@ -165,13 +165,18 @@ def draw(points: list[Results]) -> None:
             (axes[1], "bits_per_parameter", "by_recall, all slots", "o-"),
             (axes[1], "bits_per_parameter", "by_loss, all slots", "s--"),
         ):
-            there = sorted((r.config["facts"], row.value) for r in own if (row := r.find(metric, split)) is not None)
+            there = sorted(
+                (r.config["facts"], row.value)
+                for r in own
+                if (row := r.find(metric, split)) is not None and row.value > 0
+            )
             if there:
                 label = f"{slots:,} slots, {what}" + (", by loss" if "--" in style else "")
                 axis.plot(*zip(*there, strict=True), style, color=f"C{number}", label=label, markersize=4)
     axes[0].set(title="recall of taught facts", xlabel="facts", xscale="log", ylim=(0, 1.03))
     axes[0].axhline(0.98, color="#767676", ls=":")
-    axes[1].set(title=f"bits per value of the pool (literature: {LITERATURE:g})", xlabel="facts", xscale="log")
+    title = f"bits per value of the pool, where any (literature: {LITERATURE:g})"
+    axes[1].set(title=title, xlabel="facts", xscale="log", yscale="log")
     axes[1].axhline(LITERATURE, color="#767676", ls=":")
     for axis in axes:
         axis.grid(alpha=0.3)
