@@ -14,8 +14,10 @@ import math
 import random
 import shutil
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -201,7 +203,9 @@ class _Run:
         self.model = get_peft_model(backbone, memory)
         self.optimizer = self._make_optimizer()
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.steps_per_pass = len(self._batches(0))
+        # Packed sequences come out as more in one order of the facts and as fewer in another.
+        each = [len(self._batches(number)) for number in range(config.exposures if config.pack else 1)]
+        self.pass_ends = list(accumulate(each if config.pack else each * config.exposures))
         self.saved_at = time.perf_counter()
         self.pass_loss, self.pass_counted = 0.0, 0  # of the pass under way: nats, and the tokens they are of
 
@@ -262,15 +266,15 @@ class _Run:
 
     def teach(self) -> None:
         """Passes over the facts until measured recall is full."""
-        config, report = self.config, self.report
-        total = config.exposures * self.steps_per_pass
+        report = self.report
+        total = self.pass_ends[-1]
         bad_in_a_row = 0
         with progress_bar("Teaching", total, quiet=self.quiet) as advance:
             advance(report.steps)
             while report.steps < total and not self._recall_is_full():
-                number, position = divmod(report.steps, self.steps_per_pass)
+                number, done = self._place()
                 batches = self._batches(number)
-                for batch in batches[position:]:
+                for batch in batches[done:]:
                     if self._step(batch, total):
                         bad_in_a_row = 0
                     else:
@@ -284,11 +288,16 @@ class _Run:
                     report.steps += 1
                     advance(1, note=self._note())
                     self._checkpoint_when_due(batch is batches[-1])
-                report.exposures = report.steps / self.steps_per_pass
+                report.exposures = float(number + 1)
                 self._measure()
                 advance(0, note=self._note())
                 self._checkpoint_when_due(False)
         report.seconds += time.perf_counter() - self.began
+
+    def _place(self) -> tuple[int, int]:
+        """The pass that is next or under way, and how many steps of it are done."""
+        number = bisect_right(self.pass_ends, self.report.steps)
+        return number, self.report.steps - (self.pass_ends[number - 1] if number else 0)
 
     def settle(self) -> None:
         """Settles from which confidence on an answer is worth giving, on wordings not yet shown where there are any."""
@@ -379,7 +388,9 @@ class _Run:
     def _note(self) -> str:
         report = self.report
         skipped = f", {report.skipped_steps} skipped" if report.skipped_steps else ""
-        return f"{report.steps / self.steps_per_pass:.1f} exposures, recall {report.recall:.1%}{skipped}"
+        number, done = self._place()
+        exposures = number + (done / (done + self.pass_ends[number] - self.report.steps) if done else 0)
+        return f"{exposures:.1f} exposures, recall {report.recall:.1%}{skipped}"
 
     # -- the order of work --------------------------------------------------------------------------------------------
 
