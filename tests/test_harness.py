@@ -95,6 +95,8 @@ def _greedy(memory: Memory, context: str, tokens: int) -> str:
     start = len(ids)
     for _ in range(tokens):
         ids.append(int(memory.model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+        if ids[-1] == memory.tokenizer.eos_token_id:  # there the harness ends, too
+            break
     return str(memory.tokenizer.decode(ids[start:], skip_special_tokens=True)).split("\n")[0]
 
 
