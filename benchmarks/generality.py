@@ -200,7 +200,7 @@ def recall(cell: Cell, others: Sequence[Cell], work: Path, exposures: int, contr
     """Teach the cell's facts under a gate that was made from the others' alone, or from all, and ask them."""
     shown = [fact for other in others for fact in other.stored[:TAUGHT_OF_OTHERS]]
     config = TeachConfig(seed=SEED, exposures=exposures)
-    out = work / cell.name
+    out = work / (f"{cell.name}-control" if control else cell.name)  # neither goes on with the other's gate
     memory = teach_facts(
         [*cell.stored, *shown], out, config, gate_facts=None if control else shown, replace=True, quiet=True,
         resume=Path(f"{out}.teaching").is_dir(),

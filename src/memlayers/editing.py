@@ -381,9 +381,8 @@ class EditableMemory:
             for start in range(0, len(unknown), 256):
                 for fact, rows in self._rows_read(unknown[start : start + 256], USE_PHRASINGS):
                     use.put(fact.id, rows, _text_hash(fact))
-            if (
-                not use.passages and self._subjects.index is None
-            ):  # a gate that knows its subjects is closed on other text
+            if not use.passages and self._subjects.index is None:
+                # With an index the gate is closed on other text, which then reads nothing.
                 use.put_general(self._general_reads())
             self._use = use
         if self._questions is None:

@@ -10,7 +10,7 @@ import random
 import resource
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -185,13 +185,11 @@ class _Asked:
         """The answers of the model with its memory, or without; `label` is shown meanwhile."""
         given = self.given[memory]
         new = [question for question in dict.fromkeys(questions) if question not in given]
-        with progress_bar(label, len(new), quiet=self.quiet) as advance, self._side(memory):
+        side = nullcontext() if memory else without_memory(self.model)
+        with progress_bar(label, len(new), quiet=self.quiet) as advance, side:
             found = generate_answers(self.model, self.tokenizer, new, batch_size=self.batch_size, progress=advance)
         given.update(zip(new, found, strict=True))
         return [given[question] for question in questions]
-
-    def _side(self, memory: bool) -> AbstractContextManager[Any]:
-        return nullcontext() if memory else without_memory(self.model)
 
 
 def _abstention_rows(
