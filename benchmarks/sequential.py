@@ -56,7 +56,7 @@ ARMS = {
 }  # fmt: skip
 """Each arm, and how many facts it is taught unless --facts says otherwise."""
 TEACH = TeachConfig(seed=SEED, gate_steps=500, checkpoint_seconds=3600)
-STREAM = EditConfig(neighbours=1, phrasings=1, repairs=1, refuse=False)  # a batch has a hundred facts' neighbours
+STREAM = EditConfig(enough=0.05, neighbours=1, phrasings=1, repairs=1, refuse=False)  # batches have many neighbours
 
 Teach = Callable[[Sequence[Fact]], None]
 

@@ -93,7 +93,7 @@ class EditConfig:
     rate: float = 0.12
     steps: int = 30
     batch_size: int = 32
-    enough: float = 0.05
+    enough: float = 0.01
     neighbours: int = 32
     phrasings: int = 2
     repairs: int = 3
@@ -202,7 +202,7 @@ class EditableMemory:
             raise InputError(f"{folder}: a memory of the dense recipe cannot be edited: its addressing was learned")
         self._pool = value_pool(self.model, ADAPTER)
         self._max_length = context_length(self.model)
-        self._examples: dict[str, list[Encoded]] = {}
+        self._examples: dict[tuple[str, str], Encoded] = {}
         self._subjects = SubjectKeeper(self.model, self.tokenizer, ADAPTER, self._encoded)
         self._use: SlotUse | None = None
         self._questions: dict[str, list[str]] | None = None
@@ -445,8 +445,6 @@ class EditableMemory:
             if edit.kept is not None:
                 edit.kept.put_back(self._pool)
             self._subjects.restore(edit.index)
-            for fact_id in report.ids:
-                self._examples.pop(fact_id, None)
             raise
         finally:
             self._pool.parameter.requires_grad_(False)
@@ -454,8 +452,6 @@ class EditableMemory:
     def _learn(self, edit: _Open, old: list[Fact], new: list[Fact]) -> None:
         """Writes the answers of `new`, which take the place of `old`, if there are any."""
         report = edit.report
-        for fact in new:
-            self._examples.pop(fact.id, None)
         assert self._words is not None
         self._subjects.enter(new, self._facts, self._words)
         examples = [self._encoded(fact) for fact in new]
@@ -582,8 +578,9 @@ class EditableMemory:
         rng = random.Random(f"{self.config.seed}:{report.number}:guard")
         asked = []
         for each in near:
-            phrasings = self._encoded(by_id[each])
-            asked += [(each, one) for one in rng.sample(phrasings, min(len(phrasings), self.config.phrasings))]
+            fact = by_id[each]
+            questions = rng.sample(fact.questions, min(len(fact.questions), self.config.phrasings))
+            asked += [(each, self._encode(question, fact.answer)) for question in questions]
         report.neighbours = len(near)
         broken: dict[str, None] = {}
         lost: list[tuple[str, Encoded]] = []
@@ -627,7 +624,7 @@ class EditableMemory:
         return [(fact, rows) for fact, (rows, _) in zip(facts, self._reads(facts, phrasings), strict=True)]
 
     def _reads(self, facts: Sequence[Fact], phrasings: int | None) -> list[tuple[Tensor, Tensor]]:
-        examples = [self._encoded(fact)[:phrasings] for fact in facts]
+        examples = [self._encoded(fact, phrasings) for fact in facts]
         sequences = [one.input_ids for each in examples for one in each]
         owners = [number for number, each in enumerate(examples) for _ in each]
         return slots_read(self.model, ADAPTER, sequences, owners)
@@ -664,13 +661,14 @@ class EditableMemory:
     # -- answers ------------------------------------------------------------------------------------------------------
 
     def _encode(self, question: str, answer: str) -> Encoded:
-        return encode_example(self.tokenizer, question, answer, "answer", self._max_length)
-
-    def _encoded(self, fact: Fact) -> list[Encoded]:
-        found = self._examples.get(fact.id)
+        found = self._examples.get((question, answer))
         if found is None:
-            found = self._examples[fact.id] = [self._encode(question, fact.answer) for question in fact.questions]
+            found = encode_example(self.tokenizer, question, answer, "answer", self._max_length)
+            self._examples[question, answer] = found
         return found
+
+    def _encoded(self, fact: Fact, phrasings: int | None = None) -> list[Encoded]:
+        return [self._encode(question, fact.answer) for question in fact.questions[:phrasings]]
 
     def _answered(self, examples: Sequence[Encoded]) -> list[bool]:
         right: list[bool] = answered(self.model, self.tokenizer, examples).tolist()
@@ -795,8 +793,6 @@ class EditableMemory:
                     self._questions[question].remove(change.before.id)
                 self._words.subtract(facts_words([change.before]))
                 self._use.drop(change.before.id)
-                if change.after is None:
-                    self._examples.pop(change.before.id, None)
         new = [change.after for change in changes if change.after is not None]
         for fact, rows in self._rows_read(new, USE_PHRASINGS):
             self._use.put(fact.id, rows, _text_hash(fact))
@@ -806,10 +802,6 @@ class EditableMemory:
     def _took(self, changes: Sequence[Change]) -> None:
         """After an undo."""
         self._facts = apply_changes(self._facts, changes)
-        for change in changes:
-            for fact in (change.before, change.after):
-                if fact is not None:
-                    self._examples.pop(fact.id, None)
         if self._use is not None and self._questions is not None and self._words is not None:
             self._account(changes)
 

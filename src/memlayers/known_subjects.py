@@ -11,7 +11,7 @@ from torch import Tensor
 from memlayers.encoding import Encoded
 from memlayers.facts import Fact
 from memlayers.gate import FactRuns, subject_runs_of, withdraw_marks
-from memlayers.relations import relation_key
+from memlayers.relations import relation_keys
 from memlayers.tuner.model import memory_layers
 from memlayers.tuner.relations import RelationCheck
 from memlayers.tuner.subjects import SubjectIndex, index_entries
@@ -149,11 +149,10 @@ class SubjectKeeper:
         ids = {fact.id for fact in stored}
         new = [(fact, each[:, 0]) for fact, each in zip(facts, entries, strict=True) if fact.id not in ids]
         if check is not None and new:
-            keys = [self._key(fact).expand(len(prints), -1) for fact, prints in new]
+            keys = self._keys([fact for fact, _ in new])
+            keys = keys.repeat_interleave(torch.tensor([len(prints) for _, prints in new]).to(keys.device), dim=0)
             prints = torch.cat([prints for _, prints in new]).to(check.prints)
-            check.store(
-                torch.cat([check.prints, prints]), torch.cat([check.keys, *(key.to(check.keys) for key in keys)])
-            )
+            check.store(torch.cat([check.prints, prints]), torch.cat([check.keys, keys.to(check.keys)]))
         self._set_room()
 
     def remove(self, facts: Sequence[Fact], stored: Sequence[Fact], words: Counter[str]) -> None:
@@ -185,7 +184,7 @@ class SubjectKeeper:
             return
         kept = torch.isin(check.prints, index.fingerprints)
         if shared and left:
-            near, own = (torch.stack([self._key(fact) for fact in each]).float() for each in (left, facts))
+            near, own = (self._keys(each).float() for each in (left, facts))
             prints = index_entries({run: run for run in shared})[:, 0].to(check.prints.device)
             keys = check.keys.float()
             forgotten = (keys @ own.T.to(keys)).amax(1) > (keys @ near.T.to(keys)).amax(1)
@@ -193,8 +192,8 @@ class SubjectKeeper:
         kept[0] |= not bool(kept.any())  # a placeholder, as in the index
         check.store(check.prints[kept], check.keys[kept])
 
-    def _key(self, fact: Fact) -> Tensor:
-        return relation_key(self.model, self.tokenizer, self.adapter, fact.questions)
+    def _keys(self, facts: Sequence[Fact]) -> Tensor:
+        return relation_keys(self.model, self.tokenizer, self.adapter, facts)
 
     def _runs(self, fact: Fact, stored: Sequence[Fact], words: Counter[str]) -> FactRuns:
         assert self.index is not None

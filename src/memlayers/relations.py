@@ -136,11 +136,13 @@ def fit_relations(
     return RelationReport(threshold, *(_share_from(scores, threshold) for scores in (own, others)))
 
 
-def relation_key(model: Any, tokenizer: PreTrainedTokenizerBase, adapter: str, questions: Sequence[str]) -> Tensor:
-    """The key of a fact that comes later, [k], from its phrasings, at least one, and the memory's own projection."""
+def relation_keys(model: Any, tokenizer: PreTrainedTokenizerBase, adapter: str, facts: Sequence[Fact]) -> Tensor:
+    """The keys of facts that come later, [n, k], from their phrasings and the memory's own projection."""
     check: Any = memory_layers(model, adapter)[0].memlayers_relations[adapter]
-    states = prompt_states(model, adapter, [encode_prompt(tokenizer, question) for question in questions])
-    return F.normalize(check.project(states.to(check.mean.device)).mean(0), dim=0)
+    prompts = [encode_prompt(tokenizer, question) for fact in facts for question in fact.questions]
+    projected = check.project(prompt_states(model, adapter, prompts).to(check.mean.device))
+    means = [each.mean(0) for each in projected.split([len(fact.questions) for fact in facts])]
+    return F.normalize(torch.stack(means), dim=1)
 
 
 def relation_scores(
