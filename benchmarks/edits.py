@@ -4,7 +4,7 @@ Teaches the pocket backbone EntityQuestions facts (once; the memory is kept in `
 for each rule: updates so many of them, one after another, each to another answer of its relation, and forgets so many.
 All other facts are asked before and after, in a taught phrasing and in one never taught, in free generation. The last
 ten updates are saved one by one and taken back again, and hashes compared. Writes
-``benchmarks/results/edits/FACTS-RULE.json`` (typed rows) and ``edits.md``, the table of all that are there.
+``benchmarks/results/edits/FACTS-RULE[-SLOTS].json`` (typed rows) and ``edits.md``, the table of all that are there.
 
 ``never``: two memories, one taught all facts and made to forget some, one never taught those; how far the old answers
 are from the bare backbone's, through the gate and with the memory read for every token.
@@ -239,8 +239,10 @@ def main() -> None:
     if arguments.part == "edits":
         source = memory_of(arguments.work, arguments.facts)
         for rule in arguments.rules.split(","):
-            results = measure(source, arguments.work, rule, arguments.slot_count, arguments.edits, arguments.others)
-            write_results(RESULTS / f"{arguments.facts}-{rule}.json", results)
+            count = arguments.slot_count
+            results = measure(source, arguments.work, rule, count, arguments.edits, arguments.others)
+            name = f"{arguments.facts}-{rule}" + (f"-{count}" if count != EditConfig().slot_count else "")
+            write_results(RESULTS / f"{name}.json", results)
     elif arguments.part == "never":
         results = never(arguments.work, arguments.facts, arguments.kept)
         write_results(RESULTS / f"never-{arguments.facts}.json", results)

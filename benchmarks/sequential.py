@@ -56,7 +56,7 @@ ARMS = {
 }  # fmt: skip
 """Each arm, and how many facts it is taught unless --facts says otherwise."""
 TEACH = TeachConfig(seed=SEED, gate_steps=500, checkpoint_seconds=3600)
-STREAM = EditConfig(enough=0.05, neighbours=1, phrasings=1, repairs=1, refuse=False)  # batches have many neighbours
+STREAM = EditConfig(slot_count=64, neighbours=2, phrasings=1, repairs=1, refuse=False)
 
 Teach = Callable[[Sequence[Fact]], None]
 

@@ -89,7 +89,7 @@ class EditConfig:
     """
 
     slots: str = "tfidf"
-    slot_count: int | None = 2048
+    slot_count: int | None = 256
     rate: float = 0.12
     steps: int = 30
     batch_size: int = 32

@@ -103,7 +103,7 @@ def atomic_directory(path: StrPath, replace: bool = False) -> Iterator[Path]:
             yield temporary
             with _oserrors_in_one_line(path):
                 _sync_tree(temporary)
-                _move_into_place(temporary, target)
+                _move_into_place(temporary, target, _temporary_name(target))
         except BaseException as error:
             shutil.rmtree(temporary, ignore_errors=True)
             if (number := _disk_error(error)) is not None:
@@ -137,22 +137,12 @@ def replaced_directory(path: StrPath) -> Iterator[Path]:
         with _oserrors_in_one_line(path):
             os.chmod(new, stat.S_IMODE(target.stat().st_mode))
             _sync_tree(new)
-            if exchange(new, target):
-                aside = new
-            else:
-                os.rename(target, aside)
-                try:
-                    os.rename(new, target)
-                except BaseException:
-                    os.rename(aside, target)
-                    raise
-            _sync_directory(target.parent)
+            _move_into_place(new, target, aside)
     except BaseException as error:
         shutil.rmtree(new, ignore_errors=True)
         if (number := _disk_error(error)) is not None:
             raise WorkError(_disk_line(path, os.strerror(number))) from error
         raise
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def recover_directory(path: StrPath) -> None:
@@ -372,17 +362,18 @@ def _sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _move_into_place(temporary: Path, target: Path) -> None:
+def _move_into_place(new: Path, target: Path, aside: Path) -> None:
+    """Has `new` be `target`, and removes what was there; by way of `aside` where they cannot change places."""
     if not target.exists():
-        os.rename(temporary, target)
+        os.rename(new, target)
         _sync_directory(target.parent)
         return
-    aside = temporary
-    if not exchange(temporary, target):
-        aside = _temporary_name(target)
+    if exchange(new, target):
+        aside = new
+    else:
         os.rename(target, aside)
         try:
-            os.rename(temporary, target)
+            os.rename(new, target)
         except BaseException:
             os.rename(aside, target)
             raise

@@ -204,8 +204,8 @@ class _Run:
         self.optimizer = self._make_optimizer()
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         # Packed sequences come out as more in one order of the facts and as fewer in another.
-        each = [len(self._batches(number)) for number in range(config.exposures if config.pack else 1)]
-        self.pass_ends = list(accumulate(each if config.pack else each * config.exposures))
+        counted = [len(self._batches(number)) for number in range(config.exposures if config.pack else 1)]
+        self.passes = counted if config.pack else counted * config.exposures  # steps of each
         self.saved_at = time.perf_counter()
         self.pass_loss, self.pass_counted = 0.0, 0  # of the pass under way: nats, and the tokens they are of
 
@@ -267,7 +267,7 @@ class _Run:
     def teach(self) -> None:
         """Passes over the facts until measured recall is full."""
         report = self.report
-        total = self.pass_ends[-1]
+        total = sum(self.passes)
         bad_in_a_row = 0
         with progress_bar("Teaching", total, quiet=self.quiet) as advance:
             advance(report.steps)
@@ -296,8 +296,9 @@ class _Run:
 
     def _place(self) -> tuple[int, int]:
         """The pass that is next or under way, and how many steps of it are done."""
-        number = bisect_right(self.pass_ends, self.report.steps)
-        return number, self.report.steps - (self.pass_ends[number - 1] if number else 0)
+        ends = list(accumulate(self.passes))
+        number = bisect_right(ends, self.report.steps)
+        return number, self.report.steps - sum(self.passes[:number])
 
     def settle(self) -> None:
         """Settles from which confidence on an answer is worth giving, on wordings not yet shown where there are any."""
@@ -389,7 +390,7 @@ class _Run:
         report = self.report
         skipped = f", {report.skipped_steps} skipped" if report.skipped_steps else ""
         number, done = self._place()
-        exposures = number + (done / (done + self.pass_ends[number] - self.report.steps) if done else 0)
+        exposures = number + (done / self.passes[number] if done else 0)
         return f"{exposures:.1f} exposures, recall {report.recall:.1%}{skipped}"
 
     # -- the order of work --------------------------------------------------------------------------------------------
