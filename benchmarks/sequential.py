@@ -3,8 +3,8 @@
 Real EntityQuestions facts on the pocket backbone, none of them known to it. An arm teaches one batch after another and
 is never shown an earlier batch again, except where that is the arm's own way; at checkpoints it is asked, in free
 generation, up to 400 of all facts so far (taught and never-taught phrasings), the first batch's, 400 known facts, and
-the held-out articles are read. One JSON per arm, written at each checkpoint: an arm that was cut off shows how far it
-got.
+the held-out articles are read. A fact has four taught phrasings. One JSON per arm, written at each checkpoint: an arm
+that was cut off shows how far it got, and one with a memory goes on from there (``--work``).
 
 * ``memory-1``, ``memory-10``, ``memory-100``: `memlayers add`, batches of that size; the first 100 facts by `teach`.
 * ``smf-100``: Sparse Memory Finetuning's rule (Lin et al. 2025, arXiv 2510.15103) on the same pool: the top 2,048
@@ -41,6 +41,7 @@ from memlayers.evaluate import perplexity_on
 from memlayers.facts import read_facts
 from memlayers.files import atomic_write_text
 from memlayers.generate import answer_questions
+from memlayers.journal import stored_facts
 from memlayers.metrics import exact_match, mean_interval
 from memlayers.results import environment
 from memlayers.writing import answer_logits
@@ -48,7 +49,7 @@ from memlayers.writing import answer_logits
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "sequential"
 ENTITY_QUESTIONS = ROOT.parent / "shared" / "data" / "entityquestions"
-SEED, FIRST, ASKED, TEXT_TOKENS = 137, 100, 400, 8192
+SEED, FIRST, ASKED, TEXT_TOKENS, PHRASINGS = 137, 100, 400, 8192, 4
 CHECKPOINTS = (100, 200, 300, 500, 1000, 2000, 3000, 5000, 7500, 10_000)
 ARMS = {
     "memory-100": 10_000, "memory-10": 1000, "memory-1": 200, "smf-100": 2000, "lora-100": 1000, "full-100": 1000,
@@ -58,18 +59,27 @@ ARMS = {
 TEACH = TeachConfig(seed=SEED, gate_steps=500, checkpoint_seconds=3600)
 STREAM = EditConfig(slot_count=64, neighbours=2, phrasings=1, repairs=1, refuse=False)
 
-Teach = Callable[[Sequence[Fact]], None]
+Teach = Callable[[Sequence[Fact]], Any]
 
 
 class Exam:
     """What every arm is asked, and the file that it is written to."""
 
-    def __init__(self, arm: str, facts: Sequence[Fact]) -> None:
-        self.arm, self.facts = arm, facts
+    def __init__(self, arm: str, facts: Sequence[Fact], work: Path) -> None:
+        self.arm, self.facts, self.work = arm, facts, work / "sequential" / arm
         self.known = random.Random(3).sample(known_questions(), ASKED)
         self.text = (POCKET / "heldout.txt").read_text(encoding="utf-8")
         self.points: list[dict[str, Any]] = []
         self.seconds = 0.0
+
+    def resume(self) -> int:
+        """Takes up the points of a run that was cut off; how many facts its memory holds, 0 if there is none."""
+        path = RESULTS / f"{self.arm}.json"
+        stored = len(stored_facts(self.work)) if (self.work / "facts.jsonl").is_file() else 0
+        found = json.loads(path.read_text(encoding="utf-8"))["points"] if stored and path.exists() else []
+        self.points = [point for point in found if point["facts"] <= stored]
+        self.seconds = self.points[-1]["seconds"] if self.points else 0.0
+        return stored
 
     def take(self, model: Any, tokenizer: Any, taught: int) -> None:
         """Asks everything once, and writes the file."""
@@ -92,8 +102,10 @@ class Exam:
         shown = {key: value["value"] if isinstance(value, dict) else value for key, value in point.items()}
         print(self.arm, shown, flush=True)
 
-    def stream(self, size: int, model: Any, tokenizer: Any, teach: Teach, start: int = 0) -> None:
-        """Teaches the facts in batches, and asks at the checkpoints."""
+    def stream(
+        self, size: int, model: Any, tokenizer: Any, teach: Teach, start: int = 0, save: Callable[[], Any] | None = None
+    ) -> None:
+        """Teaches the facts in batches, and saves and asks at the checkpoints."""
         done = start
         while done < len(self.facts):
             batch = self.facts[done : done + size]
@@ -103,20 +115,21 @@ class Exam:
             done += len(batch)
             if done in CHECKPOINTS:
                 self.take(model, tokenizer, done)
+                if save is not None:
+                    save()
 
 
 def memory_arm(exam: Exam, size: int, config: TeachConfig, edit: EditConfig) -> None:
     """A memory that batches are added to; the first is what it is calibrated on."""
-    with tempfile.TemporaryDirectory() as folder:
+    done = exam.resume()
+    if not done:
         began = time.process_time()
-        teach_facts(exam.facts[:FIRST], Path(folder) / "memory", config, quiet=True)
+        teach_facts(exam.facts[:FIRST], exam.work, config, quiet=True)
         exam.seconds = time.process_time() - began
-        with open_memory(Path(folder) / "memory", edit, autosave=False) as memory:
+    with open_memory(exam.work, edit, autosave=False) as memory:
+        if not exam.points:
             exam.take(memory.model, memory.tokenizer, FIRST)
-            exam.stream(size, memory.model, memory.tokenizer, lambda batch: memory.add(batch) and None, start=FIRST)
-            began = time.process_time()
-            memory.save()
-            exam.seconds += time.process_time() - began
+        exam.stream(size, memory.model, memory.tokenizer, memory.add, start=max(done, FIRST), save=memory.save)
 
 
 def weights_arm(exam: Exam, size: int, lora: bool) -> None:
@@ -153,11 +166,15 @@ def weights_arm(exam: Exam, size: int, lora: bool) -> None:
     exam.stream(size, model, tokenizer, teach)
 
 
-def run(arm: str, number: int) -> None:
+def run(arm: str, number: int, work: Path) -> None:
     """One arm over the first `number` facts of the stream."""
     named = {fact.subject for name in ("demo", "known") for fact in read_facts(POCKET / f"{name}.jsonl")}
     facts = read_entity_questions(ENTITY_QUESTIONS, without=named)
-    exam = Exam(arm, random.Random(SEED).sample(facts, number))
+    facts = [
+        replace(fact, questions=fact.questions[:PHRASINGS])
+        for fact in random.Random(SEED).sample(facts, max(CHECKPOINTS))
+    ]
+    exam = Exam(arm, facts[:number], work)
     kind, _, size = arm.partition("-")
     if kind == "memory":
         memory_arm(exam, int(size), TEACH, STREAM)
@@ -215,12 +232,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("arms", nargs="*", metavar="ARM", help=", ".join(ARMS))
     parser.add_argument("--facts", type=int, help="how many, in place of the arm's own number")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs", help="where an arm's memory is kept")
     given = parser.parse_args()
     if unknown := set(given.arms) - set(ARMS):
         parser.error(f"no such arm: {', '.join(sorted(unknown))}")
     RESULTS.mkdir(parents=True, exist_ok=True)
     for arm in given.arms or [arm for arm in ARMS if not (RESULTS / f"{arm}.json").exists()]:
-        run(arm, given.facts or ARMS[arm])
+        run(arm, given.facts or ARMS[arm], given.work)
     draw()
 
 

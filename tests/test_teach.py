@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -266,7 +267,7 @@ def test_anchors_and_fluency_are_mixed_into_every_pass(configure: Configure, tmp
         is_text = "user" not in run.tokenizer.decode(example.input_ids)
         assert counted == (example.input_ids if is_text else example.input_ids[-len(counted) :])
         assert (len(counted) == len(example.input_ids)) == is_text
-    assert run.pass_ends[0] == 4  # exposures count passes: the mixture does not change them
+    assert run.passes[0] == 4  # exposures count passes: the mixture does not change them
 
 
 def test_recall_is_full_only_when_every_fact_was_asked(
@@ -297,7 +298,7 @@ def test_a_pass_has_the_packs_that_its_own_order_makes(
     config = configure(pack=110, batch_size=1, exposures=6, stop_at_recall=2.0)
     run = _run(config, tmp_path)
     sizes = [len(run._batches(number)) for number in range(6)]
-    assert len(set(sizes)) > 1 and run.pass_ends[-1] == sum(sizes)
+    assert len(set(sizes)) > 1 and sum(run.passes) == sum(sizes)
     report = _teach(tmp_path / "packed", config).report
     assert (report.steps, report.exposures) == (sum(sizes), 6.0)
     assert [point.exposures for point in report.curve] == [1, 2, 3, 4, 5, 6]
@@ -503,7 +504,7 @@ def test_killed_at_any_moment_ends_in_the_same_bits(
     due = _Run._checkpoint_when_due
 
     def mid_pass_only(run: _Run, pass_is_over: bool) -> None:
-        due(run, pass_is_over or run.report.steps in run.pass_ends)
+        due(run, pass_is_over or run.report.steps in accumulate(run.passes))
 
     with monkeypatch.context() as patch:
         if checkpoints == "mid-pass":  # as if time had not been ripe after a pass
