@@ -4,7 +4,7 @@ Real EntityQuestions facts on the pocket backbone, none of them known to it. An 
 is never shown an earlier batch again, except where that is the arm's own way; at checkpoints it is asked, in free
 generation, up to 400 of all facts so far (taught and never-taught phrasings), the first batch's, 400 known facts, and
 the held-out articles are read. A fact has four taught phrasings. One JSON per arm, written at each checkpoint: an arm
-that was cut off shows how far it got, and one with a memory goes on from there (``--work``).
+that was cut off shows how far it got, and one with a memory goes on from there (``--work``) and is mended at its end.
 
 * ``memory-1``, ``memory-10``, ``memory-100``: `memlayers add`, batches of that size; the first 100 facts by `teach`.
 * ``smf-100``: Sparse Memory Finetuning's rule (Lin et al. 2025, arXiv 2510.15103) on the same pool: the top 2,048
@@ -81,10 +81,10 @@ class Exam:
         self.seconds = self.points[-1]["seconds"] if self.points else 0.0
         return stored
 
-    def take(self, model: Any, tokenizer: Any, taught: int) -> None:
+    def take(self, model: Any, tokenizer: Any, taught: int, **note: Any) -> None:
         """Asks everything once, and writes the file."""
         model.eval()
-        point: dict[str, Any] = {"facts": taught, "seconds": round(self.seconds, 1)}
+        point: dict[str, Any] = {"facts": taught, "seconds": round(self.seconds, 1), **note}
         some = random.Random(f"{SEED}:{taught}").sample(self.facts[:taught], min(taught, ASKED))
         for split, asked in (
             ("taught", [(fact.questions[i % len(fact.questions)], fact.answers) for i, fact in enumerate(some)]),
@@ -120,7 +120,7 @@ class Exam:
 
 
 def memory_arm(exam: Exam, size: int, config: TeachConfig, edit: EditConfig) -> None:
-    """A memory that batches are added to; the first is what it is calibrated on."""
+    """A memory that batches are added to; the first is what it is calibrated on. At the end it is mended."""
     done = exam.resume()
     if not done:
         began = time.process_time()
@@ -130,6 +130,11 @@ def memory_arm(exam: Exam, size: int, config: TeachConfig, edit: EditConfig) -> 
         if not exam.points:
             exam.take(memory.model, memory.tokenizer, FIRST)
         exam.stream(size, memory.model, memory.tokenizer, memory.add, start=max(done, FIRST), save=memory.save)
+        if exam.arm.startswith("memory") and "mended" not in exam.points[-1]:
+            began = time.process_time()
+            mended = memory.mend()
+            exam.seconds += time.process_time() - began
+            exam.take(memory.model, memory.tokenizer, len(exam.facts), mended=len(mended.ids))
 
 
 def weights_arm(exam: Exam, size: int, lora: bool) -> None:
@@ -205,7 +210,7 @@ def draw() -> None:
     }  # fmt: skip
     for axis, key in zip(axes, titles, strict=True):
         for arm in arms:
-            points = arm["points"]
+            points = [point for point in arm["points"] if "mended" not in point]
             values = [point[key]["value"] for point in points]
             axis.plot([point["facts"] for point in points], values, marker="o", markersize=3, label=arm["arm"])
         axis.set_xscale("log")
@@ -220,10 +225,12 @@ def draw() -> None:
     ]
     lines.append("|---|---|---|---|---|---|---|---|")
     for arm in arms:
-        last = arm["points"][-1]
-        cells = [f"{last[k]['value']:.1%}" for k in ("taught", "unseen_phrasing", "first_batch", "known_facts")]
-        pace = f"{last['seconds'] / last['facts']:.2f}"
-        lines.append(f"| {arm['arm']} | {last['facts']:,} | {' | '.join(cells)} | {last['perplexity']:.2f} | {pace} |")
+        most = arm["points"][-1]["facts"]
+        for last in (point for point in arm["points"] if point["facts"] == most):
+            name = f"{arm['arm']}, {last['mended']:,} facts mended" if "mended" in last else arm["arm"]
+            cells = [f"{last[k]['value']:.1%}" for k in ("taught", "unseen_phrasing", "first_batch", "known_facts")]
+            pace = f"{last['seconds'] / last['facts']:.2f}"
+            lines.append(f"| {name} | {last['facts']:,} | {' | '.join(cells)} | {last['perplexity']:.2f} | {pace} |")
     atomic_write_text(RESULTS / "table.md", "\n".join(lines) + "\n")
 
 

@@ -5,6 +5,7 @@ Example: ``python scripts/fill_readme.py``
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from memlayers.results import Results, read_results
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "recipes"
 BENCH = ROOT / "benchmarks" / "results" / "bench" / "7b-shape" / "bench.json"
+EDITS = ROOT / "benchmarks" / "results" / "edits" / "1000-tfidf.json"
+STREAM = ROOT / "benchmarks" / "results" / "sequential"
 PEERS = {
     "embedding_bag, fused AdamW": "`embedding_bag`, fused AdamW",
     "embedding_bag sparse, SparseAdam": "`embedding_bag(sparse=True)`, SparseAdam",
@@ -41,8 +44,37 @@ ROWS = (
     ("exposures per fact", "exposures_per_fact", "all"),
     ("peak memory", "peak_memory_bytes", "all"),
 )
-MARKED = re.compile(r"(<!-- figures -->\n).*?(<!-- end of figures -->)", re.DOTALL)
-SPEED = re.compile(r"(<!-- speed -->\n).*?(<!-- end of speed -->)", re.DOTALL)
+EDITED = (
+    ("new answer in taught phrasings", ("recall", "updated_taught"), None),
+    ("new answer in phrasings never taught", ("recall", "updated_unseen"), None),
+    (
+        "old answer still given, taught phrasings (forgotten: where the backbone does not give it itself)",
+        ("old_answer_given", "updated_taught"), ("old_answer_given", "forgotten_taught_and_not_by_the_backbone"),
+    ),
+    (
+        "old answer still given, phrasings never taught",
+        ("old_answer_given", "updated_unseen"), ("old_answer_given", "forgotten_unseen_and_not_by_the_backbone"),
+    ),
+    (
+        "other facts whose answer changed, per edit, taught phrasings",
+        ("others_changed", "update_taught_per_edit"), ("others_changed", "forget_taught_per_edit"),
+    ),
+    (
+        "other facts whose answer changed, per edit, phrasings never taught",
+        ("others_changed", "update_unseen_per_edit"), ("others_changed", "forget_unseen_per_edit"),
+    ),
+    ("CPU seconds an edit, one thread, without saving", ("edit_cpu_seconds", "update"), ("edit_cpu_seconds", "forget")),
+)  # fmt: skip
+ARMS = {
+    "memory-100": "memory, batches of 100", "memory-10": "memory, batches of 10", "memory-1": "memory, one at a time",
+    "smf-100": "same memory, Sparse Memory Finetuning's rule", "lora-100": "LoRA (peft), rank 16",
+    "full-100": "all weights", "once": "memory, all at once",
+}  # fmt: skip
+
+
+def section(name: str) -> re.Pattern[str]:
+    """What lies between a section's markers, and these as groups 1 and 2."""
+    return re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
 
 
 def table() -> str:
@@ -81,12 +113,47 @@ def cell(results: Results, metric: str, split: str) -> str:
     return "-" if row is None else format_value(metric, row.value)
 
 
+def edits() -> str:
+    """Draw the table of single edits among 1,000 facts, and that of facts that arrive in batches."""
+    found = read_results(EDITS)
+    lines = [f"| {found.config['edits']} edits among 1,000 facts | update | forget |", "|---|---:|---:|"]
+    for label, *keys in EDITED:
+        cells = []
+        for key in keys:
+            row = None if key is None else found.find(*key)
+            share = key is None or "seconds" not in key[0]
+            cells.append("-" if row is None else f"{row.value:.3%}" if share else f"{row.value:.1f}")
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "| facts in batches | facts | recall of all at the end | never taught phrasings | known facts | perplexity |",
+    ]
+    lines.append("|---|---:|---:|---:|---:|---:|")
+    for name, label in ARMS.items():
+        path = STREAM / f"{name}.json"
+        if path.exists():
+            points = json.loads(path.read_text(encoding="utf-8"))["points"]
+            for end in (point for point in points if point["facts"] == points[-1]["facts"]):
+                after = ", then `memlayers mend`" if "mended" in end else ""
+                cells = [f"{end[key]['value']:.1%}" for key in ("taught", "unseen_phrasing", "known_facts")]
+                lines.append(f"| {label}{after} | {end['facts']:,} | {' | '.join(cells)} | {end['perplexity']:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+SECTIONS = {"figures": table, "speed": speed, "edits": edits}
+
+
+def filled(text: str) -> str:
+    """The README's text with its sections made anew."""
+    for name, made in SECTIONS.items():
+        text = section(name).sub(lambda match, made=made: match[1] + made() + match[2], text)
+    return text
+
+
 def main() -> None:
     """Rewrite the README."""
     path = ROOT / "README.md"
-    text = path.read_text(encoding="utf-8")
-    text = MARKED.sub(lambda match: match[1] + table() + match[2], text)
-    path.write_text(SPEED.sub(lambda match: match[1] + speed() + match[2], text), encoding="utf-8")
+    path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -275,6 +275,27 @@ def test_a_neighbour_that_an_edit_breaks_is_mended(folder: Path):
         assert _answers(memory, rest) == _right(rest)
 
 
+def test_what_edits_wrote_over_is_mended_and_nothing_else_is_touched(folder: Path):
+    before = digests(folder)
+    with open_memory(folder, replace(CONFIG, slots="all", rate=4.0, neighbours=0)) as careless:
+        careless.update([replace(FACTS[1], answer="green")])
+        facts = list(careless.facts)
+    with open_memory(folder, CONFIG) as memory:
+        lost = {f.id for f in facts if _answers(memory, [f]) != _right([f])}
+        broken = digests(folder)
+        report = memory.mend()
+        assert lost and (report.kind, set(report.ids), report.recalled) == ("mend", lost, 1.0)
+        assert _answers(memory, facts) == _right(facts) and list(memory.facts) == facts
+        mended = digests(folder)
+        again = memory.mend()
+        assert (again.number, again.ids, again.recalled, again.asked) == (0, (), 1.0, 14)
+        assert digests(folder) == mended
+        memory.undo()
+        assert digests(folder) == broken
+        memory.undo()
+    assert digests(folder) == before
+
+
 def test_an_edit_that_does_not_take_is_refused(folder: Path):
     with open_memory(folder, replace(CONFIG, steps=1, rate=1e-6)) as memory:
         with pytest.raises(EditRefused, match="does not take: 0% of 2 taught phrasings"):
@@ -476,6 +497,7 @@ def test_the_verbs_on_the_command_line(folder: Path, tmp_path: Path, monkeypatch
     assert code == 0 and "taught phrasings, after: old answer given 0% of 4" in told
     assert _run("forget", folder, "--ids", "gus") == (2, _gone("gus"))
     assert _run("forget", folder)[0] == 2
+    assert _run("mend", folder)[1] == "nothing to mend: all 12 taught phrasings are answered rightly\n"
     for number in (4, 5, 6):
         assert f"edit {number} (undo)" in _run("undo", folder)[1]
     assert digests(folder) == before

@@ -35,10 +35,8 @@ def test_the_figures_are_those_of_the_results_files():
     assert spec is not None and spec.loader is not None
     fill_readme = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(fill_readme)
-    for marked, made in ((fill_readme.MARKED, fill_readme.table), (fill_readme.SPEED, fill_readme.speed)):
-        match = marked.search(README)
-        assert match is not None
-        assert match[0] == match[1] + made() + match[2], "run python scripts/fill_readme.py"
+    assert all(fill_readme.section(name).search(README) for name in fill_readme.SECTIONS)
+    assert fill_readme.filled(README) == README, "run python scripts/fill_readme.py"
 
 
 @pytest.mark.parametrize(

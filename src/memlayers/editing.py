@@ -53,6 +53,7 @@ from memlayers.journal import (
 )
 from memlayers.known_subjects import KnownSubjects, SubjectKeeper
 from memlayers.metrics import exact_match
+from memlayers.progress import progress_bar
 from memlayers.protection import gates_off
 from memlayers.session import WEIGHTS, Memory, load_memory
 from memlayers.slot_use import RULES, SlotUse, choose_slots, slots_read
@@ -117,7 +118,7 @@ class EditReport:
 
     Attributes:
         number: in the journal.
-        kind: "add", "update", "forget" or "undo".
+        kind: "add", "update", "forget", "mend" or "undo".
         ids: of the facts.
         slots: rows of the pool that changed.
         steps: optimizer steps.
@@ -318,6 +319,29 @@ class EditableMemory:
             raise InputError("nothing to forget: name facts by id, by subject or by a file")
         changes = [Change(place, self._facts[place], None) for place in sorted(set(places), reverse=True)]
         return self._write("forget", changes, purge=purge)
+
+    def mend(self, *, quiet: bool = True) -> EditReport:
+        """Asks every stored fact in all its taught phrasings, and writes those again that are not answered any more.
+
+        After many edits a fact may have lost what later ones wrote over. One edit, as an update to the same answers.
+
+        Args:
+            quiet: no progress bar while the facts are asked.
+
+        Returns:
+            The edit's report; where nothing was wrong there is no edit, and the report's number is 0.
+
+        Raises:
+            EditRefused: it would change another fact's answer, or does not take.
+        """
+        examples = [self._encoded(fact) for fact in self._facts]
+        asked = [one for phrasings in examples for one in phrasings]
+        with progress_bar("Asking what is stored", len(asked), quiet=quiet) as advance:
+            right = iter(self._answered(asked, progress=advance))
+        lost = [place for place, phrasings in enumerate(examples) if not all([next(right) for _ in phrasings])]
+        if not lost:
+            return EditReport(0, "mend", (), recalled=1.0, asked=len(asked))
+        return self._write("mend", [Change(place, self._facts[place], self._facts[place]) for place in lost])
 
     def undo(self) -> EditReport:
         """Takes the last edit back, bit for bit.
@@ -670,8 +694,8 @@ class EditableMemory:
     def _encoded(self, fact: Fact, phrasings: int | None = None) -> list[Encoded]:
         return [self._encode(question, fact.answer) for question in fact.questions[:phrasings]]
 
-    def _answered(self, examples: Sequence[Encoded]) -> list[bool]:
-        right: list[bool] = answered(self.model, self.tokenizer, examples).tolist()
+    def _answered(self, examples: Sequence[Encoded], progress: Any = None) -> list[bool]:
+        right: list[bool] = answered(self.model, self.tokenizer, examples, progress=progress).tolist()
         return right
 
     @torch.no_grad()

@@ -69,14 +69,23 @@ def answer_logits(model: Any, tokenizer: PreTrainedTokenizerBase, examples: Sequ
 
 @torch.no_grad()
 def answered(
-    model: Any, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Encoded], batch_size: int = 64
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Encoded],
+    batch_size: int = 64,
+    progress: Any = None,
 ) -> Tensor:
-    """Whether greedy decoding writes each sequence's answer: bool [n]. One forward where generation takes many."""
+    """Whether greedy decoding writes each sequence's answer: bool [n]. One forward where generation takes many.
+
+    `progress` is called with the number of sequences done after each batch.
+    """
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].input_ids))
     right = torch.zeros(len(examples), dtype=torch.bool)
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         right[chosen] = answer_logits(model, tokenizer, [examples[i] for i in chosen]).right(len(chosen)).cpu()
+        if progress is not None:
+            progress(len(chosen))
     return right
 
 

@@ -1,4 +1,4 @@
-"""list, add, update, forget, undo: the facts of a memory."""
+"""list, add, update, forget, mend, undo: the facts of a memory."""
 
 from __future__ import annotations
 
@@ -92,6 +92,19 @@ def forget(
     )  # fmt: skip
 
 
+@app.command(epilog="Example: memlayers mend runs/demo/memory")
+def mend(
+    memory: Folder,
+    slots: Slots = "tfidf",
+    slot_count: SlotCount = None,
+    backbone: Backbone = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Ask a memory everything that it holds, and write again what it does not answer any more."""
+    _edit(memory, lambda opened: opened.mend(quiet=False), backbone, device, as_json, slots, slot_count)
+
+
 @app.command(epilog="Example: memlayers undo runs/demo/memory")
 def undo(memory: Folder, backbone: Backbone = None, device: Device = None, as_json: Json = False) -> None:
     """Take the last edit back, bit for bit."""
@@ -120,6 +133,9 @@ def _edit(
         report = verb(opened)
     if as_json:
         print(json.dumps(dataclasses.asdict(report), ensure_ascii=False))
+        return
+    if not report.number:
+        print(f"nothing to {report.kind}: all {report.asked} taught phrasings are answered rightly")
         return
     print(f"edit {report.number} ({report.kind}): {len(report.ids)} facts, {report.slots:,} slots, "
           f"{report.seconds:.1f} s")  # fmt: skip
