@@ -9,8 +9,8 @@ that was cut off shows how far it got, and one with a memory goes on from there 
 * ``memory-1``, ``memory-10``, ``memory-100``: `memlayers add`, batches of that size; the first 100 facts by `teach`.
 * ``smf-100``: Sparse Memory Finetuning's rule (Lin et al. 2025, arXiv 2510.15103) on the same pool: the top 2,048
   slots of a batch by TF-IDF, no gate, queries from the state alone, nothing guarded.
-* ``lora-100``: peft's LoRA, rank 16 on every linear layer, 1e-3; ``full-100``: all weights, 1e-4. Adam, answers only,
-  five passes a batch.
+* ``lora-100``: peft's LoRA, rank 16 on every linear layer, 1e-3; ``full-100``: all weights, 1e-4. Adam, answers only;
+  a batch is passed over until all of it is answered, thirty times at most, as the memory's batches are.
 * ``once``: `memlayers teach` of all facts at once.
 
 Example: ``python benchmarks/sequential.py memory-100``; without names everything that is missing, then the plot.
@@ -138,7 +138,7 @@ def memory_arm(exam: Exam, size: int, config: TeachConfig, edit: EditConfig) -> 
 
 
 def weights_arm(exam: Exam, size: int, lora: bool) -> None:
-    """LoRA, or all weights: five passes over each batch, every pass in other phrasings."""
+    """LoRA, or all weights: passes over each batch, each in other phrasings, until one finds all answered."""
     from peft import LoraConfig, get_peft_model
 
     model, tokenizer = load_backbone("pocket", "float32")
@@ -155,7 +155,8 @@ def weights_arm(exam: Exam, size: int, lora: bool) -> None:
     rng = random.Random(SEED)
 
     def teach(batch: Sequence[Fact]) -> None:
-        for number in range(TEACH.exposures):
+        for number in range(STREAM.steps):
+            settled = True
             shown = [
                 encode_example(tokenizer, fact.questions[(number + i) % len(fact.questions)], fact.answer)
                 for i, fact in enumerate(batch)
@@ -164,9 +165,12 @@ def weights_arm(exam: Exam, size: int, lora: bool) -> None:
             for start in range(0, len(shown), 32):
                 out = answer_logits(model, tokenizer, shown[start : start + 32])
                 loss = F.cross_entropy(out.logits, out.labels)
+                settled = settled and bool(out.right(len(shown[start : start + 32])).all())
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
+            if settled:
+                return
 
     exam.stream(size, model, tokenizer, teach)
 
