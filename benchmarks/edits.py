@@ -208,9 +208,9 @@ def never(work: Path, facts: int, part: int) -> Results:
     return Results(environment("cpu"), {"facts": facts, "forgotten": len(gone), "seed": SEED}, rows)
 
 
-def table() -> str:
+def table(folder: Path) -> str:
     """A Markdown table of all results that are there, one column each."""
-    found = {path.stem: read_results(path) for path in sorted(RESULTS.glob("*.json")) if path.stem != "kills"}
+    found = {path.stem: read_results(path) for path in sorted(folder.glob("*.json")) if path.stem != "kills"}
     keys = list(dict.fromkeys((row.metric, row.split) for each in found.values() for row in each.rows))
     lines = ["| | " + " | ".join(found) + " |", "|---" * (len(found) + 1) + "|"]
     for key in keys:
@@ -234,20 +234,23 @@ def main() -> None:
     parser.add_argument("--slot-count", type=int, default=EditConfig().slot_count)
     parser.add_argument("--part", dest="kept", type=int, default=60, help="never: so many of the facts stay")
     parser.add_argument("--work", type=Path, default=ROOT / "runs", help="where the taught memories are kept")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="where the results go")
+    parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    out: Path = arguments.out
+    torch.set_num_threads(arguments.threads)
     if arguments.part == "edits":
         source = memory_of(arguments.work, arguments.facts)
         for rule in arguments.rules.split(","):
             count = arguments.slot_count
             results = measure(source, arguments.work, rule, count, arguments.edits, arguments.others)
             name = f"{arguments.facts}-{rule}" + (f"-{count}" if count != EditConfig().slot_count else "")
-            write_results(RESULTS / f"{name}.json", results)
+            write_results(out / f"{name}.json", results)
     elif arguments.part == "never":
         results = never(arguments.work, arguments.facts, arguments.kept)
-        write_results(RESULTS / f"never-{arguments.facts}.json", results)
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / "edits.md").write_text(table(), encoding="utf-8")
+        write_results(out / f"never-{arguments.facts}.json", results)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "edits.md").write_text(table(out), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -118,11 +118,9 @@ def edits() -> str:
     found = read_results(EDITS)
     lines = [f"| {found.config['edits']} edits among 1,000 facts | update | forget |", "|---|---:|---:|"]
     for label, *keys in EDITED:
-        cells = []
-        for key in keys:
-            row = None if key is None else found.find(*key)
-            share = key is None or "seconds" not in key[0]
-            cells.append("-" if row is None else f"{row.value:.3%}" if share else f"{row.value:.1f}")
+        shape = "{:.1f} s" if "seconds" in label else "{:.4%}" if "per edit" in label else "{:.1%}"
+        rows = [None if key is None else found.find(*key) for key in keys]
+        cells = ["-" if row is None else shape.format(row.value).replace("%", " %") for row in rows]
         lines.append(f"| {label} | {' | '.join(cells)} |")
     lines += [
         "",
@@ -135,7 +133,7 @@ def edits() -> str:
             points = json.loads(path.read_text(encoding="utf-8"))["points"]
             for end in (point for point in points if point["facts"] == points[-1]["facts"]):
                 after = ", then `memlayers mend`" if "mended" in end else ""
-                cells = [f"{end[key]['value']:.1%}" for key in ("taught", "unseen_phrasing", "known_facts")]
+                cells = [f"{100 * end[key]['value']:.1f} %" for key in ("taught", "unseen_phrasing", "known_facts")]
                 lines.append(f"| {label}{after} | {end['facts']:,} | {' | '.join(cells)} | {end['perplexity']:.1f} |")
     return "\n".join(lines) + "\n"
 
