@@ -337,8 +337,9 @@ class EditableMemory:
         examples = [self._encoded(fact) for fact in self._facts]
         asked = [one for phrasings in examples for one in phrasings]
         with progress_bar("Asking what is stored", len(asked), quiet=quiet) as advance:
-            right = iter(self._answered(asked, progress=advance))
-        lost = [place for place, phrasings in enumerate(examples) if not all([next(right) for _ in phrasings])]
+            right = answered(self.model, self.tokenizer, asked, progress=advance)
+        of_fact = right.split([len(phrasings) for phrasings in examples])
+        lost = [place for place, each in enumerate(of_fact) if not bool(each.all())]
         if not lost:
             return EditReport(0, "mend", (), recalled=1.0, asked=len(asked))
         return self._write("mend", [Change(place, self._facts[place], self._facts[place]) for place in lost])
@@ -694,8 +695,8 @@ class EditableMemory:
     def _encoded(self, fact: Fact, phrasings: int | None = None) -> list[Encoded]:
         return [self._encode(question, fact.answer) for question in fact.questions[:phrasings]]
 
-    def _answered(self, examples: Sequence[Encoded], progress: Any = None) -> list[bool]:
-        right: list[bool] = answered(self.model, self.tokenizer, examples, progress=progress).tolist()
+    def _answered(self, examples: Sequence[Encoded]) -> list[bool]:
+        right: list[bool] = answered(self.model, self.tokenizer, examples).tolist()
         return right
 
     @torch.no_grad()
