@@ -7,6 +7,8 @@ the held-out articles are read. A fact has four taught phrasings. One JSON per a
 that was cut off shows how far it got, and one with a memory goes on from there (``--work``) and is mended at its end.
 
 * ``memory-1``, ``memory-10``, ``memory-100``: `memlayers add`, batches of that size; the first 100 facts by `teach`.
+  589,824 slots; 16 stored facts are rehearsed in each step.
+* ``plain-100``: the same in the default pool of 147,456 slots, nothing rehearsed.
 * ``smf-100``: Sparse Memory Finetuning's rule (Lin et al. 2025, arXiv 2510.15103) on the same pool: the top 2,048
   slots of a batch by TF-IDF, no gate, queries from the state alone, nothing guarded.
 * ``lora-100``: peft's LoRA, rank 16 on every linear layer, 1e-3; ``full-100``: all weights, 1e-4. Adam, answers only;
@@ -52,12 +54,12 @@ ENTITY_QUESTIONS = ROOT.parent / "shared" / "data" / "entityquestions"
 SEED, FIRST, ASKED, TEXT_TOKENS, PHRASINGS = 137, 100, 400, 8192, 4
 CHECKPOINTS = (100, 200, 300, 500, 1000, 2000, 3000, 5000, 7500, 10_000)
 ARMS = {
-    "memory-100": 10_000, "memory-10": 1000, "memory-1": 200, "smf-100": 2000, "lora-100": 1000, "full-100": 1000,
-    "once": 1000,
+    "memory-100": 10_000, "plain-100": 7500, "memory-10": 1000, "memory-1": 200, "smf-100": 2000, "lora-100": 1000,
+    "full-100": 1000, "once": 1000,
 }  # fmt: skip
 """Each arm, and how many facts it is taught unless --facts says otherwise."""
-TEACH = TeachConfig(seed=SEED, gate_steps=500, checkpoint_seconds=3600)
-STREAM = EditConfig(slot_count=64, neighbours=2, phrasings=1, repairs=1, refuse=False)
+TEACH = TeachConfig(seed=SEED, sub_keys=768, gate_steps=500, checkpoint_seconds=3600)
+STREAM = EditConfig(slot_count=64, neighbours=2, phrasings=1, rehearsed=16, repairs=1, refuse=False)
 
 Teach = Callable[[Sequence[Fact]], Any]
 
@@ -130,7 +132,7 @@ def memory_arm(exam: Exam, size: int, config: TeachConfig, edit: EditConfig) -> 
         if not exam.points:
             exam.take(memory.model, memory.tokenizer, FIRST)
         exam.stream(size, memory.model, memory.tokenizer, memory.add, start=max(done, FIRST), save=memory.save)
-        if exam.arm.startswith("memory") and "mended" not in exam.points[-1]:
+        if not exam.arm.startswith("smf") and "mended" not in exam.points[-1]:
             began = time.process_time()
             mended = memory.mend()
             exam.seconds += time.process_time() - began
@@ -187,9 +189,11 @@ def run(arm: str, number: int, work: Path) -> None:
     kind, _, size = arm.partition("-")
     if kind == "memory":
         memory_arm(exam, int(size), TEACH, STREAM)
+    elif kind == "plain":
+        memory_arm(exam, int(size), replace(TEACH, sub_keys=None), replace(STREAM, rehearsed=0))
     elif kind == "smf":
         config = replace(TEACH, gate=False)
-        memory_arm(exam, int(size), config, replace(STREAM, slots="tfidf", slot_count=2048, neighbours=0, repairs=0))
+        memory_arm(exam, int(size), config, replace(STREAM, slot_count=2048, neighbours=0, rehearsed=0, repairs=0))
     elif kind == "once":
         with tempfile.TemporaryDirectory() as folder:
             began = time.process_time()

@@ -275,6 +275,18 @@ def test_a_neighbour_that_an_edit_breaks_is_mended(folder: Path):
         assert _answers(memory, rest) == _right(rest)
 
 
+def test_what_is_rehearsed_beside_an_edit_is_kept(folder: Path):
+    rest = [*FACTS[:1], *FACTS[2:]]
+    lost = {}
+    for rehearsed in (0, 14):
+        crude = replace(CONFIG, slots="all", rate=4.0, neighbours=0, rehearsed=rehearsed)
+        with open_memory(folder, crude, autosave=False) as memory:
+            memory.update([replace(FACTS[1], answer="green")])
+            lost[rehearsed] = sum(a != b for a, b in zip(_answers(memory, rest), _right(rest), strict=True))
+            memory._pending.clear()
+    assert lost[0] > 0 and lost[14] < lost[0]
+
+
 def test_what_edits_wrote_over_is_mended_and_nothing_else_is_touched(folder: Path):
     before = digests(folder)
     with open_memory(folder, replace(CONFIG, slots="all", rate=4.0, neighbours=0)) as careless:
@@ -468,7 +480,7 @@ def test_rows_of_every_format_are_put_back_bit_for_bit():
 
 
 def test_settings_out_of_range_are_one_line():
-    for bad in ({"slots": "some"}, {"steps": 0}, {"rate": 0.0}, {"neighbours": -1}):
+    for bad in ({"slots": "some"}, {"steps": 0}, {"rate": 0.0}, {"neighbours": -1}, {"rehearsed": -1}):
         with pytest.raises(InputError):
             EditConfig(**bad)  # type: ignore[arg-type]
 

@@ -32,6 +32,9 @@ def test_the_facts_that_read_most_of_what_moved(use: SlotUse):
     assert use.most_moved(rows, moved, 1, ["b"]) == ["c"]
     assert use.most_moved(torch.tensor([5]), torch.tensor([1.0]), 5, []) == []
     assert use.most_moved(rows[:0], moved[:0], 5, []) == []
+    keys, read = use.reading(rows, moved, ["b"])
+    assert keys == ["a", "c"] and read.tolist() == [1.0, 1.5]
+    assert use.reading(rows, moved, ["a", "b", "c"])[0] == []
 
 
 def test_what_is_saved_is_known_again_where_the_text_is_the_same(use: SlotUse, tmp_path: Path):

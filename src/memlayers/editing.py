@@ -84,6 +84,8 @@ class EditConfig:
         neighbours: stored facts measured before and after, per fact edited: of the same subject, and those that read
             most of what was moved.
         phrasings: of each of them.
+        rehearsed: stored facts that each step teaches beside the edit's own, drawn by how many of the rows that may be
+            written they read. Worth its time for batches into a full memory (docs/LOG.md), not for a single fact.
         repairs: rounds of mending neighbours, before an edit is refused.
         refuse: refuse an edit that still changes a neighbour's answer; otherwise the report tells.
         seed: of the choices of phrasings.
@@ -97,6 +99,7 @@ class EditConfig:
     enough: float = 0.01
     neighbours: int = 32
     phrasings: int = 2
+    rehearsed: int = 0
     repairs: int = 3
     refuse: bool = True
     seed: int = 137
@@ -108,8 +111,11 @@ class EditConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}: it must be at least 1")
-        if self.rate <= 0 or self.enough <= 0 or self.neighbours < 0 or self.repairs < 0:
-            raise InputError("rate and enough must be positive, neighbours and repairs at least 0")
+        for name in ("neighbours", "rehearsed", "repairs"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} is {getattr(self, name)}: it must be at least 0")
+        if self.rate <= 0 or self.enough <= 0:
+            raise InputError("rate and enough must be positive")
 
 
 @dataclass(slots=True)
@@ -505,6 +511,7 @@ class EditableMemory:
         each = max(1, size // len(examples))
         rng = random.Random(f"{self.config.seed}:{edit.report.number}")
         everything = [one for phrasings in examples for one in phrasings]
+        rehearse = self._rehearsal(edit, rows, rng)
         wrong: list[Encoded] = []
         for number in range(self.config.steps):
             shown = wrong or [
@@ -517,10 +524,14 @@ class EditableMemory:
             settled = True
             for start in range(0, len(shown), size):
                 batch = [*shown[start : start + size], *(extra if len(extra) <= size else rng.sample(extra, size))]
-                out = answer_logits(self.model, self.tokenizer, batch)
-                loss = F.cross_entropy(out.logits, out.labels)
-                if bool(out.right(len(batch)).all()) and float(loss.detach()) <= self.config.enough:
+                beside = rehearse()
+                out = answer_logits(self.model, self.tokenizer, [*batch, *beside])
+                losses = F.cross_entropy(out.logits, out.labels, reduction="none")
+                own = losses.detach()[out.sequence < len(batch)]
+                right = out.right(len(batch) + len(beside))[: len(batch)]
+                if bool(right.all()) and float(own.mean()) <= self.config.enough:
                     continue
+                loss = losses.mean()
                 settled = False
                 writer.step(loss)
                 edit.report.steps += 1
@@ -530,6 +541,23 @@ class EditableMemory:
                 wrong = [one for one, right in zip(everything, self._answered(everything), strict=True) if not right]
                 if not wrong:
                     return
+
+    def _rehearsal(self, edit: _Open, rows: Tensor, rng: random.Random) -> Callable[[], list[Encoded]]:
+        """Draws stored facts, each in one of its phrasings: the more of these rows it reads, the likelier."""
+        assert self._use is not None
+        if not self.config.rehearsed:
+            return list
+        keys, read = self._use.reading(rows.cpu(), torch.ones(len(rows)), edit.report.ids)
+        if not read.sum():
+            return list
+        chances = read.double().cumsum(0).tolist()
+        by_id = {fact.id: fact for fact in self._facts}
+
+        def draw() -> list[Encoded]:
+            drawn = [by_id[key] for key in rng.choices(keys, cum_weights=chances, k=self.config.rehearsed)]
+            return [self._encode(rng.choice(fact.questions), fact.answer) for fact in drawn]
+
+        return draw
 
     def _unlearn(self, edit: _Open, old: list[Fact]) -> None:
         """Takes facts out: what is theirs alone is zero, shared rows say what the backbone says, the gate closes."""

@@ -166,8 +166,29 @@ class SlotUse:
                 frequency[self.rows[key].long()] -= 1
         return frequency
 
-    def most_moved(self, rows: Tensor, moved: Tensor, number: int, without: Sequence[str]) -> list[str]:
-        """The facts that read most of what an edit moved.
+    def reading(self, rows: Tensor, weights: Tensor, without: Collection[str]) -> tuple[list[str], Tensor]:
+        """How much of some rows each fact reads.
+
+        Args:
+            rows: slots, int64.
+            weights: what reading each counts for, float.
+            without: ids left out.
+
+        Returns:
+            The ids of all other facts, and of each the sum of the weights, float32 [n].
+        """
+        left_out = set(without)
+        keys = [key for key in self.rows if key not in left_out]
+        if not keys:
+            return keys, torch.zeros(0)
+        weight = torch.zeros(len(self.frequency)).index_put((rows,), weights.float())
+        sizes = torch.tensor([len(self.rows[key]) for key in keys])
+        sums = torch.cat([weight.new_zeros(1), weight[torch.cat([self.rows[k] for k in keys])].double().cumsum(0)])
+        ends = sizes.cumsum(0)
+        return keys, (sums[ends] - sums[ends - sizes]).float()
+
+    def most_moved(self, rows: Tensor, moved: Tensor, number: int, without: Collection[str]) -> list[str]:
+        """The facts that read most of what an edit moved: `number` at most, the most moved first.
 
         Args:
             rows: slots that changed, int64.
@@ -176,16 +197,9 @@ class SlotUse:
             without: ids left out.
 
         Returns:
-            Ids, the most moved first; none that reads nothing of it.
+            Ids; none that reads nothing of it.
         """
-        keys = [key for key in self.rows if key not in set(without)]
-        if not keys or not len(rows):
-            return []
-        weight = torch.zeros(len(self.frequency)).index_put((rows,), moved.float())
-        sizes = torch.tensor([len(self.rows[key]) for key in keys])
-        sums = torch.cat([weight.new_zeros(1), weight[torch.cat([self.rows[k] for k in keys])].cumsum(0)])
-        ends = sizes.cumsum(0)
-        impact = sums[ends] - sums[ends - sizes]
+        keys, impact = self.reading(rows, moved, without)
         order = impact.argsort(descending=True, stable=True)[:number].tolist()
         return [keys[i] for i in order if impact[i] > 0]
 
