@@ -33,7 +33,7 @@ from memlayers.probes import Histogram, Probe, reads_histogram
 from memlayers.progress import progress_bar
 from memlayers.protection import SeenRead, gates_off, watched_reads
 from memlayers.session import Memory
-from memlayers.tuner import MemoryLayer, memory_layers, value_pool
+from memlayers.tuner import MemoryLayer, active_part, memory_layers, value_pool
 from memlayers.value_pool import ValuePool
 from memlayers.writing import answer_logits
 
@@ -513,8 +513,7 @@ def _active(model: Any) -> str:
     Raises:
         InputError: there is none.
     """
-    for layer in memory_layers(model):
-        for adapter in layer.active_adapters:
-            if adapter in layer.memlayers_config:
-                return str(adapter)
-    raise InputError("the model has no active memory: open one with load_memory")
+    found = active_part(model, "memlayers_config")
+    if found is None:
+        raise InputError("the model has no active memory: open one with load_memory")
+    return found[0]

@@ -10,13 +10,14 @@ import codecs
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from .errors import InputError, WorkError
 
@@ -59,6 +60,25 @@ def atomic_write_text(path: StrPath, text: str) -> None:
         WorkError: the disk is full or failed.
     """
     atomic_write_bytes(path, text.encode("utf-8"))
+
+
+def sections_text(schema: str, sections: Mapping[str, Any]) -> str:
+    """A JSON object of a schema and named sections; of a section that is a list each entry has a line of its own.
+
+    Raises:
+        ValueError: a figure is NaN or infinite.
+        TypeError: something is not JSON.
+    """
+
+    def line(value: Any) -> str:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+    lines = [f'"schema": {line(schema)}']
+    for name, value in sections.items():
+        listed = isinstance(value, list) and value
+        text = "[\n  " + ",\n  ".join(map(line, value)) + "\n]" if listed else line(value)
+        lines.append(f"{line(name)}: {text}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def atomic_write_bytes(path: StrPath, data: bytes) -> None:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from .errors import InputError, WorkError
-from .files import StrPath, atomic_write_bytes, atomic_write_text
+from .files import StrPath, atomic_write_bytes, atomic_write_text, sections_text
 from .results import CurvePoint
 
 if TYPE_CHECKING:
@@ -122,20 +122,12 @@ def diagnosis_text(diagnosis: Diagnosis) -> str:
         "histograms": [asdict(histogram) for histogram in diagnosis.histograms],
         "curve": [asdict(point) for point in diagnosis.curve],
     }
-    lines = [f'"schema": {json.dumps(SCHEMA)}']
     try:
-        for name, value in sections.items():
-            entries = value if isinstance(value, list) else None
-            if entries:
-                rows = ",\n  ".join(json.dumps(entry, ensure_ascii=False, allow_nan=False) for entry in entries)
-                lines.append(f"{json.dumps(name)}: [\n  {rows}\n]")
-            else:
-                lines.append(f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}")
+        return sections_text(SCHEMA, sections)
     except ValueError as error:
         raise WorkError(
             f"a figure of the diagnosis is not finite ({error}): the memory's values are damaged"
         ) from error
-    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def read_diagnosis(path: StrPath) -> Diagnosis:

@@ -24,7 +24,7 @@ from memlayers.facts import Fact
 from memlayers.gate import Subjects, subject_names
 from memlayers.generate import without_memory
 from memlayers.teaching import RelationReport
-from memlayers.tuner.model import memory_layers
+from memlayers.tuner.model import active_part, memory_layers
 from memlayers.tuner.relations import ACCEPTS_ALL, RELATION_DIM
 from memlayers.tuner.subjects import fingerprint
 
@@ -152,16 +152,13 @@ def relation_scores(
 
     A question that names no stored subject scores 1, and so does every question where the memory has no check.
     """
-    for layer in memory_layers(model):
-        for adapter in layer.active_adapters:
-            if adapter in layer.memlayers_relations:
-                check: Any = layer.memlayers_relations[adapter]
-                if check.accepts_all or not questions:
-                    break
-                prompts = [encode_prompt(tokenizer, question) for question in questions]
-                states = prompt_states(model, adapter, prompts).to(check.mean.device)
-                return check.scores(prompts, states).tolist(), float(check.threshold)
-    return [1.0] * len(questions), ACCEPTS_ALL
+    found = active_part(model, "memlayers_relations")
+    if found is None or found[1].accepts_all or not questions:
+        return [1.0] * len(questions), ACCEPTS_ALL
+    adapter, check = found
+    prompts = [encode_prompt(tokenizer, question) for question in questions]
+    states = prompt_states(model, adapter, prompts).to(check.mean.device)
+    return check.scores(prompts, states).tolist(), float(check.threshold)
 
 
 class _Seen(Exception):

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from .errors import InputError, WorkError
-from .files import StrPath, atomic_write_text
+from .files import StrPath, atomic_write_text, sections_text
 
 if TYPE_CHECKING:
     from .metrics import Estimate
@@ -149,13 +149,10 @@ def write_results(path: StrPath, results: Results) -> None:
         "examples": results.examples,
     }
     try:
-        lines = [
-            f'"schema": {json.dumps(SCHEMA)}',
-            *(_section(name, value) for name, value in sections.items()),
-        ]
+        text = sections_text(SCHEMA, sections)
     except (ValueError, TypeError) as error:
         raise WorkError(f"{path}: the results are not JSON ({error}); nothing was written") from error
-    atomic_write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+    atomic_write_text(path, text)
 
 
 def read_results(path: StrPath) -> Results:
@@ -215,14 +212,6 @@ def environment(device: str) -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join(sys.argv),
     }
-
-
-def _section(name: str, value: Any) -> str:
-    head = json.dumps(name)
-    if not isinstance(value, list) or not value:
-        return f"{head}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}"
-    entries = ",\n  ".join(json.dumps(entry, ensure_ascii=False, allow_nan=False) for entry in value)
-    return f"{head}: [\n  {entries}\n]"
 
 
 def _read_json(path: StrPath) -> Any:

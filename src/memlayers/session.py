@@ -13,7 +13,7 @@ from memlayers.backbones import device_named, load_backbone
 from memlayers.errors import InputError
 from memlayers.generate import Generated, generate_answers, without_memory
 from memlayers.relations import relation_scores
-from memlayers.tuner import memory_layers, set_gate_enabled
+from memlayers.tuner import active_part, set_gate_enabled
 from memlayers.tuner.config import METHOD
 
 if TYPE_CHECKING:
@@ -106,13 +106,11 @@ class Memory:
 
 def answer_thresholds(model: Any) -> tuple[float, float]:
     """The least confidence of a memory's answer and of the backbone's, of the active adapter; 0 where not settled."""
-    for layer in memory_layers(model):
-        for adapter in layer.active_adapters:
-            if adapter in layer.memlayers_subjects:
-                index: Any = layer.memlayers_subjects[adapter]
-                memory, backbone = index.thresholds.tolist()
-                return memory, backbone
-    return 0.0, 0.0
+    found = active_part(model, "memlayers_subjects")
+    if found is None:
+        return 0.0, 0.0
+    memory, backbone = found[1].thresholds.tolist()
+    return memory, backbone
 
 
 def _answer(

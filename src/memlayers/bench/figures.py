@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from memlayers.errors import InputError
-from memlayers.files import StrPath, atomic_write_text
+from memlayers.files import StrPath, atomic_write_text, sections_text
 
 if TYPE_CHECKING:
     import torch
@@ -163,12 +163,9 @@ def _status_kilobytes(name: str) -> int:
 
 def bench_text(bench: Bench) -> str:
     """A run as JSON, one figure per line."""
-    head = [
-        f'"schema": {json.dumps(SCHEMA)}',
-        *(f"{json.dumps(name)}: {json.dumps(getattr(bench, name))}" for name in ("environment", "roofs", "overhead")),
-    ]
-    rows = ",\n  ".join(json.dumps({**asdict(timing), "gb_per_s": timing.gb_per_s}) for timing in bench.timings)
-    return "{\n" + ",\n".join([*head, f'"timings": [\n  {rows}\n]']) + "\n}\n"
+    timings = [{**asdict(timing), "gb_per_s": timing.gb_per_s} for timing in bench.timings]
+    sections = {"environment": bench.environment, "roofs": bench.roofs, "overhead": bench.overhead, "timings": timings}
+    return sections_text(SCHEMA, sections)
 
 
 def write_bench(path: StrPath, bench: Bench) -> None:

@@ -10,6 +10,7 @@ from memlayers.tuner.config import METHOD, MemoryConfig
 from memlayers.tuner.layer import MemoryLayer, Read
 from memlayers.tuner.model import (
     MemoryModel,
+    active_part,
     memory_auxiliary_loss,
     memory_layers,
     set_gate_enabled,
@@ -23,6 +24,7 @@ __all__ = [
     "MemoryModel",
     "Read",
     "RelevanceGate",
+    "active_part",
     "memory_auxiliary_loss",
     "memory_layers",
     "set_gate_enabled",

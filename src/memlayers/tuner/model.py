@@ -110,6 +110,16 @@ def value_pool(model: nn.Module, adapter: str) -> ValuePool:
     return pool
 
 
+def active_part(model: nn.Module, name: str) -> tuple[str, Any] | None:
+    """The first active memory that has such a part ("memlayers_subjects", ...), and the part; None without one."""
+    for layer in memory_layers(model):
+        parts = getattr(layer, name)
+        for adapter in layer.active_adapters:
+            if adapter in parts:
+                return str(adapter), parts[adapter]
+    return None
+
+
 def set_gate_enabled(model: nn.Module, enabled: bool) -> None:
     """Puts the trained gates of all memory layers in force, or has every layer read for every token."""
     for layer in memory_layers(model):
