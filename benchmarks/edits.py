@@ -6,10 +6,10 @@ All other facts are asked before and after, in a taught phrasing and in one neve
 ten updates are saved one by one and taken back again, and hashes compared. Writes
 ``benchmarks/results/edits/FACTS-RULE[-SLOTS].json`` (typed rows) and ``edits.md``, the table of all that are there.
 
-``never``: two memories, one taught all facts and made to forget some, one never taught those; how far the old answers
-are from the bare backbone's, through the gate and with the memory read for every token.
+``never``: two memories, one taught all facts and made to forget some, one after another, one never taught those; how
+far the old answers are from the bare backbone's, through the gate and with the memory read for every token.
 
-Examples: ``python benchmarks/edits.py edits --facts 1000 --edits 200`` and ``python benchmarks/edits.py never``
+Examples: ``python benchmarks/edits.py edits --edits 200``, ``python benchmarks/edits.py never --facts 300``
 """
 
 from __future__ import annotations
@@ -194,8 +194,8 @@ def never(work: Path, facts: int, part: int) -> Results:
     rows: list[Row] = []
     for name, path in (("forgot", folder), ("never_taught", memory_of(work, facts, part))):
         with open_memory(path, autosave=False) as memory:
-            if name == "forgot":
-                memory.forget(ids=[fact.id for fact in gone])
+            for fact in gone if name == "forgot" else ():
+                memory.forget(ids=[fact.id])
             asked = [
                 encode_example(memory.tokenizer, q, fact.answer)
                 for fact in gone
@@ -232,7 +232,7 @@ def main() -> None:
     parser.add_argument("--others", type=int, default=None, help="ask so many of the other facts; all if not given")
     parser.add_argument("--rules", default="tfidf,kl,all")
     parser.add_argument("--slot-count", type=int, default=EditConfig().slot_count)
-    parser.add_argument("--part", dest="kept", type=int, default=60, help="never: so many of the facts stay")
+    parser.add_argument("--part", dest="kept", type=int, default=240, help="never: so many of the facts stay")
     parser.add_argument("--work", type=Path, default=ROOT / "runs", help="where the taught memories are kept")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the results go")
     parser.add_argument("--threads", type=int, default=1)

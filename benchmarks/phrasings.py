@@ -48,6 +48,7 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
     "three-wordings": {"wordings": 3},
     "three-wordings-weight-0": {"wordings": 3, "subject_weight": 0.0},
     "several-weight-2": {"several": True},
+    "several-twelve-exposures": {"several": True, "exposures": 12},
     "several-weight-1": {"several": True, "subject_weight": 1.0},
     "several-weight-0": {"several": True, "subject_weight": 0.0},
 }

@@ -16,7 +16,7 @@ from peft import get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from memlayers import row_state, teach
+from memlayers import gate, row_state
 from memlayers.calibrate import collect_features
 from memlayers.errors import InputError
 from memlayers.general_text import SHIPPED, read_general_text
@@ -147,7 +147,7 @@ def test_constants_that_the_plan_repeats() -> None:
     from memlayers import plan
 
     assert (plan.STATE_BLOCK, STAGING) == (STATE_BLOCK, 8 * STAGE_BYTES)
-    assert (plan.MOST_CONTEXTS, plan.CHUNK_BYTES) == (teach.MOST_CONTEXTS, row_state.CHUNK_BYTES)
+    assert (plan.MOST_CONTEXTS, plan.CHUNK_BYTES) == (gate.MOST_CONTEXTS, row_state.CHUNK_BYTES)
     assert plan.FORWARD_TOKENS == inspect.signature(collect_features).parameters["batch_tokens"].default
     assert (plan.QUESTIONS, plan.NEW_TOKENS) == (
         inspect.signature(generate_answers).parameters["batch_size"].default, MAX_NEW_TOKENS,

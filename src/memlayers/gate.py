@@ -9,9 +9,10 @@ from general text, where such a name may fall too.
 from __future__ import annotations
 
 import math
+import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -47,6 +48,8 @@ UNSURE = 0.005  # share of stored facts, in wordings not shown, that may be take
 MARGIN = 4  # of confidence: in wordings of a kind that teaching did not use an answer is less sure (docs/LOG.md)
 RAISED = 0.015  # the same, where questions about what was never taught would otherwise be answered
 MISTAKEN = 0.01  # share of the backbone's wrong answers that may be taken for knowledge
+MOST_CONTEXTS = 2000  # of the facts, that calibration and the gates are shown
+MOST_SETTLED = 500  # facts asked for the thresholds of abstention
 _SPACE_MARKS = ("Ġ", "▁", " ")  # how vocabularies write a word's leading space
 RARE = 100  # a word is part of a nameless subject where at most one in so many facts has it
 
@@ -289,6 +292,28 @@ def withdraw_marks(marks: Tensor, found: Iterable[FactRuns]) -> None:
         for kind in (PART, CAPITAL | DIGIT):
             if bool(((beside & kind != 0) & (beside & says != 0)).any()):
                 marks[(marks & kind != 0)] &= ~says & 0xFF
+
+
+def sampled_contexts(contexts: Sequence[list[int]], seed: int) -> list[list[int]]:
+    """At most `MOST_CONTEXTS` of the facts' contexts, token ids of questions and answers, in an order of their own."""
+    return random.Random(seed).sample(contexts, min(len(contexts), MOST_CONTEXTS))
+
+
+def settling_questions(facts: Sequence[Fact], seed: int, shown: Sequence[Collection[int]] = ()) -> list[Question]:
+    """What `settle_thresholds` is given: a question about each of at most `MOST_SETTLED` facts.
+
+    Args:
+        facts: what is stored.
+        seed: of the choice.
+        shown: per fact the places of the phrasings that teaching showed, which come last; none where not known.
+    """
+    rng = random.Random(f"{seed}:settle")
+    asked = []
+    for i in rng.sample(range(len(facts)), min(len(facts), MOST_SETTLED)):
+        questions, seen = facts[i].questions, shown[i] if shown else ()
+        fresh = [question for j, question in enumerate(questions) if j not in seen]
+        asked.append(Question(rng.choice(fresh or questions), facts[i].answers))
+    return asked
 
 
 def settle_thresholds(

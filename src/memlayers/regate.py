@@ -8,7 +8,6 @@ is compared with.
 from __future__ import annotations
 
 import copy
-import random
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,12 +22,19 @@ from memlayers.encoding import encode_example, encode_prompt
 from memlayers.errors import InputError
 from memlayers.facts import Fact, Question
 from memlayers.files import atomic_directory, check_output_directory
-from memlayers.gate import index_subjects, settle_thresholds, subject_runs, train_gates
+from memlayers.gate import (
+    index_subjects,
+    sampled_contexts,
+    settle_thresholds,
+    settling_questions,
+    subject_runs,
+    train_gates,
+)
 from memlayers.general_text import GeneralText, load_general_text
 from memlayers.progress import progress_bar
 from memlayers.relations import fit_relations, relation_entries
 from memlayers.session import WEIGHTS, Memory, load_memory
-from memlayers.teach import ADAPTER, MOST_CONTEXTS, MOST_SETTLED
+from memlayers.teach import ADAPTER
 from memlayers.teaching import TEACHING_FILE, GateReport, RelationReport, Teaching, read_teaching, write_teaching
 from memlayers.tuner.subjects import distinct_runs
 
@@ -139,8 +145,7 @@ def regate_memory(
         settled.relations = len(relation_entries(facts, subjects)) if config.gate_relations else 0
     model = _rebuilt(model, settled, Path(folder))
 
-    contexts = [ids for each in encoded for ids in each]
-    contexts = random.Random(config.seed).sample(contexts, min(len(contexts), MOST_CONTEXTS))
+    contexts = sampled_contexts([ids for each in encoded for ids in each], config.seed)
     texts = text.encode(tokenizer, min(longest, 256))
     with progress_bar("Reading", len(contexts) + len(texts), quiet=quiet) as advance:
         features = [collect_features(model, ADAPTER, kind, progress=advance) for kind in (contexts, texts)]
@@ -160,7 +165,7 @@ def regate_memory(
         )  # fmt: skip
     thresholds = None
     if aware:
-        asked = _asked(facts, config.seed)
+        asked = settling_questions(facts, config.seed)  # which wordings teaching showed is not known here
         with progress_bar("Settling thresholds", 2 * (len(asked) + len(negatives)), quiet=quiet) as advance:
             thresholds = settle_thresholds(model, tokenizer, ADAPTER, asked, negatives, progress=advance)
     with atomic_directory(target, replace=out is None) as new:
@@ -184,13 +189,6 @@ def _rebuilt(model: Any, config: Any, folder: Path) -> Any:
     kept = {name: value for name, value in tensors.items() if not any(part in name for part in OF_THE_GATE)}
     set_peft_model_state_dict(rebuilt, kept, adapter_name=ADAPTER)
     return rebuilt.eval()
-
-
-def _asked(facts: Sequence[Fact], seed: int) -> list[Question]:
-    """One question about each of up to `MOST_SETTLED` facts; which wordings teaching showed is not known here."""
-    rng = random.Random(f"{seed}:settle")
-    chosen = rng.sample(list(facts), min(len(facts), MOST_SETTLED))
-    return [Question(rng.choice(fact.questions), fact.answers) for fact in chosen]
 
 
 def _copy_the_rest(folder: Path, new: Path) -> None:

@@ -37,9 +37,16 @@ from memlayers.encoding import (
     plain_text_ids,
 )
 from memlayers.errors import InputError, WorkError
-from memlayers.facts import Fact, Question, facts_text
+from memlayers.facts import Fact, facts_text
 from memlayers.files import atomic_directory, check_output_directory, file_digest
-from memlayers.gate import index_subjects, settle_thresholds, subject_runs, train_gates
+from memlayers.gate import (
+    index_subjects,
+    sampled_contexts,
+    settle_thresholds,
+    settling_questions,
+    subject_runs,
+    train_gates,
+)
 from memlayers.general_text import load_general_text
 from memlayers.generate import answer_questions
 from memlayers.journal import FACTS_FILE
@@ -61,8 +68,6 @@ if TYPE_CHECKING:
 
 ADAPTER = "default"
 BAD_STEPS_IN_A_ROW = 10
-MOST_CONTEXTS = 2000  # of the facts, that calibration and the gates are shown
-MOST_SETTLED = 500  # facts asked for the thresholds of abstention
 OPTIMIZER_STATE = "optimizer.safetensors"
 
 
@@ -248,9 +253,8 @@ class _Run:
                 )
 
     def _contexts(self, facts: Iterable[int]) -> list[list[int]]:
-        """Token ids of questions and answers of these facts, at most `MOST_CONTEXTS`."""
-        contexts = [example.input_ids for i in facts for example in self.encoded[i]]
-        return random.Random(self.config.seed).sample(contexts, min(len(contexts), MOST_CONTEXTS))
+        """Some of these facts' questions and answers, as token ids."""
+        return sampled_contexts([example.input_ids for i in facts for example in self.encoded[i]], self.config.seed)
 
     def _train_gates(self, features: list[list[LayerFeatures]], contexts: list[list[int]]) -> list[GateReport]:
         config = self.config
@@ -305,13 +309,9 @@ class _Run:
         if not (self.config.gated and self.config.gate_subjects):
             return
         began = time.perf_counter()
-        rng = random.Random(f"{self.config.seed}:settle")
-        asked = []
-        for i in rng.sample(self.gate_facts, min(len(self.gate_facts), MOST_SETTLED)):
-            questions = self.facts[i].questions
-            shown = {(number + i) % len(questions) for number in range(math.ceil(self.report.exposures))}
-            fresh = [question for j, question in enumerate(questions) if j not in shown]
-            asked.append(Question(rng.choice(fresh or questions), self.facts[i].answers))
+        passes = range(math.ceil(self.report.exposures))
+        shown = [{(number + i) % len(self.facts[i].questions) for number in passes} for i in self.gate_facts]
+        asked = settling_questions([self.facts[i] for i in self.gate_facts], self.config.seed, shown)
         with progress_bar("Settling thresholds", 2 * len(asked), quiet=self.quiet) as advance:
             self.report.thresholds = settle_thresholds(self.model, self.tokenizer, ADAPTER, asked, progress=advance)
         self.report.seconds += time.perf_counter() - began
