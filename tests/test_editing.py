@@ -517,3 +517,16 @@ def test_the_verbs_on_the_command_line(folder: Path, tmp_path: Path, monkeypatch
 
 def _gone(fact_id: str) -> str:
     return f"no stored fact has the id {fact_id!r} (any more); `memlayers list` shows what is stored"
+
+
+def test_settings_on_the_command_line(taught_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    seen = []
+
+    def opened(folder: Path, config: EditConfig, **_: Any) -> Any:
+        seen.append(config)
+        raise InputError("enough seen")
+
+    monkeypatch.setattr("memlayers.editing.open_memory", opened)
+    assert _run("mend", taught_folder, "--slot-count", 8, "--rehearsed", 4, "--slots", "kl") == (2, "enough seen")
+    assert _run("mend", taught_folder) == (2, "enough seen")
+    assert seen == [EditConfig(slots="kl", slot_count=8, rehearsed=4), EditConfig()]

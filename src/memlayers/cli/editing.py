@@ -26,6 +26,11 @@ Slots = Annotated[str, typer.Option(help="Which of the slots it reads an edit ma
 SlotCount = Annotated[int | None, typer.Option(min=1, help="At most so many of them per fact.", show_default=False)]
 
 
+Rehearsed = Annotated[
+    int, typer.Option(min=0, help="Stored facts taught again in each step: 16 for large batches into a full memory.")
+]
+
+
 @app.command("list", epilog="Example: memlayers list runs/demo/memory --json")
 def list_facts(memory: Folder, as_json: Json = False) -> None:
     """List the facts that a memory holds: id, subject, first question, answer; with --json everything."""
@@ -44,13 +49,17 @@ def add(
     facts: Annotated[Path, typer.Option(help="Facts: JSONL or CSV.")],
     slots: Slots = "tfidf",
     slot_count: SlotCount = None,
+    rehearsed: Rehearsed = 0,
     backbone: Backbone = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Add facts to a memory."""
     rows = _strict_facts(facts)
-    _edit(memory, lambda opened: opened.add(rows), backbone, device, as_json, slots, slot_count)
+    _edit(
+        memory, lambda opened: opened.add(rows), backbone, device, as_json,
+        slots=slots, slot_count=slot_count, rehearsed=rehearsed,
+    )  # fmt: skip
 
 
 @app.command(epilog="Example: memlayers update runs/demo/memory --facts new.jsonl")
@@ -59,13 +68,17 @@ def update(
     facts: Annotated[Path, typer.Option(help="The new answers: JSONL or CSV; found by id, subject or question.")],
     slots: Slots = "tfidf",
     slot_count: SlotCount = None,
+    rehearsed: Rehearsed = 0,
     backbone: Backbone = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Give stored facts new answers."""
     rows = _strict_facts(facts)
-    _edit(memory, lambda opened: opened.update(rows), backbone, device, as_json, slots, slot_count)
+    _edit(
+        memory, lambda opened: opened.update(rows), backbone, device, as_json,
+        slots=slots, slot_count=slot_count, rehearsed=rehearsed,
+    )  # fmt: skip
 
 
 @app.command(epilog='Example: memlayers forget runs/demo/memory --subject "Chemikal Underground"')
@@ -88,7 +101,7 @@ def forget(
     names = [name.strip() for name in ids.split(",") if name.strip()] if ids else []
     _edit(
         memory, lambda opened: opened.forget(ids=names, subject=subject, facts=rows, purge=purge),
-        backbone, device, as_json, slots, slot_count,
+        backbone, device, as_json, slots=slots, slot_count=slot_count,
     )  # fmt: skip
 
 
@@ -97,12 +110,16 @@ def mend(
     memory: Folder,
     slots: Slots = "tfidf",
     slot_count: SlotCount = None,
+    rehearsed: Rehearsed = 0,
     backbone: Backbone = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Ask a memory everything that it holds, and write again what it does not answer any more."""
-    _edit(memory, lambda opened: opened.mend(quiet=False), backbone, device, as_json, slots, slot_count)
+    _edit(
+        memory, lambda opened: opened.mend(quiet=False), backbone, device, as_json,
+        slots=slots, slot_count=slot_count, rehearsed=rehearsed,
+    )  # fmt: skip
 
 
 @app.command(epilog="Example: memlayers undo runs/demo/memory")
@@ -118,15 +135,12 @@ def _strict_facts(path: Path) -> list[Any]:
 
 
 def _edit(
-    folder: Path, verb: Callable[[Any], Any], backbone: str | None, device: str | None, as_json: bool,
-    slots: str = "tfidf", slot_count: int | None = None,
+    folder: Path, verb: Callable[[Any], Any], backbone: str | None, device: str | None, as_json: bool, **settings: Any
 ) -> None:  # fmt: skip
-    """Opens a memory, makes one edit and says what came of it."""
+    """Opens a memory, makes one edit and says what came of it. Settings are `EditConfig`'s; None for the default."""
     from memlayers.editing import EditConfig, open_memory
 
-    config = EditConfig(slots=slots)
-    if slot_count is not None:
-        config = dataclasses.replace(config, slot_count=slot_count)
+    config = EditConfig(**{name: value for name, value in settings.items() if value is not None})
     with open_memory(folder, config, backbone=backbone, device=device) as opened:
         if opened.notice:
             print(f"memlayers: {opened.notice}", file=sys.stderr)
