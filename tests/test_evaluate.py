@@ -158,6 +158,17 @@ def test_known_facts_and_qa_are_paired_before_and_after(monkeypatch: pytest.Monk
     assert [question for memory, question in oracle.asked if memory] == ["k0", "k1", "k2", "k3", "q0", "q1"]
 
 
+def test_what_the_backbone_said_once_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: dict[str, Generated] = {}
+    known = [Question("k0", ("yes",)), Question("k1", ("no",))]
+    first, second = (Oracle({"k0": memory}, {"k0": "yes"}) for memory in ("yes", "wrong"))
+    _evaluate(monkeypatch, first, known=known, backbone_said=said)
+    rows, _ = _evaluate(monkeypatch, second, known=[*known, Question("k2", ("?",))], backbone_said=said)
+    assert [question for memory, question in second.asked if not memory] == ["k2"] and set(said) == {"k0", "k1", "k2"}
+    assert rows["known_facts", "backbone"].value == pytest.approx(2 / 3)
+    assert rows["known_facts", "memory"].value == pytest.approx(1 / 3)
+
+
 def test_several_question_files_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     sets = {"trivia": [Question("q0", ("one",))], "nq": [Question("q1", ("two",)), Question("q2", ("three",))]}
     rows, _ = _evaluate(monkeypatch, Oracle({"q0": "one", "q1": "two"}, {"q1": "two"}), qa=sets)

@@ -79,7 +79,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[Cell]:
     """The cells that are run, in their order; running one is to write its file."""
     seen: list[Cell] = []
 
-    def fake(out: Path, cell: Cell, materials: Any, config: Any, bounds: Any, settings: Any, quiet: bool) -> Results:
+    def fake(out: Path, cell: Cell, materials: Any, config: Any, bounds: Any, settings: Any, *_: Any) -> Results:
         seen.append(cell)
         results = _results(cell, recall__taught=0.9)
         results.config = settings

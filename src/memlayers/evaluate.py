@@ -98,6 +98,7 @@ def evaluate_memory(
     max_text_tokens: int | None = None,
     batch_size: int = 128,
     seed: int = 0,
+    backbone_said: dict[str, Generated] | None = None,
     quiet: bool = False,
 ) -> tuple[list[Row], list[dict[str, Any]]]:
     """Scores a memory and its backbone on the same items.
@@ -116,12 +117,14 @@ def evaluate_memory(
         max_text_tokens: read this much of each text; None reads all.
         batch_size: questions per batch.
         seed: of the choice of phrasings and of the bootstrap.
+        backbone_said: the bare backbone's answers so far, by question, to be added to: give the same one again where
+            several memories of one backbone are scored.
         quiet: no progress bars.
 
     Returns:
         The rows, and some examples for the report: question, answer, backbone, memory.
     """
-    asked = _Asked(model, tokenizer, batch_size, quiet)
+    asked = _Asked(model, tokenizer, batch_size, {} if backbone_said is None else backbone_said, quiet)
 
     def ask(label: str, questions: Sequence[str], memory: bool) -> list[str]:
         return [answer.text for answer in asked.answers(label, questions, memory)]
@@ -177,9 +180,16 @@ def evaluate_memory(
 class _Asked:
     """Answers that were given already, so that nothing is asked twice."""
 
-    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, batch_size: int, quiet: bool) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        batch_size: int,
+        backbone_said: dict[str, Generated],
+        quiet: bool,
+    ) -> None:
         self.model, self.tokenizer, self.batch_size, self.quiet = model, tokenizer, batch_size, quiet
-        self.given: dict[bool, dict[str, Generated]] = {True: {}, False: {}}
+        self.given: dict[bool, dict[str, Generated]] = {True: {}, False: backbone_said}
 
     def answers(self, label: str, questions: Sequence[str], memory: bool) -> list[Generated]:
         """The answers of the model with its memory, or without; `label` is shown meanwhile."""

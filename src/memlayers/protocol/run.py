@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from memlayers.entity_questions import read_entity_questions
 from memlayers.errors import InputError
@@ -24,6 +24,9 @@ from memlayers.protocol.grid import Cell, Grid, cell_path, read_cells
 from memlayers.protocol.page import write_page
 from memlayers.results import Results, environment, write_results
 from memlayers.teaching import TeachConfig
+
+if TYPE_CHECKING:
+    from memlayers.generate import Generated
 
 POCKET = Path(__file__).parent.parent / "pocket"
 HELD_OUT = 500  # entities never taught, per cell
@@ -165,10 +168,11 @@ def run_protocol(
         note(f"{len(cells) - len(missing)} of {len(cells)} cells are there already")
     (out / "cells").mkdir(parents=True, exist_ok=True)  # by which an interrupted call's folder is known
     page = write_page(out, grid, done)
+    backbone_said: dict[str, Generated] = {}
     for number, cell in enumerate(missing, start=1):
         began = time.perf_counter()
         note(f"cell {number} of {len(missing)}: {cell.name}")
-        done[cell] = _run_cell(out, cell, materials, config, bounds, settings[cell], quiet)
+        done[cell] = _run_cell(out, cell, materials, config, bounds, settings[cell], backbone_said, quiet)
         page = write_page(out, grid, done)
         note(f"{cell.name}: {_in_short(done[cell])}, {_time(time.perf_counter() - began)} in all")
     with suppress(OSError):
@@ -183,6 +187,7 @@ def _run_cell(
     config: TeachConfig,
     bounds: Bounds,
     settings: dict[str, Any],
+    backbone_said: dict[str, Generated],
     quiet: bool,
 ) -> Results:
     from memlayers.demo import watch
@@ -203,7 +208,8 @@ def _run_cell(
     rows, examples = evaluate_memory(
         memory.model, memory.tokenizer,
         facts=_sample(rng, facts, bounds), known=known, qa=qa, untaught=untaught, text=materials.texts,
-        phrasings=bounds.phrasings, max_text_tokens=bounds.max_text_tokens, seed=cell.seed, quiet=quiet,
+        phrasings=bounds.phrasings, max_text_tokens=bounds.max_text_tokens, seed=cell.seed,
+        backbone_said=backbone_said, quiet=quiet,
     )  # fmt: skip
     device = str(memory.model.device)
     costs = cost_rows(memory.report, len(facts), device)
