@@ -66,7 +66,8 @@ EDITED = (
     ("CPU seconds an edit, one thread, without saving", ("edit_cpu_seconds", "update"), ("edit_cpu_seconds", "forget")),
 )  # fmt: skip
 ARMS = {
-    "memory-100": "memory, batches of 100", "memory-10": "memory, batches of 10", "memory-1": "memory, one at a time",
+    "memory-100": "memory, batches of 100, stored facts rehearsed", "memory-10": "the same, batches of 10",
+    "memory-1": "the same, one at a time", "plain-100": "a quarter of the slots, nothing rehearsed, batches of 100",
     "smf-100": "same memory, Sparse Memory Finetuning's rule", "lora-100": "LoRA (peft), rank 16",
     "full-100": "all weights", "once": "memory, all at once",
 }  # fmt: skip
@@ -118,7 +119,7 @@ def edits() -> str:
     found = read_results(EDITS)
     lines = [f"| {found.config['edits']} edits among 1,000 facts | update | forget |", "|---|---:|---:|"]
     for label, *keys in EDITED:
-        shape = "{:.1f} s" if "seconds" in label else "{:.4%}" if "per edit" in label else "{:.1%}"
+        shape = "{:.1f}" if "seconds" in label else "{:.4%}" if "per edit" in label else "{:.1%}"
         rows = [None if key is None else found.find(*key) for key in keys]
         cells = ["-" if row is None else shape.format(row.value).replace("%", " %") for row in rows]
         lines.append(f"| {label} | {' | '.join(cells)} |")
