@@ -493,7 +493,7 @@ def _run(*arguments: object) -> tuple[int, str]:
 
 
 def test_the_verbs_on_the_command_line(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("memlayers.editing.EditConfig", lambda slots: replace(CONFIG, slots=slots))
+    monkeypatch.setattr("memlayers.editing.EditConfig", lambda **given: replace(CONFIG, **given))
     before = digests(folder)
     facts = tmp_path / "new.jsonl"
     write_facts(facts, [NEW])
