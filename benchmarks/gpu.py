@@ -1,79 +1,204 @@
-"""Everything that needs a GPU, in one run: tests, kernels against the card's bandwidth, a 7B teaching step in 24 GB.
+"""Everything that needs a GPU: tests, the user's way through, kernels against the card's bandwidth, 7B in 24 GB.
 
-1. The kernels' and the optimizer's tests, compiled, on the card.
-2. ``memlayers bench`` at 1,000,000 x 3584 bf16, 4 heads x top-32, and at 50,176 slots, with every peer installed.
-3. Qwen2.5-7B's shape with random weights (its config is shipped; nothing is downloaded), the process capped at 24 GiB:
-   teaching steps at 501,264 slots (bf16 pool) and at 1,000,000 (int8 pool, state in host memory), reading 8 slots a
-   token and layer, with and without the memory.
+* ``tests``: the kernels' and the optimizer's tests, compiled, on the card.
+* ``pocket``: `memlayers demo` on the card in bfloat16 (a GPU's default) and float32; its memory is scored on the CPU,
+  forgets a fact and takes that back, byte for byte; every way to store the pool and the optimizer's state teaches 60
+  facts; the same seed teaches the same bytes twice.
+* ``bench``: `memlayers bench` at 1,000,000 x 3584 bf16, 4 heads x top-32, and at 50,176 slots, with every peer
+  installed.
+* ``steps``: Qwen2.5-7B's shape with random weights (its config is shipped; nothing is downloaded), the process capped
+  at 24 GiB: teaching steps at 501,264 slots (bf16 pool) and at 1,000,000 (int8 pool, state in host memory), reading 8
+  slots a token and layer, with and without the memory.
 
-Leaves ``benchmarks/results/gpu/{bench-1m,bench-50k,steps}.json`` with device and versions.
+Leaves ``benchmarks/results/gpu/*.json`` with device and versions. A part that fails is told; the others still run.
 
-Example: ``python benchmarks/gpu.py`` (about 10 minutes on an H100)
+Example: ``python benchmarks/gpu.py`` (about 6 minutes on an H100), ``python benchmarks/gpu.py bench steps``
 """
 
 from __future__ import annotations
 
+import argparse
 import gc
+import hashlib
 import json
 import subprocess
 import sys
+import tempfile
 import time
+import traceback
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
-from memlayers.bench.figures import Shape, read_bench, write_bench
+from memlayers.bench.figures import Bench, Shape, write_bench
 from memlayers.bench.overhead import LARGE
 from memlayers.bench.report import write_bench_report
 from memlayers.bench.run import run_bench
 from memlayers.files import atomic_write_text
-from memlayers.results import environment
+from memlayers.results import environment, read_results
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "gpu"
+DEMO = ROOT / "src" / "memlayers" / "pocket" / "demo.jsonl"
 CARD_BYTES = 24 * 2**30
 STEPS, BATCH, LENGTH, ANSWER = 8, 4, 64, 8
 POOLS: dict[str, dict[str, Any]] = {
     "500k, bf16 pool, stochastic": {"sub_keys": 708, "pool_dtype": "bfloat16", "optimizer": {"rounding": "stochastic"}},
     "1M, int8 pool, host state": {"sub_keys": 1000, "pool_dtype": "int8", "optimizer": {"state_device": "host"}},
 }
+STORAGE: dict[str, list[str]] = {
+    "float32 pool, dense": [],
+    "float32 pool, lazy": ["--optimizer-semantics", "lazy"],
+    "bfloat16 pool, float32 master": ["--pool-dtype", "bfloat16"],
+    "bfloat16 pool, stochastic, 8-bit state": [
+        "--pool-dtype", "bfloat16", "--half-rounding", "stochastic", "--optimizer-bits", "8",
+    ],
+    "int8 pool, state on the host": ["--pool-dtype", "int8", "--optimizer-device", "host"],
+    "torch's AdamW": ["--optimizer", "adamw"],
+    "dense recipe": ["--recipe", "dense"],
+}  # fmt: skip
 
 
 def main() -> None:
-    """Run all three parts; a part that fails is written down as failed, and the others still run."""
+    """Run the parts asked for, or all."""
+    parts = {"tests": tests, "pocket": pocket, "bench": bench, "steps": steps}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(parts))
+    given = parser.parse_args().parts
+    if unknown := set(given) - set(parts):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
     if not torch.cuda.is_available():
         print("benchmarks/gpu.py: no GPU here; run it where torch.cuda.is_available()", file=sys.stderr)
         sys.exit(2)
     RESULTS.mkdir(parents=True, exist_ok=True)
-    rows: dict[str, Any] = {"environment": environment(f"cuda {torch.cuda.get_device_name()}")}
-    tests = [sys.executable, "-m", "pytest", "-q", "tests/test_kernels.py", "tests/test_optimizer.py"]
-    rows["tests"] = subprocess.run(tests, cwd=ROOT, capture_output=True, text=True, check=False).stdout[-2000:]
-    print(rows["tests"])
+    failed = []
+    for name in given or parts:
+        began = time.perf_counter()
+        try:
+            parts[name]()
+        except Exception:  # one part's failure says nothing of the others
+            traceback.print_exc()
+            failed.append(name)
+        print(f"{name}: {time.perf_counter() - began:.0f} s", flush=True)
+    sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
+
+
+def write(name: str, found: dict[str, Any]) -> None:
+    """A part's figures, with the environment beside them."""
+    rows = {"environment": environment("cuda:0"), **found}
+    atomic_write_text(RESULTS / f"{name}.json", json.dumps(rows, indent=1) + "\n")
+
+
+def tests() -> None:
+    """The last lines of what pytest says."""
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "6", "tests/test_kernels.py", "tests/test_optimizer.py"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    print(done.stdout[-6000:], done.stderr[-2000:])
+    write("tests", {"exit_code": done.returncode, "summary": done.stdout.strip().splitlines()[-1:]})
+
+
+def memlayers(*arguments: str | Path) -> float:
+    """Runs a command of the package, as a user does; seconds."""
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "memlayers.cli", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"memlayers {' '.join(map(str, arguments))}: {(done.stderr or done.stdout)[-3000:]}")
+    return time.perf_counter() - began
+
+
+def digest(folder: Path) -> str:
+    """SHA-256 of a memory's weights."""
+    return hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
+
+
+def pocket() -> None:
+    """The main job and everything that a memory is stored with, on the card."""
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        some = work / "some.jsonl"
+        some.write_text("\n".join(DEMO.read_text(encoding="utf-8").splitlines()[:60]) + "\n", encoding="utf-8")
+        for dtype in ("bfloat16", "float32"):
+            out = work / dtype
+            seconds = memlayers("demo", "--out", out, "--dtype", dtype, "--device", "cuda", "--quiet")
+            found[f"demo, {dtype}"] = {"seconds": seconds, **figures(out / "results.json")}
+            print(dtype, found[f"demo, {dtype}"], flush=True)
+        memory = work / "float32" / "memory"
+        scored = work / "cpu.json"
+        memlayers("eval", memory, "--facts", DEMO, "--phrasings", "2", "--device", "cpu", "--out", scored, "--quiet")
+        found["taught on the GPU, scored on the CPU"] = figures(scored)
+        before, subject = digest(memory), json.loads(some.read_text(encoding="utf-8").splitlines()[0])["subject"]
+        found["forget"] = {"seconds": memlayers("forget", memory, "--subject", subject, "--device", "cuda")}
+        found["forget"]["changed"] = digest(memory) != before
+        memlayers("undo", memory, "--device", "cuda")
+        found["forget"]["undone to the byte"] = digest(memory) == before
+        print(found["forget"], flush=True)
+        for number, (kind, options) in enumerate([*STORAGE.items(), ("float32 pool, dense, again", [])]):
+            out = work / str(number)
+            try:
+                seconds = memlayers("teach", "--facts", some, "--out", out, "--device", "cuda", "--dtype", "float32",
+                                    "--gate-steps", "200", "--quiet", *options)  # fmt: skip
+                memlayers("eval", out, "--facts", some, "--device", "cuda", "--out", work / f"{number}.json", "--quiet")
+                found[kind] = {"seconds": seconds, "sha256": digest(out), **figures(work / f"{number}.json")}
+            except RuntimeError as error:
+                found[kind] = {"failed": str(error)}
+            print(kind, found[kind], flush=True)
+    write("pocket", found)
+
+
+def figures(results: Path) -> dict[str, float]:
+    """Each row's value."""
+    return {f"{row.metric} {row.split}": row.value for row in read_results(results).rows}
+
+
+def bench() -> None:
+    """Two shapes; and the shares of the measured copying bandwidth."""
+    shares = {}
     for name, shape in (
         ("bench-1m", Shape(slots=1_000_000, tokens=1024, heads=4, top_k=32, layers=1, dtype="bfloat16")),
         ("bench-50k", Shape(dtype="bfloat16")),
     ):
-        bench = run_bench(shape, device="cuda", repeats=20, overhead=name == "bench-50k", note=print)
-        write_bench(RESULTS / f"{name}.json", bench)
+        found = run_bench(shape, device="cuda", repeats=20, overhead=name == "bench-50k", note=print)
+        write_bench(RESULTS / f"{name}.json", found)
         write_bench_report(RESULTS / f"{name}.json", RESULTS / name)
-        print((RESULTS / name / "bench.md").read_text(encoding="utf-8"))
-    rows["shares_of_copy_bandwidth"] = {
-        f"{timing.stage}, {timing.indices}": timing.gb_per_s / bench.roofs["default"]["sequential"]
-        for bench in [read_bench(RESULTS / "bench-1m.json")]
-        for timing in bench.timings
-        if timing.bytes and timing.variant == "memlayers"
-    }
+        print((RESULTS / name / "bench.md").read_text(encoding="utf-8"), flush=True)
+        shares[name] = shares_of_copying(found)
+    print(json.dumps(shares, indent=1), flush=True)
+    write("shares", shares)
+
+
+def shares_of_copying(bench: Bench) -> dict[str, float]:
+    """Bytes that memory must move at least, over time, over what a large copy moves.
+
+    Less than the bench's own count: gradients of tokens are read again and again, but from the cache.
+    """
+    shares = {}
+    for timing in bench.timings:
+        if timing.bytes and timing.variant == "memlayers":
+            shape, moved = timing.shape, timing.bytes
+            if timing.stage.startswith(("fused step", "gradient norm")):
+                again = shape.layers * shape.tokens * (shape.reads - 1) * shape.dim * 4
+                moved -= again
+            shares[f"{timing.stage}, {timing.indices}"] = moved / timing.ms / 1e6 / bench.roofs["default"]["sequential"]
+    return shares
+
+
+def steps() -> None:
+    """Each pool's teaching steps."""
+    found: dict[str, Any] = {}
     for name, pool in POOLS.items():
         try:
-            rows[name] = teaching_steps(**pool)
+            found[name] = teaching_steps(**pool)
         except torch.cuda.OutOfMemoryError as error:
-            rows[name] = {"failed": str(error).splitlines()[0]}
-        print(name, json.dumps(rows[name]))
+            found[name] = {"failed": str(error).splitlines()[0]}
+        print(name, json.dumps(found[name]), flush=True)
         gc.collect()
         torch.cuda.empty_cache()
-    atomic_write_text(RESULTS / "steps.json", json.dumps(rows, indent=1) + "\n")
+    write("steps", found)
 
 
 def teaching_steps(sub_keys: int, pool_dtype: str, optimizer: dict[str, Any]) -> dict[str, Any]:

@@ -87,6 +87,16 @@ def device_named(name: str) -> torch.device:
     return device
 
 
+def device_chosen(name: str | None) -> torch.device:
+    """`device_named`; None takes a GPU where there is one."""
+    return device_named(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def dtype_on(device: torch.device, dtype: str) -> str:
+    """What "auto" stands for: float32 on a CPU, the checkpoint's own (still "auto") elsewhere."""
+    return "float32" if dtype == "auto" and device.type == "cpu" else dtype
+
+
 def find_mlp_blocks(model: nn.Module) -> list[str]:
     """Finds the MLP blocks of a decoder-only causal LM by structure.
 

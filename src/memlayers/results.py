@@ -189,7 +189,7 @@ def environment(device: str) -> dict[str, Any]:
     """Where and with what a run is made: commit, versions, machine, date (UTC), command line.
 
     Args:
-        device: the device used, e.g. "cpu" or "cuda:0 NVIDIA H200".
+        device: the device used, e.g. "cpu" or "cuda:0"; a GPU's name is added.
 
     Returns:
         A JSON object; None for what is not known (no git checkout, a package that is not installed).
@@ -208,10 +208,18 @@ def environment(device: str) -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "device": device,
+        "device": _device_name(device),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join(sys.argv),
     }
+
+
+def _device_name(device: str) -> str:
+    if not device.startswith("cuda"):
+        return device
+    import torch
+
+    return f"{device} {torch.cuda.get_device_name(device)}"
 
 
 def _read_json(path: StrPath) -> Any:

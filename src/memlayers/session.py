@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memlayers.backbones import device_named, load_backbone
+from memlayers.backbones import device_chosen, dtype_on, load_backbone
 from memlayers.errors import InputError
 from memlayers.generate import Generated, generate_answers, without_memory
 from memlayers.relations import relation_scores
@@ -149,7 +149,6 @@ def load_memory(
     Raises:
         InputError: not a memory folder, a damaged one, or one made for another backbone.
     """
-    import torch
     from peft import PeftModel
 
     folder = Path(folder)
@@ -157,10 +156,8 @@ def load_memory(
     source = backbone or config.get("backbone") or config.get("base_model_name_or_path")
     if not source:
         raise InputError(f"{folder}: names no backbone; say which with --backbone")
-    chosen = device_named(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if dtype == "auto" and chosen.type == "cpu":
-        dtype = "float32"
-    model, tokenizer = load_backbone(source, dtype, chosen)
+    chosen = device_chosen(device)
+    model, tokenizer = load_backbone(source, dtype_on(chosen, dtype), chosen)
     try:
         with warnings.catch_warnings():  # peft warns of missing tensors and goes on; below they are an error
             warnings.filterwarnings("ignore", message="Found missing adapter keys")

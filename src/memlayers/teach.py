@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from memlayers.backbones import context_length, device_named, load_backbone
+from memlayers.backbones import context_length, device_named, dtype_on, load_backbone
 from memlayers.calibrate import LayerFeatures, calibrate, collect_features
 from memlayers.encoding import (
     IGNORED_LABEL,
@@ -172,7 +172,6 @@ class _Run:
         # No mixed precision of accelerate's: a frozen backbone is simply loaded in the dtype it shall run in.
         self.accelerator = Accelerator(mixed_precision="no", cpu=self.device.type == "cpu")
         set_seed(config.seed)
-        dtype = ("float32" if self.device.type == "cpu" else "auto") if config.dtype == "auto" else config.dtype
         memory = MemoryConfig(
             recipe=config.recipe,
             layers=config.layers,
@@ -186,7 +185,7 @@ class _Run:
             seed=config.seed,
             backbone=config.backbone,
         )
-        backbone, self.tokenizer = load_backbone(config.backbone, dtype, self.device)
+        backbone, self.tokenizer = load_backbone(config.backbone, dtype_on(self.device, config.dtype), self.device)
         self.max_length = context_length(backbone)
         loss: Loss = "full" if config.loss == "full" else "answer"
         self.encoded = [

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 SCHEMA: Final = "memlayers.bench/1"
+GPU_CACHE_BYTES: Final = 2**28  # more than any GPU's last-level cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ class Bench:
 
 
 class Clock:
-    """Times calls on a device."""
+    """Times calls on a device: on a GPU by its own events, each call with a cold cache."""
 
     def __init__(self, device: torch.device, repeats: int) -> None:
         self.device, self.repeats = device, repeats
@@ -123,18 +124,34 @@ class Clock:
 
     def __call__(self, call: Callable[[], Any], before: Callable[[], Any] | None = None) -> tuple[float, float, float]:
         """Median, 20th and 80th percentile in milliseconds; `before` runs untimed ahead of each call."""
+        once = self._on_gpu if self.device.type == "cuda" else self._on_cpu
         taken = []
         for _ in range(self.repeats + 1):
             if before is not None:
                 before()
-            self.wait()
-            began = time.perf_counter()
-            call()
-            self.wait()
-            taken.append(1e3 * (time.perf_counter() - began))
+            taken.append(once(call))
         taken = sorted(taken[1:])
         fifth = len(taken) // 5
         return statistics.median(taken), taken[fifth], taken[-1 - fifth]
+
+    def _on_cpu(self, call: Callable[[], Any]) -> float:
+        began = time.perf_counter()
+        call()
+        return 1e3 * (time.perf_counter() - began)
+
+    def _on_gpu(self, call: Callable[[], Any]) -> float:
+        """Overwriting the cache also keeps the GPU busy until the call is queued, so that launching is not timed."""
+        import torch
+
+        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        self.wait()
+        torch.empty(GPU_CACHE_BYTES, dtype=torch.int8, device=self.device).zero_()
+        with torch.cuda.device(self.device):
+            began.record()
+            call()
+            ended.record()
+        self.wait()
+        return float(began.elapsed_time(ended))
 
     def peak(self, call: Callable[[], Any]) -> int | None:
         """Bytes that a call needs on top of what is there; None where the system does not tell."""

@@ -6,6 +6,7 @@ import copy
 import gc
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable, Iterator
 from types import MappingProxyType
 from typing import Any, Final
@@ -29,12 +30,14 @@ def peer_steps(shape: Shape, kind: str, reads: Reads, clock: Clock) -> Iterator[
         for name, make in table.items():
             try:
                 step = make(shape, reads, clock.device)
+                if step is None:
+                    continue
+                taken, peak = clock(step), clock.peak(step)
             except ImportError:
                 continue
-            if step is None:
+            except (RuntimeError, NotImplementedError) as error:  # out of memory, or no kernel for this dtype or device
+                print(f"{name} left out: {str(error).splitlines()[0]}", file=sys.stderr)
                 continue
-            taken = clock(step)
-            peak = clock.peak(step)
             ratio = reads.unique_ratio if table is _PEERS else None
             yield Timing(stage, name, kind, *taken, 0, 0, "", None, ratio, None, peak, "default", shape)
             del step

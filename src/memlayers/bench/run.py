@@ -68,7 +68,7 @@ def run_bench(
         "shape": asdict(shape), "device": device, "indices": list(indices), "peers": peers, "repeats": repeats,
         "seed": seed,
     }  # fmt: skip
-    bench = Bench(environment(_device_name(device)), {}, [], {})
+    bench = Bench(environment(device), {}, [], {})
     for malloc in MALLOC if device == "cpu" else ("default",):
         note(f"malloc {malloc}" if device == "cpu" else device)
         found = _in_process("measure", {**settings, "malloc": malloc}, MALLOC[malloc])
@@ -127,10 +127,6 @@ def measure(
         if peers:
             timings += peer_steps(shape, kind, reads, clock)
     return roofs, [replace(timing, malloc=malloc) for timing in timings]
-
-
-def _device_name(device: str) -> str:
-    return f"{device} {torch.cuda.get_device_name(device)}" if device.startswith("cuda") else device
 
 
 if __name__ == "__main__":

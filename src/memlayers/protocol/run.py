@@ -229,11 +229,19 @@ def _config(cell: Cell, config: TeachConfig) -> TeachConfig:
 
 
 def _settings(cell: Cell, materials: Materials, config: TeachConfig, bounds: Bounds) -> dict[str, Any]:
-    """All that the figures of a cell depend on, but for the code: how it is taught, and digests of what with."""
+    """All that the figures of a cell depend on, but for the code: how it is taught, and digests of what with.
+
+    Not the device: cells may be shared out among machines. The backbone's dtype is told as it is.
+    """
     facts, untaught = materials.split(cell)
+    from memlayers.backbones import device_chosen, dtype_on
+
+    taught = asdict(_config(cell, config))
+    device = device_chosen(taught.pop("device"))
     settings = {
         "facts": cell.facts,
-        **asdict(_config(cell, config)),
+        **taught,
+        "dtype": dtype_on(device, config.dtype),
         **asdict(bounds),
         "taught": _digest(facts),
         "untaught": _digest(untaught),
