@@ -97,6 +97,8 @@ def _eight_bit(table: torch.nn.Parameter) -> torch.optim.Optimizer:
     """Bitsandbytes' 8-bit AdamW; on a GPU only."""
     if table.device.type != "cuda":
         raise ImportError("bitsandbytes' optimizers need a GPU")
+    if table.numel() >= 2**31:  # it would end the process
+        raise RuntimeError(f"bitsandbytes counts elements in 32 bits, and these are {table.numel():,}")
     made: torch.optim.Optimizer = importlib.import_module("bitsandbytes").optim.AdamW8bit([table], lr=RATE)
     return made
 
