@@ -1,8 +1,8 @@
 """Everything that needs a GPU: tests, the user's way through, kernels against the card's bandwidth, 7B in 24 GB.
 
 * ``tests``: the kernels' and the optimizer's tests, compiled, on the card.
-* ``pocket``: `memlayers demo` on the card in bfloat16 (a GPU's default) and float32; its memory is scored on the CPU,
-  forgets a fact and takes that back, byte for byte; every way to store the pool and the optimizer's state teaches 60
+* ``pocket``: `memlayers demo` on the card in bfloat16 (a GPU's default) and float32; its memory forgets a fact, takes
+  that back, byte for byte, and is asked on the CPU; every way to store the pool and the optimizer's state teaches 60
   facts; the same seed teaches the same bytes twice.
 * ``bench``: `memlayers bench` at 1,000,000 x 3584 bf16, 4 heads x top-32, and at 50,176 slots, with every peer
   installed.
@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -37,28 +38,32 @@ from memlayers.bench.overhead import LARGE
 from memlayers.bench.report import write_bench_report
 from memlayers.bench.run import run_bench
 from memlayers.files import atomic_write_text
+from memlayers.generate import answer_questions
+from memlayers.metrics import exact_match
 from memlayers.results import environment, read_results
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "gpu"
 DEMO = ROOT / "src" / "memlayers" / "pocket" / "demo.jsonl"
 CARD_BYTES = 24 * 2**30
-STEPS, BATCHES, LENGTH, ANSWER = 8, (4, 8), 64, 8
+SHOWN, PASSES, BATCHES, LENGTH, ANSWER = 9, 3, (4, 8, 16), 64, 8
 POOLS: dict[str, dict[str, Any]] = {
     "500k, bf16 pool, stochastic": {"sub_keys": 708, "pool_dtype": "bfloat16", "optimizer": {"rounding": "stochastic"}},
     "1M, int8 pool, host state": {"sub_keys": 1000, "pool_dtype": "int8", "optimizer": {"state_device": "host"}},
 }
-STORAGE: dict[str, list[str]] = {
-    "float32 pool, dense": [],
-    "float32 pool, lazy": ["--optimizer-semantics", "lazy"],
-    "bfloat16 pool, float32 master": ["--pool-dtype", "bfloat16"],
-    "bfloat16 pool, stochastic, 8-bit state": [
-        "--pool-dtype", "bfloat16", "--half-rounding", "stochastic", "--optimizer-bits", "8",
-    ],
-    "int8 pool, state on the host": ["--pool-dtype", "int8", "--optimizer-device", "host"],
-    "torch's AdamW": ["--optimizer", "adamw"],
-    "dense recipe": ["--recipe", "dense"],
+STORAGE: dict[str, dict[str, Any]] = {
+    "float32 pool, dense": {},
+    "float32 pool, dense, again": {},
+    "float32 pool, lazy": {"optimizer_semantics": "lazy"},
+    "bfloat16 pool, float32 master": {"pool_dtype": "bfloat16"},
+    "bfloat16 pool, stochastic, 8-bit state": {
+        "pool_dtype": "bfloat16", "half_rounding": "stochastic", "optimizer_bits": 8,
+    },
+    "int8 pool, state on the host": {"pool_dtype": "int8", "optimizer_device": "host"},
+    "torch's AdamW": {"optimizer": "adamw"},
+    "dense recipe": {"recipe": "dense"},
 }  # fmt: skip
+STORED_FACTS = 60
 
 
 def main() -> None:
@@ -99,15 +104,17 @@ def tests() -> None:
     write("tests", {"exit_code": done.returncode, "summary": done.stdout.strip().splitlines()[-1:]})
 
 
-def memlayers(*arguments: str | Path) -> float:
-    """Runs a command of the package, as a user does; seconds."""
-    began = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-m", "memlayers.cli", *map(str, arguments)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(f"memlayers {' '.join(map(str, arguments))}: {(done.stderr or done.stdout)[-3000:]}")
-    return time.perf_counter() - began
+def memlayers(*arguments: str | Path) -> subprocess.Popen[str]:
+    """Starts a command of the package, as a user does."""
+    command = [sys.executable, "-m", "memlayers.cli", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finished(command: subprocess.Popen[str]) -> None:
+    """Waits for it, and raises if it failed."""
+    said, _ = command.communicate()
+    if command.returncode:
+        raise RuntimeError(f"{command.args}: {said[-3000:]}")
 
 
 def digest(folder: Path) -> str:
@@ -117,36 +124,38 @@ def digest(folder: Path) -> str:
 
 def pocket() -> None:
     """The main job and everything that a memory is stored with, on the card."""
+    from memlayers import TeachConfig, load_memory, read_facts, teach_facts
+
+    def recall(memory: Any, facts: Any) -> float:
+        said = answer_questions(memory.model, memory.tokenizer, [fact.questions[0] for fact in facts])
+        return sum(exact_match(a, fact.answers) for a, fact in zip(said, facts, strict=True)) / len(facts)
+
     found: dict[str, Any] = {}
+    facts = read_facts(DEMO)
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        some = work / "some.jsonl"
-        some.write_text("\n".join(DEMO.read_text(encoding="utf-8").splitlines()[:60]) + "\n", encoding="utf-8")
-        for dtype in ("bfloat16", "float32"):
-            out = work / dtype
-            seconds = memlayers("demo", "--out", out, "--dtype", dtype, "--device", "cuda", "--quiet")
-            found[f"demo, {dtype}"] = {"seconds": seconds, **figures(out / "results.json")}
+        demos = {
+            dtype: memlayers("demo", "--out", work / dtype, "--dtype", dtype, "--device", "cuda", "--quiet")
+            for dtype in ("bfloat16", "float32")
+        }
+        for number, (kind, options) in enumerate(STORAGE.items()):
+            config = TeachConfig(device="cuda", dtype="float32", gate_steps=200, **options)
+            taught = teach_facts(facts[:STORED_FACTS], work / str(number), config, quiet=True)
+            found[kind] = {"recall": recall(taught, facts[:STORED_FACTS]), "sha256": digest(work / str(number))}
+            print(kind, found[kind], flush=True)
+        for dtype, demo in demos.items():
+            finished(demo)
+            found[f"demo, {dtype}"] = figures(work / dtype / "results.json")
             print(dtype, found[f"demo, {dtype}"], flush=True)
         memory = work / "float32" / "memory"
-        scored = work / "cpu.json"
-        memlayers("eval", memory, "--facts", DEMO, "--phrasings", "2", "--device", "cpu", "--out", scored, "--quiet")
-        found["taught on the GPU, scored on the CPU"] = figures(scored)
-        before, subject = digest(memory), json.loads(some.read_text(encoding="utf-8").splitlines()[0])["subject"]
-        found["forget"] = {"seconds": memlayers("forget", memory, "--subject", subject, "--device", "cuda")}
-        found["forget"]["changed"] = digest(memory) != before
-        memlayers("undo", memory, "--device", "cuda")
-        found["forget"]["undone to the byte"] = digest(memory) == before
-        print(found["forget"], flush=True)
-        for number, (kind, options) in enumerate([*STORAGE.items(), ("float32 pool, dense, again", [])]):
-            out = work / str(number)
-            try:
-                seconds = memlayers("teach", "--facts", some, "--out", out, "--device", "cuda", "--dtype", "float32",
-                                    "--gate-steps", "200", "--quiet", *options)  # fmt: skip
-                memlayers("eval", out, "--facts", some, "--device", "cuda", "--out", work / f"{number}.json", "--quiet")
-                found[kind] = {"seconds": seconds, "sha256": digest(out), **figures(work / f"{number}.json")}
-            except RuntimeError as error:
-                found[kind] = {"failed": str(error)}
-            print(kind, found[kind], flush=True)
+        before = digest(memory)
+        finished(memlayers("forget", memory, "--subject", facts[0].subject, "--device", "cuda"))
+        forgotten = digest(memory)
+        finished(memlayers("undo", memory, "--device", "cuda"))
+        found["forget"] = {"changed": forgotten != before, "undone to the byte": digest(memory) == before}
+        on_cpu = load_memory(memory, device="cpu")
+        found["demo, float32, asked on the CPU"] = {"recall": recall(on_cpu, facts)}
+        print(found["forget"], found["demo, float32, asked on the CPU"], flush=True)
     write("pocket", found)
 
 
@@ -163,7 +172,8 @@ def bench() -> None:
         ("bench-50k", Shape(dtype="bfloat16")),
     ):
         small = name == "bench-50k"  # the peers' dense gradients and host copies take minutes at a million
-        found = run_bench(shape, device="cuda", repeats=20, peers=small, overhead=small, note=print)
+        kinds = ("uniform", "zipf", "real") if small else ("uniform", "zipf")
+        found = run_bench(shape, device="cuda", repeats=20, peers=small, overhead=small, indices=kinds, note=print)
         write_bench(RESULTS / f"{name}.json", found)
         write_bench_report(RESULTS / f"{name}.json", RESULTS / name)
         print((RESULTS / name / "bench.md").read_text(encoding="utf-8"), flush=True)
@@ -223,45 +233,64 @@ def teaching_steps(batch: int, sub_keys: int, pool_dtype: str, optimizer: dict[s
     memory = MemoryConfig(layers=[6, 14, 22], sub_keys=sub_keys, heads=1, top_k=8, pool_dtype=pool_dtype)
     model: Any = get_peft_model(backbone, memory)
     pool = value_pool(model, "default")
-    steps = RowAdamW([pool.parameter], lr=1e-3, semantics="lazy", **optimizer)
+    rows = RowAdamW([pool.parameter], lr=1e-3, semantics="lazy", **optimizer)
     nudge = torch.nn.Parameter(torch.zeros(config.hidden_size, device="cuda", dtype=torch.bfloat16))
-    generator = torch.Generator().manual_seed(0)
+    # The same sequences again and again, as teaching shows them.
+    shown = torch.randint(1000, 100_000, (SHOWN, batch, LENGTH), generator=torch.Generator().manual_seed(0)).cuda()
 
-    def loss() -> torch.Tensor:
-        ids = torch.randint(1000, 100_000, (batch, LENGTH), generator=generator).cuda()
+    def loss(ids: torch.Tensor) -> torch.Tensor:
         logits = model(input_ids=ids, use_cache=False, logits_to_keep=ANSWER + 1).logits[:, :-1]
         return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, -ANSWER:].flatten())
 
-    def timed(call: Any) -> float:
-        taken = []
-        for _ in range(STEPS):
-            torch.cuda.synchronize()
-            began = time.perf_counter()
-            call()
-            torch.cuda.synchronize()
-            taken.append(1e3 * (time.perf_counter() - began))
-        return median(taken[2:])
+    def taught(ids: torch.Tensor) -> None:
+        loss(ids).backward()
+        rows.step()
+        rows.zero_grad()
 
-    def taught() -> None:
-        loss().backward()
-        steps.step()
-        steps.zero_grad()
-
-    def bare() -> None:  # a nudge at the first memory layer, so that the same layers are differentiated
+    def bare(ids: torch.Tensor) -> None:  # a nudge at the first memory layer: the same layers are differentiated
         handle = memory_layers(model)[0].base_layer.register_forward_hook(lambda layer, inputs, output: output + nudge)
         with without_memory(model):
-            loss().backward()
+            loss(ids).backward()
         handle.remove()
 
-    with_memory = timed(taught)
+    taught(shown[0])  # kernels are compiled
+    first = passes(taught, shown[1:], 1)
+    with_memory = passes(taught, shown[1:], PASSES)
     peak = torch.cuda.max_memory_allocated()
-    alone = timed(bare)
+    bare(shown[0])
+    alone = passes(bare, shown[1:], PASSES)
+    busy, busy_alone = (busy_ms(call, shown[1:]) for call in (taught, bare))
     torch.cuda.set_per_process_memory_fraction(1.0)
     return {
         "slots": sub_keys**2, "tokens": batch * LENGTH, "step_ms": with_memory, "backbone_step_ms": alone,
-        "overhead": with_memory / alone - 1, "peak_gib": peak / 2**30, "cap_gib": 24,
-        "rows_touched": len(steps.state_dict()["state"][0]["rows"]),
+        "overhead": with_memory / alone - 1, "first_pass_step_ms": first, "gpu_busy_ms": busy,
+        "backbone_gpu_busy_ms": busy_alone, "gpu_busy_overhead": busy / busy_alone - 1, "peak_gib": peak / 2**30,
+        "cap_gib": 24, "rows_touched": len(rows.state_dict()["state"][0]["rows"]),
+        "host_threads": torch.get_num_threads(),
     }  # fmt: skip
+
+
+def passes(call: Callable[[torch.Tensor], None], shown: torch.Tensor, number: int) -> float:
+    """Median milliseconds of a step, over so many passes."""
+    taken = []
+    for ids in (*shown,) * number:
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        call(ids)
+        torch.cuda.synchronize()
+        taken.append(1e3 * (time.perf_counter() - began))
+    return median(taken)
+
+
+def busy_ms(call: Callable[[torch.Tensor], None], shown: torch.Tensor) -> float:
+    """Milliseconds a step in which the GPU runs a kernel or copies, by torch's profiler."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        for ids in shown:
+            call(ids)
+        torch.cuda.synchronize()
+    return sum(each.self_device_time_total for each in profiler.key_averages()) / 1e3 / len(shown)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-STAGE_BYTES = 4 * 2**20  # of the gradients of one piece
+STAGE_BYTES = 8 * 2**20  # of the gradients of one piece
 
 
 def staged(

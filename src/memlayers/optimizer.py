@@ -10,6 +10,7 @@ import math
 import sys
 import weakref
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeAlias, overload
 
 import torch
@@ -19,7 +20,7 @@ from torch.optim.adamw import adamw as functional_adamw
 
 from memlayers.errors import InputError
 from memlayers.kernels import kernels_for
-from memlayers.kernels.interface import AdamW, Inverted, LogEntry, Schedule, Table
+from memlayers.kernels.interface import AdamW, Inverted, LogEntry, RowState, Schedule, Table
 from memlayers.kernels.reference import write_rows
 from memlayers.offload import staged
 from memlayers.row_state import RowFormat, TouchedRows
@@ -247,30 +248,37 @@ class RowAdamW(Optimizer):
         adamw: AdamW,
     ) -> None:
         """The same step with state and master in host memory."""
-        kernels = kernels_for(inverted.rows.device)
+        kernels, threads = kernels_for(inverted.rows.device), torch.get_num_threads()
 
         def update(picked: Tensor, sums: Tensor) -> Tensor:
             """Steps the rows `picked` on the host: gradients [q, d] -> new values [q, d]."""
             values = torch.empty_like(sums)
+            log = [LogEntry(picked[:, None], sums.new_ones(len(sums), 1), sums)]
             for chunk, inner, at in touched.by_chunk(places[picked]):
                 assert chunk.master is not None
-                which = picked[inner]
-                part = adamw._replace(step_size=adamw.step_size[which], root=adamw.root[which])
-                count = torch.arange(len(inner))
-                log = [LogEntry(count[:, None], sums.new_ones(len(inner), 1), sums[inner])]
-                alone = Inverted(at, torch.arange(len(inner) + 1), count, sums.new_ones(len(inner)))
-                kernels_for(sums.device).adamw_rows(
-                    Table(chunk.master), chunk._replace(master=None), at, log, alone, count, part, gradient.factor, None
-                )
+                table, state = Table(chunk.master), chunk._replace(master=None)
+                alone = Inverted(at, torch.arange(len(inner) + 1), inner, sums.new_ones(len(inner)))
+
+                def step(
+                    some: Tensor, table: Table = table, state: RowState = state, which: Tensor = picked[inner],
+                    at: Tensor = at, alone: Inverted = alone,
+                ) -> None:  # fmt: skip
+                    part = adamw._replace(step_size=adamw.step_size[which[some]], root=adamw.root[which[some]])
+                    kernels_for(sums.device).adamw_rows(
+                        table, state, at[some], log, alone, some, part, gradient.factor, None
+                    )
+
+                list(workers.map(step, torch.arange(len(inner)).tensor_split(min(threads, len(inner)))))
                 values[inner] = chunk.master[at]
             return values
 
-        staged(
-            len(inverted.rows), pool.dim, inverted.rows.device,
-            fetch=lambda picked: kernels.row_gradients(gradient.entries, inverted, picked),
-            update=update,
-            store=lambda picked, values: write_rows(pool.table, inverted.rows[picked], values),
-        )  # fmt: skip
+        with ThreadPoolExecutor(threads) as workers:  # rows are independent, and the kernels let go of the GIL
+            staged(
+                len(inverted.rows), pool.dim, inverted.rows.device,
+                fetch=lambda picked: kernels.row_gradients(gradient.entries, inverted, picked),
+                update=update,
+                store=lambda picked, values: write_rows(pool.table, inverted.rows[picked], values),
+            )  # fmt: skip
 
     def _fresh_state(self, pool: ValuePool) -> dict[str, Any]:
         state: dict[str, Any] = {

@@ -115,11 +115,12 @@ class TouchedRows:
             if len(places):
                 yield self.chunks[0], torch.arange(len(places), device=places.device), places
             return
-        home = places // size
-        for number, chunk in enumerate(self.chunks):
-            picked = (home == number).nonzero().squeeze(-1)
+        numbers = torch.arange(len(self.chunks), device=places.device)
+        lies_in = places // size == numbers[:, None]  # [chunks, q]
+        counts = lies_in.sum(1).tolist()  # a GPU is waited for here and one line on, not once a chunk
+        for number, picked in enumerate(lies_in.nonzero()[:, 1].split(counts)):
             if len(picked):
-                yield chunk, picked, places[picked] - number * size
+                yield self.chunks[number], picked, places[picked] - number * size
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything as flat tensors, cut to the rows touched; views where they can be."""

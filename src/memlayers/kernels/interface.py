@@ -7,7 +7,7 @@ token, d the width of a value, u distinct slots in a log, p reads in it, q of th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -50,12 +50,14 @@ class Inverted(NamedTuple):
         offsets: reads of row i are offsets[i] to offsets[i + 1], int64 [u + 1].
         tokens: int64 [p], of one row in ascending order.
         weights: [p].
+        prepared: what a backend worked out from the same log for itself; None where it did not.
     """
 
     rows: Tensor
     offsets: Tensor
     tokens: Tensor
     weights: Tensor
+    prepared: Any = None
 
 
 class RowState(NamedTuple):

@@ -121,7 +121,9 @@ def invert(log: Sequence[LogEntry]) -> Inverted:
     sorted_slots, order = torch.sort(slots[reads], stable=True)
     distinct, counts = torch.unique_consecutive(sorted_slots, return_counts=True)
     reads = reads[order]
-    return Inverted(distinct.long(), F.pad(counts.cumsum(0), (1, 0)), tokens[reads], weights[reads])
+    of_reads = tokens[reads]
+    prepared = rows._replace(addresses=rows.addresses[of_reads])  # once a step, however many chunks of state it has
+    return Inverted(distinct.long(), F.pad(counts.cumsum(0), (1, 0)), of_reads, weights[reads], prepared)
 
 
 def row_gradients(log: Sequence[LogEntry], inverted: Inverted, picked: Tensor) -> Tensor:
@@ -231,10 +233,10 @@ def drift_rows(
 
 
 class _TokenRows(NamedTuple):
-    """Where the gradient of each token of a log lies.
+    """Where the gradient of each token of a log, or of each of its reads, lies.
 
     Attributes:
-        addresses: int64 [tokens].
+        addresses: int64 [tokens] or [p].
         like: an empty tensor of the gradients' dtype.
         width: their number of columns.
         aligned: whether all addresses are multiples of 16, so that loads may be 16 bytes wide.
@@ -322,9 +324,12 @@ def _token_rows(log: Sequence[LogEntry]) -> _TokenRows:
 
 
 def _segments(log: Sequence[LogEntry], inverted: Inverted) -> _Segments:
-    rows = _token_rows(log)
-    reads = rows.addresses[inverted.tokens]  # [p]
-    return _Segments((inverted.offsets, reads, inverted.weights, rows.like), rows.like, rows.aligned, rows.kept)
+    reads = inverted.prepared
+    if reads is None:
+        rows = _token_rows(log)
+        reads = rows._replace(addresses=rows.addresses[inverted.tokens])  # [p]
+    arguments = (inverted.offsets, reads.addresses, inverted.weights, reads.like)
+    return _Segments(arguments, reads.like, reads.aligned, reads.kept)
 
 
 # -- a tile in and out of storage -------------------------------------------------------------------------------
