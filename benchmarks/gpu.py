@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -143,10 +143,12 @@ def pocket() -> None:
             taught = teach_facts(facts[:STORED_FACTS], work / str(number), config, quiet=True)
             found[kind] = {"recall": recall(taught, facts[:STORED_FACTS]), "sha256": digest(work / str(number))}
             print(kind, found[kind], flush=True)
+            write("pocket", found)
         for dtype, demo in demos.items():
             finished(demo)
             found[f"demo, {dtype}"] = figures(work / dtype / "results.json")
             print(dtype, found[f"demo, {dtype}"], flush=True)
+            write("pocket", found)
         memory = work / "float32" / "memory"
         before = digest(memory)
         finished(memlayers("forget", memory, "--subject", facts[0].subject, "--device", "cuda"))
@@ -178,8 +180,8 @@ def bench() -> None:
         write_bench_report(RESULTS / f"{name}.json", RESULTS / name)
         print((RESULTS / name / "bench.md").read_text(encoding="utf-8"), flush=True)
         shares[name] = shares_of_copying(found)
-    print(json.dumps(shares, indent=1), flush=True)
-    write("shares", shares)
+        print(json.dumps(shares[name], indent=1), flush=True)
+        write("shares", shares)
 
 
 def shares_of_copying(bench: Bench) -> dict[str, float]:
@@ -199,22 +201,18 @@ def shares_of_copying(bench: Bench) -> dict[str, float]:
 
 
 def steps() -> None:
-    """Each pool's teaching steps."""
+    """Each pool's teaching steps; written row by row, so that a run cut off leaves what it had."""
     found: dict[str, Any] = {}
     for name, pool in POOLS.items():
-        for batch in BATCHES:
-            key = f"{name}, {batch} x {LENGTH} tokens"
-            try:
-                found[key] = teaching_steps(batch, **pool)
-            except torch.cuda.OutOfMemoryError as error:
-                found[key] = {"failed": str(error).splitlines()[0]}
-            print(key, json.dumps(found[key]), flush=True)
-            gc.collect()
-            torch.cuda.empty_cache()
-    write("steps", found)
+        for key, row in teaching_steps(**pool):
+            found[f"{name}, {key}"] = row
+            print(name, key, json.dumps(row), flush=True)
+            write("steps", found)
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
-def teaching_steps(batch: int, sub_keys: int, pool_dtype: str, optimizer: dict[str, Any]) -> dict[str, Any]:
+def teaching_steps(sub_keys: int, pool_dtype: str, optimizer: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Teach a random Qwen2.5-7B within 24 GiB: milliseconds with the memory, of the bare backbone, and the peak."""
     from peft import get_peft_model
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -225,7 +223,6 @@ def teaching_steps(batch: int, sub_keys: int, pool_dtype: str, optimizer: dict[s
 
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, CARD_BYTES / total))
-    torch.cuda.reset_peak_memory_stats()
     settings = json.loads(LARGE.read_text(encoding="utf-8"))
     config = AutoConfig.for_model(settings.pop("model_type"), **settings)
     with torch.device("cuda"):
@@ -233,10 +230,7 @@ def teaching_steps(batch: int, sub_keys: int, pool_dtype: str, optimizer: dict[s
     memory = MemoryConfig(layers=[6, 14, 22], sub_keys=sub_keys, heads=1, top_k=8, pool_dtype=pool_dtype)
     model: Any = get_peft_model(backbone, memory)
     pool = value_pool(model, "default")
-    rows = RowAdamW([pool.parameter], lr=1e-3, semantics="lazy", **optimizer)
     nudge = torch.nn.Parameter(torch.zeros(config.hidden_size, device="cuda", dtype=torch.bfloat16))
-    # The same sequences again and again, as teaching shows them.
-    shown = torch.randint(1000, 100_000, (SHOWN, batch, LENGTH), generator=torch.Generator().manual_seed(0)).cuda()
 
     def loss(ids: torch.Tensor) -> torch.Tensor:
         logits = model(input_ids=ids, use_cache=False, logits_to_keep=ANSWER + 1).logits[:, :-1]
@@ -253,21 +247,30 @@ def teaching_steps(batch: int, sub_keys: int, pool_dtype: str, optimizer: dict[s
             loss(ids).backward()
         handle.remove()
 
-    taught(shown[0])  # kernels are compiled
-    first = passes(taught, shown[1:], 1)
-    with_memory = passes(taught, shown[1:], PASSES)
-    peak = torch.cuda.max_memory_allocated()
-    bare(shown[0])
-    alone = passes(bare, shown[1:], PASSES)
-    busy, busy_alone = (busy_ms(call, shown[1:]) for call in (taught, bare))
+    for batch in BATCHES:
+        rows = RowAdamW([pool.parameter], lr=1e-3, semantics="lazy", **optimizer)
+        # The same sequences again and again, as teaching shows them.
+        shown = torch.randint(1000, 100_000, (SHOWN, batch, LENGTH), generator=torch.Generator().manual_seed(0)).cuda()
+        torch.cuda.reset_peak_memory_stats()
+        try:
+            taught(shown[0])  # kernels are compiled
+            first = passes(taught, shown[1:], 1)
+            with_memory = passes(taught, shown[1:], PASSES)
+            peak = torch.cuda.max_memory_allocated()
+            bare(shown[0])
+            alone = passes(bare, shown[1:], PASSES)
+            busy, busy_alone = (busy_ms(call, shown[1:]) for call in (taught, bare))
+        except torch.cuda.OutOfMemoryError as error:
+            yield f"{batch} x {LENGTH} tokens", {"failed": str(error).splitlines()[0]}
+            break
+        yield f"{batch} x {LENGTH} tokens", {
+            "slots": sub_keys**2, "tokens": batch * LENGTH, "step_ms": with_memory, "backbone_step_ms": alone,
+            "overhead": with_memory / alone - 1, "first_pass_step_ms": first, "gpu_busy_ms": busy,
+            "backbone_gpu_busy_ms": busy_alone, "gpu_busy_overhead": busy / busy_alone - 1, "peak_gib": peak / 2**30,
+            "cap_gib": 24, "rows_touched": len(rows.state_dict()["state"][0]["rows"]),
+            "host_threads": torch.get_num_threads(),
+        }  # fmt: skip
     torch.cuda.set_per_process_memory_fraction(1.0)
-    return {
-        "slots": sub_keys**2, "tokens": batch * LENGTH, "step_ms": with_memory, "backbone_step_ms": alone,
-        "overhead": with_memory / alone - 1, "first_pass_step_ms": first, "gpu_busy_ms": busy,
-        "backbone_gpu_busy_ms": busy_alone, "gpu_busy_overhead": busy / busy_alone - 1, "peak_gib": peak / 2**30,
-        "cap_gib": 24, "rows_touched": len(rows.state_dict()["state"][0]["rows"]),
-        "host_threads": torch.get_num_threads(),
-    }  # fmt: skip
 
 
 def passes(call: Callable[[torch.Tensor], None], shown: torch.Tensor, number: int) -> float:

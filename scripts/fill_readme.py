@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from memlayers.bench.figures import Bench, Timing, read_bench
 from memlayers.report import format_value
@@ -17,12 +18,17 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "recipes"
 BENCH = ROOT / "benchmarks" / "results" / "bench" / "7b-shape" / "bench.json"
 EDITS = ROOT / "benchmarks" / "results" / "edits" / "1000-tfidf.json"
+GPU = ROOT / "benchmarks" / "results" / "gpu"
 STREAM = ROOT / "benchmarks" / "results" / "sequential"
 PEERS = {
     "embedding_bag, fused AdamW": "`embedding_bag`, fused AdamW",
     "embedding_bag sparse, SparseAdam": "`embedding_bag(sparse=True)`, SparseAdam",
     "fbgemm-gpu-cpu, row-wise Adagrad": "fbgemm-gpu-cpu 1.8.0, row-wise Adagrad (one number of state a row)",
 }
+GPU_STAGES = (
+    "forward", "weight gradient (dense recipe)", "fused step, 32-bit state", "fused step, 8-bit state",
+    "teaching step, lazy",
+)  # fmt: skip
 COLUMNS = {
     "default (addressed, gate first)": "addressed",
     "without gate": "addressed-no-gate",
@@ -108,6 +114,31 @@ def _step(bench: Bench, malloc: str, stage: str, variant: str) -> Timing:
     return next(t for t in bench.timings if (t.malloc, t.indices, t.stage, t.variant) == wanted)
 
 
+def gpu() -> str:
+    """Draw the kernels' shares of the card's copying bandwidth, and a 7B model's teaching steps."""
+    bench = read_bench(GPU / "bench-1m.json")
+    shares = json.loads((GPU / "shares.json").read_text(encoding="utf-8"))["bench-1m"]
+    card, copying = bench.environment["device"].removeprefix("cuda "), bench.roofs["default"]["sequential"]
+    lines = [f"| {card}, copying {copying:,.0f} GB/s | ms | share of copying |", "|---|---:|---:|"]
+    for stage in GPU_STAGES:
+        timing = _step(bench, "default", stage, "memlayers")
+        share = shares.get(f"{stage}, uniform")
+        lines.append(f"| {stage} | {timing.ms:.2f} | {'-' if share is None else f'{share:.0%}'.replace('%', ' %')} |")
+    lines += [
+        "",
+        "| teaching step of Qwen2.5-7B's shape, capped at 24 GiB | ms | without the memory | peak GiB |",
+        "|---|---:|---:|---:|",
+    ]
+    rows: dict[str, Any] = {}
+    for name in ("steps-before", "steps"):  # a later run's rows take the place of an earlier's
+        rows.update(json.loads((GPU / f"{name}.json").read_text(encoding="utf-8")))
+    for name, row in rows.items():
+        if "step_ms" not in row:
+            continue
+        lines.append(f"| {name} | {row['step_ms']:.0f} | {row['backbone_step_ms']:.0f} | {row['peak_gib']:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
 def cell(results: Results, metric: str, split: str) -> str:
     """Format one figure."""
     row = results.find(metric, split)
@@ -139,7 +170,7 @@ def edits() -> str:
     return "\n".join(lines) + "\n"
 
 
-SECTIONS = {"figures": table, "speed": speed, "edits": edits}
+SECTIONS = {"figures": table, "speed": speed, "gpu": gpu, "edits": edits}
 
 
 def filled(text: str) -> str:
