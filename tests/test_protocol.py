@@ -146,6 +146,15 @@ def test_cells_of_other_settings_are_not_mixed_in(ran: list[Cell], tmp_path: Pat
     assert len(ran) == 1
 
 
+def test_cells_may_come_from_another_device_but_not_from_another_dtype(ran: list[Cell], tmp_path: Path) -> None:
+    grid = Grid(("addressed",), (True,), (5,), (1,))
+    run_protocol(tmp_path, grid, MATERIALS, TeachConfig(dtype="float32"))
+    run_protocol(tmp_path, grid, MATERIALS, TeachConfig(device="cpu"))  # where "auto" is float32
+    assert len(ran) == 1
+    with pytest.raises(InputError, match='dtype was "float32", now "bfloat16"'):
+        run_protocol(tmp_path, grid, MATERIALS, TeachConfig(device="cpu", dtype="bfloat16"))
+
+
 def test_a_damaged_cell_is_one_line(ran: list[Cell], tmp_path: Path) -> None:
     grid = Grid(("addressed",), (True,), (5,), (1,))
     run_protocol(tmp_path, grid, MATERIALS, TeachConfig())
