@@ -233,9 +233,9 @@ def _settings(cell: Cell, materials: Materials, config: TeachConfig, bounds: Bou
 
     Not the device: cells may be shared out among machines. The backbone's dtype is told as it is.
     """
-    facts, untaught = materials.split(cell)
     from memlayers.backbones import device_chosen, dtype_on
 
+    facts, untaught = materials.split(cell)
     taught = asdict(_config(cell, config))
     device = device_chosen(taught.pop("device"))
     settings = {
