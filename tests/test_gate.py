@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,14 +18,18 @@ from memlayers.encoding import encode_prompt
 from memlayers.facts import Fact, Question
 from memlayers.gate import (
     FURTHER_REACH,
+    MOST_GUESSED,
     MOST_RAISED,
     Subjects,
+    guessing_questions,
     index_subjects,
     settle_thresholds,
     subject_runs,
     train_gates,
 )
 from memlayers.generate import Generated
+from memlayers.guesses import place_of
+from memlayers.session import Memory
 from memlayers.teaching import GateReport
 from memlayers.tuner import MemoryConfig, memory_layers, set_gate_enabled, value_pool
 from memlayers.tuner.subjects import CAPITAL, GOES_ON, LEADS, PART, distinct_runs
@@ -283,15 +288,46 @@ def test_thresholds_keep_the_stored_and_leave_out_wrong_guesses(
 ) -> None:
     model = _subject_model(tiny_backbone(), [(7, 8)])
     hundred = [i / 100 for i in range(100)]
-    recalled, guessed = _said(*hundred), [*_said(*hundred[:-1], text="wrong"), *_said(1.0)]
+    wrong = [Generated(f"wrong {i}", confidence, True) for i, confidence in enumerate(hundred[:-1])]
+    recalled, guessed = _said(*hundred), [*wrong, *_said(1.0)]
     answers = iter((recalled, guessed))
     monkeypatch.setattr("memlayers.gate.generate_answers", lambda *_, **__: next(answers))
     stored = [Question(str(i), ("right",)) for i in range(100)]
-    memory, backbone = settle_thresholds(model, None, "default", stored)  # type: ignore[arg-type]
+    memory, backbone = settle_thresholds(model, None, "default", stored, [[each] for each in stored])  # type: ignore[arg-type]
     assert sum(c >= memory for c in hundred) >= 99 - 1 and memory > 0
     assert backbone == pytest.approx(0.97, abs=0.011) and backbone < 1.0  # what it knows is no wrong guess
     index: Any = memory_layers(model)[0].memlayers_subjects["default"]
     assert index.thresholds.tolist() == [memory, backbone]
+    assert index.guesses.sum() == 99 and not index.guesses[place_of("right")]
+
+
+def test_an_answer_is_less_believed_the_more_often_it_was_a_wrong_guess(
+    tiny_backbone: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = _subject_model(tiny_backbone(), [(7, 8)])
+    guessed = [*_said(*[0.9] * 10, text="Jazz."), *_said(0.8, 0.7, text="Fado"), *_said(0.99)]
+    answers = iter((_said(0.9), guessed))
+    monkeypatch.setattr("memlayers.gate.generate_answers", lambda *_, **__: next(answers))
+    asked = [[Question(str(i), ("right",)) for i in range(1 + (each == 10))] for each in range(12)]
+    backbone = settle_thresholds(model, None, "default", asked[0], asked)[1]  # type: ignore[arg-type]
+    # The ten are believed as 0.9 : 10 * 0.1, nine others beside each, so the odd guess (of one fact) says what is sure.
+    assert 0.7 < backbone <= 0.8
+    given = [Generated(text, 0.85, False) for text in ("jazz", "Fado", "Morna")]
+    closed = [Generated("", 0.0, False)] * 3
+    judged = Memory(model, None).judge(["?"] * 3, closed, given)  # type: ignore[arg-type]
+    assert [answer.source for answer in judged] == ["unknown", "unknown", "backbone"]
+
+
+def test_the_backbone_is_asked_about_all_facts_evenly() -> None:
+    facts = [Fact(str(i), f"s{i}", f"a{i}", tuple(f"{i} {j}" for j in range(3))) for i in range(400)]
+    asked = guessing_questions(facts, 0)
+    assert len({each.question for fact in asked for each in fact}) == MOST_GUESSED
+    assert Counter(map(len, asked)) == {3: 200, 2: 200} and len({fact[0].answers for fact in asked}) == 400
+    assert asked == guessing_questions(facts, 0) != guessing_questions(facts, 1)
+    assert [len(fact) for fact in guessing_questions(facts[:5], 0)] == [3] * 5
+    assert guessing_questions([], 0) == []
+    many = [replace(fact, id=f"{i}-{fact.id}") for i in range(3) for fact in facts]
+    assert len(guessing_questions(many, 0)) == MOST_GUESSED
 
 
 def test_closed_gates_and_sure_knowledge_settle_nothing_odd(
@@ -301,7 +337,7 @@ def test_closed_gates_and_sure_knowledge_settle_nothing_odd(
     answers = iter((_said(0.9, 0.9, opened=False), _said(0.9, 0.9)))
     monkeypatch.setattr("memlayers.gate.generate_answers", lambda *_, **__: next(answers))
     stored = [Question(str(i), ("right",)) for i in range(2)]
-    assert settle_thresholds(model, None, "default", stored) == (0.0, 0.0)  # type: ignore[arg-type]
+    assert settle_thresholds(model, None, "default", stored, [stored]) == (0.0, 0.0)  # type: ignore[arg-type]
 
 
 def test_a_subject_that_begins_a_sentence_is_still_the_subject(chat_backbone: Path) -> None:
@@ -340,6 +376,7 @@ def test_negatives_raise_the_memorys_threshold_as_far_as_stored_answers_allow(
         monkeypatch.setattr("memlayers.gate.generate_answers", lambda *_, answers=answers, **__: next(answers))
         stored = [Question(str(i), ("right",)) for i in range(100)]
         negatives = [Question(str(i), ("other",)) for i in others]
-        settled.append(settle_thresholds(model, None, "default", stored, negatives)[0])  # type: ignore[arg-type]
+        found = settle_thresholds(model, None, "default", stored, [stored], negatives)  # type: ignore[arg-type]
+        settled.append(found[0])
     assert settled[0] < 0.3 < 0.39 < settled[1] < 0.41
     assert 0.3 < settled[2] < 0.41  # one wrong answer is not worth the stored ones

@@ -17,6 +17,7 @@ from memlayers.backbones import load_backbone
 from memlayers.encoding import encode_prompt
 from memlayers.errors import InputError
 from memlayers.generate import Generated, answer_questions, without_memory
+from memlayers.guesses import place_of
 from memlayers.session import UNKNOWN, Memory, answer_thresholds, load_memory
 from memlayers.tuner import MemoryConfig, memory_layers, value_pool
 
@@ -139,9 +140,12 @@ def test_thresholds_come_with_the_memory(chat_backbone: Path, tmp_path: Path) ->
     index: Any = memory_layers(model)[0].memlayers_subjects["default"]
     index.fill({(7, 8): (7, 8)}, 5)
     index.thresholds.copy_(torch.tensor([0.25, 0.75]))
+    index.guesses[place_of("jazz")] = 3
     model.save_pretrained(tmp_path / "memory")
     loaded = load_memory(tmp_path / "memory")
     assert answer_thresholds(loaded.model) == (0.25, 0.75)
+    closed, given = Generated("", 0.0, False), Generated(" Jazz", 0.8, False)
+    assert loaded.judge(["?"], [closed], [given])[0].source == "unknown"  # 0.8 : 4 * 0.2 is no more than 0.5
     (answer,) = loaded.ask(["Who?"])  # names nobody stored: not the memory's to answer
     assert answer.score == 0.0 and answer.source != "memory" and answer.threshold == 0.25
 

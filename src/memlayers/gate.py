@@ -24,6 +24,7 @@ from memlayers.calibrate import LayerFeatures
 from memlayers.encoding import encode_prompt
 from memlayers.facts import Fact, Question
 from memlayers.generate import generate_answers, without_memory
+from memlayers.guesses import belief, count_guesses, place_of
 from memlayers.metrics import exact_match
 from memlayers.teaching import GateReport
 from memlayers.tuner.model import memory_layers
@@ -47,9 +48,10 @@ FURTHER_REACH = 32  # tokens beyond what a taught phrasing and its answer took: 
 UNSURE = 0.005  # share of stored facts, in wordings not shown, that may be taken for unknown
 MARGIN = 4  # of confidence: in wordings of a kind that teaching did not use an answer is less sure (docs/LOG.md)
 RAISED = 0.015  # the same, where questions about what was never taught would otherwise be answered
-MISTAKEN = 0.01  # share of the backbone's wrong answers that may be taken for knowledge
+MISTAKEN = 0.005  # share of the backbone's wrong answers that may be taken for knowledge
 MOST_CONTEXTS = 2000  # of the facts, that calibration and the gates are shown
-MOST_SETTLED = 500  # facts asked for the thresholds of abstention
+MOST_SETTLED = 500  # facts asked for the memory's threshold of abstention
+MOST_GUESSED = 1000  # questions asked for the backbone's: few of its wrong answers are confident
 _SPACE_MARKS = ("Ġ", "▁", " ")  # how vocabularies write a word's leading space
 RARE = 100  # a word is part of a nameless subject where at most one in so many facts has it
 
@@ -316,11 +318,23 @@ def settling_questions(facts: Sequence[Fact], seed: int, shown: Sequence[Collect
     return asked
 
 
+def guessing_questions(facts: Sequence[Fact], seed: int) -> list[list[Question]]:
+    """What `settle_thresholds` puts to the bare backbone: questions per fact, at most `MOST_GUESSED` in all."""
+    rng = random.Random(f"{seed}:guess")
+    chosen = rng.sample(list(facts), min(len(facts), MOST_GUESSED))
+    each, over = divmod(MOST_GUESSED, max(1, len(chosen)))
+    return [
+        [Question(q, fact.answers) for q in rng.sample(fact.questions, min(each + (i < over), len(fact.questions)))]
+        for i, fact in enumerate(chosen)
+    ]
+
+
 def settle_thresholds(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     adapter: str,
     stored: Sequence[Question],
+    guessing: Sequence[Sequence[Question]],
     negatives: Sequence[Question] = (),
     *,
     progress: Any = None,
@@ -330,35 +344,42 @@ def settle_thresholds(
     The memory's: all but `UNSURE` of the stored facts' answers reach `MARGIN` times as much; it can be low, since the
     gate keeps nearly all else out. Negatives that come through it raise the threshold above their answers, as far as
     all but `RAISED` of the stored facts' reach it. The backbone's: all but `MISTAKEN` of the wrong answers that it
-    gives of its own to these questions stay below it; it was not taught these facts, so they are questions as of
-    entities that nobody taught.
+    gives of its own to questions about these facts stay below it; it was not taught them, so they are questions as of
+    entities that nobody taught. An answer is the less believed the more often it was such a wrong guess (guesses.py).
 
     Args:
         model: a PEFT model whose memory knows its subjects, taught.
         tokenizer: the backbone's.
         adapter: name of the memory.
-        stored: questions about taught facts, best in wordings that teaching did not show.
-        negatives: questions about what was never taught.
+        stored: questions about taught facts, best in wordings that teaching did not show, for the memory.
+        guessing: per fact, questions about it for the bare backbone (`guessing_questions`).
+        negatives: questions about what was never taught, for both.
         progress: called with the number of questions done after each batch, with the memory and without.
 
     Returns:
-        The memory's threshold and the backbone's, which are also stored with the index.
+        The memory's threshold and the backbone's, which are also stored with the index, as are the wrong guesses.
     """
-    asked = [*stored, *negatives]
-    questions = [each.question for each in asked]
-    recalled = generate_answers(model, tokenizer, questions, progress=progress)
+    to_memory = [each.question for each in (*stored, *negatives)]
+    to_backbone = [*guessing, *([each] for each in negatives)]
+    recalled = generate_answers(model, tokenizer, to_memory, progress=progress)
     with without_memory(model):
-        guessed = generate_answers(model, tokenizer, questions, progress=progress)
+        put = [each.question for fact in to_backbone for each in fact]
+        guessed = iter(generate_answers(model, tokenizer, put, progress=progress))
     scores = torch.tensor([answer.confidence if answer.opened else 0.0 for answer in recalled])
     sure, others = scores[: len(stored)], scores[len(stored) :]
-    wrong = torch.tensor(
-        [answer.confidence for answer, q in zip(guessed, asked, strict=True) if not exact_match(answer.text, q.answers)]
+    answered = [[(next(guessed), each.answers) for each in fact] for fact in to_backbone]
+    wrong = [[given for given, answers in fact if not exact_match(given.text, answers)] for fact in answered]
+    guesses = count_guesses([given.text for given in fact] for fact in wrong)
+    # Each is believed as far as other facts' guesses allow: a new question's own is not among them either.
+    believed = torch.tensor(
+        [belief(given.confidence, int(guesses[place_of(given.text)]) - 1) for fact in wrong for given in fact]
     )
     index: Any = memory_layers(model, adapter)[0].memlayers_subjects[adapter]
     least, most = sure.quantile(UNSURE) / MARGIN, sure.quantile(RAISED)
     through = others[(others >= least) & (others < most)]
     index.thresholds[0] = torch.nextafter(through.max(), most) if len(through) else least
-    index.thresholds[1] = wrong.quantile(1 - MISTAKEN) if len(wrong) else 0.0
+    index.thresholds[1] = believed.quantile(1 - MISTAKEN) if len(believed) else 0.0
+    index.guesses.copy_(guesses)
     memory, backbone = index.thresholds.tolist()
     return memory, backbone
 

@@ -25,6 +25,7 @@ from memlayers.files import atomic_directory, check_output_directory
 from memlayers.gate import (
     index_subjects,
     sampled_contexts,
+    guessing_questions,
     settle_thresholds,
     settling_questions,
     subject_runs,
@@ -166,8 +167,10 @@ def regate_memory(
     thresholds = None
     if aware:
         asked = settling_questions(facts, config.seed)  # which wordings teaching showed is not known here
-        with progress_bar("Settling thresholds", 2 * (len(asked) + len(negatives)), quiet=quiet) as advance:
-            thresholds = settle_thresholds(model, tokenizer, ADAPTER, asked, negatives, progress=advance)
+        guessing = guessing_questions(facts, config.seed)
+        total = len(asked) + sum(map(len, guessing)) + 2 * len(negatives)
+        with progress_bar("Settling thresholds", total, quiet=quiet) as advance:
+            thresholds = settle_thresholds(model, tokenizer, ADAPTER, asked, guessing, negatives, progress=advance)
     with atomic_directory(target, replace=out is None) as new:
         _copy_the_rest(Path(folder), new)
         model.save_pretrained(str(new), selected_adapters=[ADAPTER])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from memlayers.backbones import device_chosen, dtype_on, load_backbone
 from memlayers.errors import InputError
 from memlayers.generate import Generated, generate_answers, without_memory
+from memlayers.guesses import belief, place_of
 from memlayers.relations import relation_scores
 from memlayers.tuner import active_part, set_gate_enabled
 from memlayers.tuner.config import METHOD
@@ -90,9 +91,9 @@ class Memory:
         Raises:
             ValueError: not as many answers as questions.
         """
-        held = self._held(questions, memory)
+        held, believed = self._held(questions, memory), self._believed(backbone)
         thresholds = answer_thresholds(self.model)
-        return [_answer(*each, *thresholds) for each in zip(questions, backbone, memory, held, strict=True)]
+        return [_answer(*each, *thresholds) for each in zip(questions, backbone, believed, memory, held, strict=True)]
 
     def _held(self, questions: Sequence[str], memory: Sequence[Generated]) -> list[bool]:
         """Whether the memory may hold an answer: it was read, and asked for what was taught of the subject."""
@@ -103,9 +104,17 @@ class Memory:
             held[i] = score >= threshold
         return held
 
+    def _believed(self, backbone: Sequence[Generated]) -> list[float]:
+        """How far each of the bare backbone's answers may be believed, 0 to 1 (guesses.py)."""
+        found = active_part(self.model, "memlayers_subjects")
+        if found is None:
+            return [answer.confidence for answer in backbone]
+        guesses = found[1].guesses.tolist()
+        return [belief(answer.confidence, guesses[place_of(answer.text)]) for answer in backbone]
+
 
 def answer_thresholds(model: Any) -> tuple[float, float]:
-    """The least confidence of a memory's answer and of the backbone's, of the active adapter; 0 where not settled."""
+    """The least confidence of a memory's answer and belief in the backbone's, of the active adapter; 0: not settled."""
     found = active_part(model, "memlayers_subjects")
     if found is None:
         return 0.0, 0.0
@@ -116,6 +125,7 @@ def answer_thresholds(model: Any) -> tuple[float, float]:
 def _answer(
     question: str,
     backbone: Generated,
+    believed: float,
     memory: Generated,
     held: bool,
     memory_threshold: float,
@@ -125,7 +135,7 @@ def _answer(
     if held and score >= memory_threshold:
         source = "memory"
     else:
-        source = "backbone" if backbone.confidence >= backbone_threshold else "unknown"
+        source = "backbone" if believed >= backbone_threshold else "unknown"
     return Answer(question, backbone.text, memory.text, source, score, memory_threshold)
 
 

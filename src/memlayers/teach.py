@@ -42,6 +42,7 @@ from memlayers.files import atomic_directory, check_output_directory, file_diges
 from memlayers.gate import (
     index_subjects,
     sampled_contexts,
+    guessing_questions,
     settle_thresholds,
     settling_questions,
     subject_runs,
@@ -310,9 +311,13 @@ class _Run:
         began = time.perf_counter()
         passes = range(math.ceil(self.report.exposures))
         shown = [{(number + i) % len(self.facts[i].questions) for number in passes} for i in self.gate_facts]
-        asked = settling_questions([self.facts[i] for i in self.gate_facts], self.config.seed, shown)
-        with progress_bar("Settling thresholds", 2 * len(asked), quiet=self.quiet) as advance:
-            self.report.thresholds = settle_thresholds(self.model, self.tokenizer, ADAPTER, asked, progress=advance)
+        facts = [self.facts[i] for i in self.gate_facts]
+        asked = settling_questions(facts, self.config.seed, shown)
+        guessing = guessing_questions(facts, self.config.seed)
+        with progress_bar("Settling thresholds", len(asked) + sum(map(len, guessing)), quiet=self.quiet) as advance:
+            self.report.thresholds = settle_thresholds(
+                self.model, self.tokenizer, ADAPTER, asked, guessing, progress=advance
+            )
         self.report.seconds += time.perf_counter() - began
 
     def _step(self, batch: list[Encoded], total: int) -> bool:

@@ -75,6 +75,16 @@ def test_runs_are_found_where_they_end_and_nowhere_else() -> None:
     assert 0 < sum(map(sum, expected)) < 240
 
 
+@pytest.mark.parametrize("latest", [0, 1, 7, 40])
+def test_asked_for_the_latest_tokens_it_says_of_them_what_it_says_of_all(latest: int) -> None:
+    rng = random.Random(1)
+    index = _index([tuple(rng.randrange(5) for _ in range(rng.randint(2, 6))) for _ in range(12)])
+    for token in range(5):  # any kind of word, so that names are also led up to
+        index.marks[token] = rng.choice([PART, CAPITAL, SMALL, CAPITAL | LEADS])
+    ids = torch.tensor([[rng.randrange(5) for _ in range(40)] for _ in range(6)])
+    assert torch.equal(index.names(ids, latest), index.names(ids)[:, 40 - latest :])
+
+
 def test_order_and_length_matter_and_the_zero_token_is_a_token() -> None:
     index = _index([(1, 2), (0, 3)])
     assert index.names(torch.tensor([[1, 2]])).bool().tolist() == [[False, True]]

@@ -27,6 +27,9 @@ from memlayers.errors import InputError
 LONGEST_RUN = 32
 """Tokens of a fingerprint; of a longer subject the last ones count."""
 
+GUESS_PLACES = 2**16
+"""Places of the table that counts the backbone's wrong guesses; answers that share one are told apart by nothing."""
+
 PART, CAPITAL, DIGIT, SMALL = 1, 2, 4, 8
 """What a token is, as bits of its mark: the rest of a word, or the beginning of one with such a first character. Others
 (punctuation, line ends, special tokens) have none of these."""
@@ -51,7 +54,8 @@ class SubjectIndex(nn.Module):
     read. While ``reach`` is 0 the index is empty, and nothing is held back. ``marks`` uint8 [v + 1]: what the tokens
     say of a name beside them, bits as above; the last entry stands for all ids beyond. ``thresholds`` float32 [2]: the
     least confidence, 0 to 1, with which an answer of the memory's, and one of the backbone's, is worth giving
-    (`session.Memory.ask`); 0 until they are settled.
+    (`session.Memory.ask`); 0 until they are settled. ``guesses`` uint8 [GUESS_PLACES]: how often the backbone gave an
+    answer wrongly, by the answer's place (guesses.py); likewise.
 
     Args:
         size: n, room for so many fingerprints.
@@ -63,6 +67,7 @@ class SubjectIndex(nn.Module):
     marks: Tensor
     reach: Tensor
     thresholds: Tensor
+    guesses: Tensor
 
     def __init__(self, size: int, vocabulary: int) -> None:
         super().__init__()
@@ -71,6 +76,7 @@ class SubjectIndex(nn.Module):
         self.register_buffer("reach", torch.zeros((), dtype=torch.int64))
         self.register_buffer("marks", torch.zeros(vocabulary + 1, dtype=torch.uint8))
         self.register_buffer("thresholds", torch.zeros(2))
+        self.register_buffer("guesses", torch.zeros(GUESS_PLACES, dtype=torch.uint8))
 
     @torch.no_grad()
     def fill(self, runs: Mapping[tuple[int, ...], tuple[int, ...]], reach: int, marks: Tensor | None = None) -> None:
@@ -115,19 +121,22 @@ class SubjectIndex(nn.Module):
         entries = entries[first].to(self.fingerprints.device)
         self.fingerprints, self.subjects = entries[:, 0].clone(), entries[:, 1].clone()
 
-    def names(self, ids: Tensor) -> Tensor:
+    def names(self, ids: Tensor, latest: int | None = None) -> Tensor:
         """Whom the longest stored run that ends at each token names, int64 [b, t] for token ids [b, t]; 0: none ends.
 
-        A run whose name had begun before it is none. What lies before the tokens given is not seen.
+        A run whose name had begun before it is none. What lies before the tokens given is not seen. With `latest`, the
+        answer is of the last so many tokens, [b, latest]: those before them are only looked back at.
         """
-        hashes = _hashes(ids)  # [b, t, LONGEST_RUN]
+        latest = ids.shape[1] if latest is None else latest
+        hashes = _hashes(ids, latest)  # [b, latest, LONGEST_RUN]
         place = torch.searchsorted(self.fingerprints, hashes).clamp_max(len(self.fingerprints) - 1)
         found = self.fingerprints[place] == hashes
         lengths = torch.arange(1, LONGEST_RUN + 1, device=ids.device)
-        longest = (found * lengths).amax(-1, keepdim=True)  # [b, t, 1]; 0 where none
+        longest = (found * lengths).amax(-1, keepdim=True)  # [b, latest, 1]; 0 where none
         subject = self.subjects[place.gather(-1, (longest - 1).clamp_min(0))].squeeze(-1)
         longest = longest.squeeze(-1)
-        start = (torch.arange(ids.shape[1], device=ids.device) - longest + 1).clamp_max(ids.shape[1] - 1)
+        end = torch.arange(ids.shape[1] - latest, ids.shape[1], device=ids.device)
+        start = (end - longest + 1).clamp_max(ids.shape[1] - 1)
         leader = leaders(self.marks, ids).gather(1, start)
         led = (leader >= 0) & (self._marks(ids.gather(1, leader.clamp_min(0))) & LEADS != 0)
         known = longest < LONGEST_RUN  # where a longer name began is not
@@ -192,7 +201,7 @@ def stays_open(opened: Tensor, since: Tensor) -> Tensor:
 def fingerprint(run: Sequence[int]) -> int:
     """The 64-bit hash of a run of token ids, of its last `LONGEST_RUN` ones where it is longer."""
     kept = list(run)[-LONGEST_RUN:]
-    return int(_hashes(torch.tensor([kept]))[0, -1, len(kept) - 1])
+    return int(_hashes(torch.tensor([kept]), 1)[0, 0, len(kept) - 1])
 
 
 def index_entries(runs: Mapping[tuple[int, ...], tuple[int, ...]]) -> Tensor:
@@ -208,16 +217,20 @@ def distinct_runs(runs: Iterable[Sequence[int]]) -> int:
 
 def fingerprints_in(ids: Sequence[int]) -> Tensor:
     """The fingerprints of all runs in a text, int64."""
-    return _hashes(torch.tensor([list(ids)])).flatten()
+    return _hashes(torch.tensor([list(ids)]), len(ids)).flatten()
 
 
-def _hashes(ids: Tensor) -> Tensor:
-    """Hashes of the runs of 1 to `LONGEST_RUN` tokens that end at each token: [b, t] -> int64 [b, t, LONGEST_RUN]."""
+def _hashes(ids: Tensor, latest: int) -> Tensor:
+    """Hashes of the runs of 1 to `LONGEST_RUN` tokens that end at each of the latest tokens.
+
+    Token ids [b, t] -> int64 [b, latest, LONGEST_RUN].
+    """
     first, second, third = _MULTIPLIERS
     mixed = (ids + 1) * first  # padding on the left, below, hashes as no token does
     mixed = (mixed ^ (mixed >> 29)) * second
     mixed = mixed ^ (mixed >> 32)
-    backwards = F.pad(mixed, (LONGEST_RUN - 1, 0)).unfold(1, LONGEST_RUN, 1).flip(-1)
+    runs = F.pad(mixed, (LONGEST_RUN - 1, 0)).unfold(1, LONGEST_RUN, 1)  # [b, t, LONGEST_RUN], a view
+    backwards = runs[:, runs.shape[1] - latest :].flip(-1)
     powers = torch.full((LONGEST_RUN,), third, dtype=torch.int64, device=ids.device).cumprod(0)
     lengths = torch.arange(1, LONGEST_RUN + 1, device=ids.device) * second
     return (backwards * powers).cumsum(-1) ^ lengths
@@ -327,7 +340,7 @@ class SubjectWatch:
         new = ids.shape[1]
         for adapter, index in filled.items():
             before = trail.names.get(adapter, torch.zeros_like(trail.ids))
-            names = torch.cat([before, index.names(seen)[:, -new:]], 1)
+            names = torch.cat([before, index.names(seen, new)], 1)
             since = index.since(self._trail.ids, names)
             self._trail.names[adapter], self.since[adapter] = names, since
             self.opened[adapter] = trail.opened.get(adapter, torch.zeros_like(trail.ids, dtype=torch.bool))

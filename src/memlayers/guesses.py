@@ -1,0 +1,48 @@
+"""What a backbone says when it does not know: mostly the same few things.
+
+Asked for what it never learned, a backbone answers all the same, now and then with much confidence, and then mostly with
+an answer that it gives to many questions of the kind ("jazz", "San Francisco"). So an answer that was a wrong guess
+before has to be surer than one that was not. Bayes' rule says how much: the odds that an answer is knowledge are those
+of its confidence, divided by how many facts it was a guess to (with one added). In spirit the calibration
+by content-free inputs of Zhao et al. 2021 (arXiv:2102.09690), with real questions in their place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from memlayers.metrics import normalise_answer
+from memlayers.tuner.subjects import GUESS_PLACES
+
+_MOST = 255  # that a count of one byte holds
+
+
+def place_of(answer: str) -> int:
+    """Where a table of guesses counts an answer: a hash of it as strict matching sees it, below `GUESS_PLACES`."""
+    digest = hashlib.blake2b(normalise_answer(answer).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") % GUESS_PLACES
+
+
+def count_guesses(answers: Iterable[Sequence[str]]) -> Tensor:
+    """To how many facts each answer was given, by its place: uint8 [GUESS_PLACES], 255 standing for more.
+
+    Args:
+        answers: per fact, what was given; the same thing in several phrasings of one fact counts once.
+    """
+    places = [place for given in answers for place in {place_of(answer) for answer in given}]
+    counts = torch.bincount(torch.tensor(places, dtype=torch.int64), minlength=GUESS_PLACES)
+    return counts.clamp_max(_MOST).to(torch.uint8)
+
+
+def belief(confidence: float, guessed: int) -> float:
+    """How far an answer may be believed, 0 to 1: its confidence where it was never a wrong guess, less where it was.
+
+    Args:
+        confidence: the probability that the backbone gave to it, 0 to 1.
+        guessed: to how many facts it was given wrongly.
+    """
+    return confidence / (confidence + (1 - confidence) * (1 + guessed))
