@@ -60,18 +60,12 @@ def main() -> None:
         known, _ = ask(random.Random(seed).sample(list(materials.known), ASKED))
         guesses = count_guesses([[a.text] for a, w in zip(settled, settled_wrong.tolist(), strict=True) if w]).tolist()
         for score in ("confidence", "belief"):
-
-            def scores(given: Sequence[Generated], own: int = 0, heed: bool = score == "belief") -> Tensor:
-                """Own: how often each answer was counted itself."""
-                return torch.tensor(
-                    [belief(a.confidence, guesses[place_of(a.text)] - own if heed else 0) for a in given]
-                )
-
-            wrong = scores([a for a, w in zip(settled, settled_wrong.tolist(), strict=True) if w], own=1)
+            heeded = guesses if score == "belief" else None
+            wrong = scores([a for a, w in zip(settled, settled_wrong.tolist(), strict=True) if w], heeded, own=1)
             for share in SHARES:
                 threshold = float(wrong.quantile(1 - share))
-                fabricated = (scores(others) >= threshold) & others_wrong
-                answered = scores(known) >= threshold
+                fabricated = (scores(others, heeded) >= threshold) & others_wrong
+                answered = scores(known, heeded) >= threshold
                 rows = [
                     Row.from_estimate("fabricated", "untaught_entities", mean_interval(fabricated.tolist(), seed)),
                     Row.from_estimate("answered", "known", mean_interval(answered.tolist(), seed)),
@@ -81,6 +75,12 @@ def main() -> None:
                 print(*told.values(), *(f"{row.metric} {row.value:.3f}" for row in rows), flush=True)
     result = {"command": "python benchmarks/backbone_threshold.py", "environment": environment("cpu"), "runs": runs}
     OUT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def scores(given: Sequence[Generated], guesses: Sequence[int] | None, own: int = 0) -> Tensor:
+    """How far each answer is believed, given the count of guesses by place, `own` of them its own; None: no matter."""
+    counts = [0 if guesses is None else guesses[place_of(answer.text)] - own for answer in given]
+    return torch.tensor([belief(answer.confidence, count) for answer, count in zip(given, counts, strict=True)])
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """What a backbone says when it does not know: mostly the same few things.
 
-Asked for what it never learned, a backbone answers all the same, now and then with much confidence, and then mostly with
-an answer that it gives to many questions of the kind ("jazz", "San Francisco"). So an answer that was a wrong guess
-before has to be surer than one that was not. Bayes' rule says how much: the odds that an answer is knowledge are those
-of its confidence, divided by how many facts it was a guess to (with one added). In spirit the calibration
+Asked for what it never learned, a backbone answers all the same, now and then with much confidence, and then mostly
+with an answer that it gives to many questions of the kind ("jazz", "San Francisco"). So an answer that was a wrong
+guess before has to be surer than one that was not. Bayes' rule says how much: the odds that an answer is knowledge are
+those of its confidence, divided by how many facts it was a guess to (with one added). In spirit the calibration
 by content-free inputs of Zhao et al. 2021 (arXiv:2102.09690), with real questions in their place.
 """
 

@@ -23,9 +23,9 @@ from memlayers.errors import InputError
 from memlayers.facts import Fact, Question
 from memlayers.files import atomic_directory, check_output_directory
 from memlayers.gate import (
+    guessing_questions,
     index_subjects,
     sampled_contexts,
-    guessing_questions,
     settle_thresholds,
     settling_questions,
     subject_runs,

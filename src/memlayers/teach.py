@@ -40,9 +40,9 @@ from memlayers.errors import InputError, WorkError
 from memlayers.facts import Fact, facts_text
 from memlayers.files import atomic_directory, check_output_directory, file_digest
 from memlayers.gate import (
+    guessing_questions,
     index_subjects,
     sampled_contexts,
-    guessing_questions,
     settle_thresholds,
     settling_questions,
     subject_runs,
