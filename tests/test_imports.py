@@ -50,6 +50,7 @@ ORDER = (
     "tuner",
     "general_text",
     "generate",
+    "guesses",
     "calibrate",
     "protection",
     "gate",
