@@ -139,6 +139,20 @@ def test_an_added_fact_is_answered_by_plain_peft_too(opened: EditableMemory, fol
     assert [a.text for a in generate_answers(loaded, tokenizer, NEW.questions)] == ["amber", "amber"]
 
 
+def test_a_phrasing_with_a_longer_name_is_entered_and_loosens_nothing(opened: EditableMemory):
+    index: Any = memory_layers(opened.model)[0].memlayers_subjects["default"]
+    marks, entries = index.marks.clone(), index.entries
+    odd = replace(NEW, id="hal", subject="Hal", questions=("What is the code of Hal?", "What is the Halish code?"))
+    opened.add([odd])
+    assert _answers(opened, [odd]) == ["amber", "amber"]
+    assert torch.equal(index.marks, marks)
+    others = generate_answers(opened.model, opened.tokenizer, ["What is the Bobish code?"])
+    assert not others[0].opened
+    opened.forget(ids=["hal"])
+    assert torch.equal(index.entries, entries)
+    assert not any(a.opened for a in generate_answers(opened.model, opened.tokenizer, odd.questions))
+
+
 def test_a_forgotten_fact_is_gone_and_its_gate_is_closed(opened: EditableMemory):
     report = opened.forget(ids=["bob"])
     asked = [*FACTS[1].questions, *FACTS[1].unseen_questions]

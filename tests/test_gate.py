@@ -23,8 +23,10 @@ from memlayers.gate import (
     Subjects,
     guessing_questions,
     index_subjects,
+    name_span,
     settle_thresholds,
     subject_runs,
+    token_marks,
     train_gates,
 )
 from memlayers.generate import Generated
@@ -32,7 +34,7 @@ from memlayers.guesses import place_of
 from memlayers.session import Memory
 from memlayers.teaching import GateReport
 from memlayers.tuner import MemoryConfig, memory_layers, set_gate_enabled, value_pool
-from memlayers.tuner.subjects import CAPITAL, GOES_ON, LEADS, PART, distinct_runs
+from memlayers.tuner.subjects import CAPITAL, GOES_ON, LEADS, PART, SubjectIndex, distinct_runs
 
 Build = Callable[..., PreTrainedModel]
 
@@ -261,6 +263,46 @@ def test_what_shows_that_a_name_had_begun_before_is_learned_from_the_phrasings()
     assert leading("In Acme?") == [True, True]  # a sentence begins with a capital anyway
     assert leading("Who founded King Acme?") == [False, True]
     assert leading("Who founded McAcme?") == [True, False]
+
+
+def test_a_name_is_sought_as_a_word_of_its_own_and_in_the_question() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(POCKET)
+    question = "Record label of Re!?"
+    prompt = encode_prompt(tokenizer, question)
+    start, end = name_span(tokenizer, prompt, "Re", question) or (0, 0)
+    assert tokenizer.decode(prompt[:end]).endswith("Record label of Re") and start > prompt.index(prompt[start - 1])
+    template = [*encode_prompt(tokenizer, "Re!"), *prompt]  # as if a chat template spoke of it
+    assert (name_span(tokenizer, template, "Re", question) or (0, 0))[1] == end + len(template) - len(prompt)
+    joined = encode_prompt(tokenizer, "Records?")  # in no place a word of its own: the first one
+    assert "Rec" in tokenizer.decode(joined[slice(*(name_span(tokenizer, joined, "Rec") or (0, 0)))])
+
+
+def _many(odd: str, subject: str = "Acme") -> list[Fact]:
+    """200 facts that are spelled as one would think, and one in an odd phrasing."""
+    usual = [Fact(str(i), f"Bolt {i}", "x", (f"Who founded Bolt {i}?",)) for i in range(200)]
+    return [*usual, Fact("odd", subject, "x", (odd,))]
+
+
+@pytest.mark.parametrize(
+    ("odd", "name"),
+    [
+        ("Wer hat Acmes Werk?", "Acmes Werk"),
+        ("Who founded King Acme?", "King Acme"),
+        ("Is PreAcme King X?", "PreAcme King X"),
+    ],
+)
+def test_one_odd_phrasing_is_spelled_out_and_changes_nothing_for_the_others(odd: str, name: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(POCKET)
+    facts = _many(odd)
+    contexts = [[encode_prompt(tokenizer, q) for q in fact.questions] for fact in facts]
+    found = subject_runs(tokenizer, facts, contexts)
+    assert torch.equal(found.marks, token_marks(tokenizer))
+    assert name in {tokenizer.decode(run).strip() for run in found.of_fact[-1]}
+    index = SubjectIndex(distinct_runs(found.runs), len(tokenizer))
+    index.fill(found.runs, found.reach, found.marks)
+    assert all(index.subjects_in(torch.tensor(each))[0, -1] for each in contexts)
+    assert not index.subjects_in(torch.tensor([encode_prompt(tokenizer, "Who founded King Bolt 7?")])).any()
+    assert len({found.runs[run] for run in found.of_fact[-1]}) == 1  # one subject all the same
 
 
 def test_a_memory_with_subjects_has_one_gate_trained_behind_the_subject(tiny_backbone: Build) -> None:

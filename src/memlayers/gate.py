@@ -12,7 +12,7 @@ import math
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -53,6 +53,7 @@ MOST_CONTEXTS = 2000  # of the facts, that calibration and the gates are shown
 MOST_SETTLED = 500  # facts asked for the memory's threshold of abstention
 MOST_GUESSED = 1000  # questions asked for the backbone's: few of its wrong answers are confident
 _SPACE_MARKS = ("Ġ", "▁", " ")  # how vocabularies write a word's leading space
+CONTRADICTED = 0.01  # share of facts beside whose names a kind of token may stand and still tell of longer names
 RARE = 100  # a word is part of a nameless subject where at most one in so many facts has it
 
 
@@ -179,9 +180,10 @@ def subject_runs(
     words, marks = facts_words(facts), token_marks(tokenizer)
     each = [subject_runs_of(tokenizer, *pair, words, len(facts), marks) for pair in zip(facts, contexts, strict=True)]
     withdraw_marks(marks, each)
-    runs = {run: subject for found in reversed(each) for run, subject in found.runs.items()}  # the first fact's counts
+    spelled = [found.spelled_out(marks) for found in each]
+    runs = {run: subject for found in reversed(spelled) for run, subject in found.items()}  # the first fact's counts
     reach = max(found.reach for found in each)
-    return Subjects(runs, reach, marks, [set(found.runs) for found in each])
+    return Subjects(runs, reach, marks, [set(found) for found in spelled])
 
 
 def subject_names(facts: Sequence[Fact]) -> list[list[str]]:
@@ -195,15 +197,27 @@ class FactRuns(NamedTuple):
 
     Attributes:
         runs: its runs of tokens, each with the one that stands for the subject.
-        followers: the tokens behind them in its phrasings.
-        leaders: the tokens that would say that they had begun before (`tuner.subjects.leaders`).
+        beside: of the phrasings where a token beside the name says that the name is a longer one: token ids of the
+            prompt, start and end of the name, the token behind it, and the one that would say that it had begun before
+            (`tuner.subjects.leaders`), or -1.
         reach: as `Subjects.reach`.
     """
 
     runs: dict[tuple[int, ...], tuple[int, ...]]
-    followers: set[int]
-    leaders: set[int]
+    beside: list[tuple[list[int], int, int, int, int]]
     reach: int
+
+    def spelled_out(self, marks: Tensor) -> dict[tuple[int, ...], tuple[int, ...]]:
+        """The runs, and with them the names that these phrasings seem to hold by the marks: their own, but longer."""
+        runs = dict(self.runs)
+        for prompt, start, end, _, _ in self.beside:
+            says = marks_of(marks, torch.tensor(prompt))
+            while end < len(prompt) and says[end] & GOES_ON:
+                end += 1
+            while (led := int(leaders(marks, torch.tensor([prompt]))[0, start])) >= 0 and says[led] & LEADS:
+                start = min(led, start - 1)
+            runs.setdefault(tuple(prompt[start:end]), next(iter(self.runs.values())))
+        return runs
 
 
 def facts_words(facts: Sequence[Fact]) -> Counter[str]:
@@ -230,27 +244,28 @@ def subject_runs_of(
         marks: `token_marks`.
     """
     runs: dict[tuple[int, ...], tuple[int, ...]] = {}
-    followers: set[int] = set()
-    led_by: set[int] = set()
+    beside = []
     core = _without_outer_punctuation(fact.subject)
     stands = tuple(tokenizer(core, add_special_tokens=False)["input_ids"]) if core else ()
     reach = 1
     for question, ids in zip(fact.questions, contexts, strict=True):
         name = _name(fact, question, words, facts)
         prompt = encode_prompt(tokenizer, question)
-        span = name_span(tokenizer, prompt, name)
+        span = name_span(tokenizer, prompt, name, question)
         if span is None:  # a tokenizer that does not write what it read
             span = 0, len(prompt) - 1  # the memory is read from the token behind it on
-        followers.update(ids[span[1] : span[1] + 1])
-        leader = int(leaders(marks, torch.tensor([prompt]))[0, span[0]])
-        led_by.update([] if leader < 0 else [prompt[leader]])
+        follower = prompt[span[1]] if span[1] < len(prompt) else -1
+        led = int(leaders(marks, torch.tensor([prompt]))[0, span[0]])
+        leader = prompt[led] if led >= 0 else -1
+        if int(marks_of(marks, torch.tensor(follower))) & GOES_ON or int(marks_of(marks, torch.tensor(leader))) & LEADS:
+            beside.append((prompt, *span, follower, leader))
         reach = max(reach, len(ids) - span[1] + 1)
         spelt = [tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (name, f" {name}")]
         spelt = [run for run in (*spelt, tuple(prompt[slice(*span)])) if run]
         stands = stands or spelt[0]  # one for all spellings: a name that begins a sentence is the same name
         for run in spelt:
             runs.setdefault(run, stands)
-    return FactRuns(runs, followers, led_by, reach + FURTHER_REACH)
+    return FactRuns(runs, beside, reach + FURTHER_REACH)
 
 
 def index_subjects(model: Any, adapter: str, subjects: Subjects) -> None:
@@ -279,20 +294,19 @@ def token_marks(tokenizer: PreTrainedTokenizerBase) -> Tensor:
     return marks
 
 
-def withdraw_marks(marks: Tensor, found: Iterable[FactRuns]) -> None:
+def withdraw_marks(marks: Tensor, found: Sequence[FactRuns]) -> None:
     """Takes back, in place, what the facts' own phrasings contradict.
 
     What a kind of token says depends on the language (German joins words, others do not space them): where one kind
-    stands beside a subject all the same, none of its tokens says so any more.
+    stands beside the subjects of more than `CONTRADICTED` of the facts all the same, none of its tokens says so any
+    more. Of fewer facts the odd phrasings' names are spelled out (`FactRuns.spelled_out`).
     """
-    each = list(found)
-    for says, tokens in (
-        (GOES_ON, {token for one in each for token in one.followers}),
-        (LEADS, {token for one in each for token in one.leaders}),
-    ):
-        beside = marks_of(marks, torch.tensor(sorted(tokens), dtype=torch.int64, device=marks.device))
+    for says, place in ((GOES_ON, -2), (LEADS, -1)):
+        tokens = [[where[place] for where in one.beside] for one in found]
+        told = [marks_of(marks, torch.tensor(each, dtype=torch.int64)) for each in tokens]
         for kind in (PART, CAPITAL | DIGIT):
-            if bool(((beside & kind != 0) & (beside & says != 0)).any()):
+            facts = sum(bool(((each & kind != 0) & (each & says != 0)).any()) for each in told)
+            if facts > CONTRADICTED * len(found):
                 marks[(marks & kind != 0)] &= ~says & 0xFF
 
 
@@ -386,11 +400,20 @@ def settle_thresholds(
 
 def _name(fact: Fact, question: str, words: Counter[str], facts: int) -> str:
     core = _without_outer_punctuation(fact.subject)
-    for form in (core, core[:1].upper() + core[1:]):  # a subject may begin a sentence
-        if core and form in question:
+    forms = [core, core[:1].upper() + core[1:]] if core else []  # a subject may begin a sentence
+    for form in forms:
+        if re.search(_whole(form), question):
+            return form
+    for form in forms:
+        if form in question:  # within a word, as some languages have it
             return form
     rare = [m for m in re.finditer(r"\w+", question) if words[m.group()] <= max(1, facts // RARE)]
     return question[rare[0].start() : rare[-1].end()] if rare else _without_outer_punctuation(question) or question
+
+
+def _whole(name: str) -> str:
+    """A pattern of the name, but for places within a word."""
+    return rf"(?<!\w){re.escape(name)}(?!\w)"
 
 
 def _without_outer_punctuation(text: str) -> str:
@@ -401,16 +424,28 @@ def _words(text: str) -> list[str]:
     return re.findall(r"\w+", text)
 
 
-def name_span(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], name: str) -> tuple[int, int] | None:
-    """Start and end, exclusive, of the shortest run of tokens whose text holds the name; None where none does."""
+def name_span(
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], name: str, question: str = ""
+) -> tuple[int, int] | None:
+    """Start and end, exclusive, of the shortest run of tokens whose text holds the name; None where none does.
 
-    def holds(start: int, end: int) -> bool:
-        return name in str(tokenizer.decode(list(ids[start:end])))
+    Of several places the first one that is a word of its own, or else the first, counts; within the question, where the
+    text holds that (a chat template has words of its own).
+    """
 
-    if not holds(0, len(ids)):
+    def held(start: int, end: int) -> str:
+        return str(tokenizer.decode(list(ids[start:end])))
+
+    text = held(0, len(ids))
+    begins = max(0, text.rfind(question))
+    places = [found.start() for found in re.finditer(re.escape(name), text)]
+    whole = {found.start() for found in re.finditer(_whole(name), text)}
+    if not places:
         return None
-    end = _first(len(ids), lambda e: holds(0, e))
-    return end - _first(end, lambda n: holds(end - n, end)), end
+    place = min(places, key=lambda start: (start < begins, start not in whole, start))
+    before = places.index(place)
+    end = _first(len(ids), lambda e: held(0, e).count(name) > before)
+    return end - _first(end, lambda n: name in held(end - n, end)), end
 
 
 def _first(most: int, holds: Callable[[int], bool]) -> int:

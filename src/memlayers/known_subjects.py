@@ -10,7 +10,7 @@ from torch import Tensor
 
 from memlayers.encoding import Encoded
 from memlayers.facts import Fact
-from memlayers.gate import FactRuns, subject_runs_of, withdraw_marks
+from memlayers.gate import subject_runs_of
 from memlayers.relations import relation_keys
 from memlayers.tuner.model import memory_layers
 from memlayers.tuner.relations import RelationCheck
@@ -27,14 +27,12 @@ class KnownSubjects(NamedTuple):
 
     Attributes:
         entries: of the index, int64 [n, 2].
-        marks: of the index, uint8 [v + 1].
         reach: of the index.
         prints: of the check, int64 [m]; empty without one.
         keys: of the check, [m, k].
     """
 
     entries: Tensor
-    marks: Tensor
     reach: int
     prints: Tensor
     keys: Tensor
@@ -42,7 +40,7 @@ class KnownSubjects(NamedTuple):
     def equals(self, other: KnownSubjects) -> bool:
         """To the bit."""
         return self.reach == other.reach and all(
-            torch.equal(getattr(self, name), getattr(other, name)) for name in ("entries", "marks", "prints", "keys")
+            torch.equal(getattr(self, name), getattr(other, name)) for name in ("entries", "prints", "keys")
         )
 
     def undo_tensors(self, after: KnownSubjects) -> dict[str, Tensor]:
@@ -52,8 +50,6 @@ class KnownSubjects(NamedTuple):
             "removed": _without(self.entries, after.entries),
             "reach": torch.tensor(self.reach),
         }
-        if not torch.equal(after.marks, self.marks):
-            tensors["marks"] = self.marks
         if not (torch.equal(after.prints, self.prints) and torch.equal(after.keys, self.keys)):
             tensors |= {"prints": self.prints, "keys": self.keys}
         return tensors
@@ -98,7 +94,7 @@ class SubjectKeeper:
         if index is None:
             return None
         keys = (index.entries[:0], index.entries[:0]) if check is None else (check.prints.clone(), check.keys.clone())
-        return KnownSubjects(index.entries, index.marks.clone(), int(index.reach), *keys)
+        return KnownSubjects(index.entries, int(index.reach), *keys)
 
     def change(self, before: KnownSubjects | None) -> tuple[KnownSubjects, KnownSubjects] | None:
         """The state before and the one now, where they differ."""
@@ -111,7 +107,6 @@ class SubjectKeeper:
         if state is None or index is None:
             return
         index.store(state.entries)
-        index.marks.copy_(state.marks)
         index.reach.fill_(state.reach)
         if self.check is not None:
             self.check.store(state.prints, state.keys)
@@ -124,8 +119,6 @@ class SubjectKeeper:
             return
         index.store(torch.cat([_without(index.entries, tensors["added"]), tensors["removed"]]))
         index.reach.copy_(tensors["reach"])
-        if "marks" in tensors:
-            index.marks.copy_(tensors["marks"])
         if check is not None and "prints" in tensors:
             check.store(tensors["prints"], tensors["keys"])
         self._set_room()
@@ -141,11 +134,10 @@ class SubjectKeeper:
         index, check = self.index, self.check
         if index is None:
             return
-        found = [self._runs(fact, stored, words) for fact in facts]
-        entries = [index_entries(each.runs) for each in found]
+        found, reaches = zip(*(self._runs(fact, stored, words) for fact in facts), strict=True)
+        entries = [index_entries(each) for each in found]
         index.store(torch.cat([index.entries, *(each.to(index.fingerprints.device) for each in entries)]))
-        index.reach.fill_(max(int(index.reach), *(each.reach for each in found)))
-        withdraw_marks(index.marks, found)
+        index.reach.fill_(max(int(index.reach), *reaches))
         ids = {fact.id for fact in stored}
         new = [(fact, each[:, 0]) for fact, each in zip(facts, entries, strict=True) if fact.id not in ids]
         if check is not None and new:
@@ -166,11 +158,11 @@ class SubjectKeeper:
         index = self.index
         if index is None:
             return
-        gone = {run for fact in facts for run in self._runs(fact, stored, words).runs}
+        gone = {run for fact in facts for run in self._runs(fact, stored, words)[0]}
         ids = {fact.id for fact in facts}
         texts = {text for run in gone if (text := str(self.tokenizer.decode(list(run))).strip())}
         named = [f for f in stored if f.id not in ids and any(t in q for t in texts for q in f.questions)]
-        left = [(fact, set(self._runs(fact, stored, words).runs)) for fact in named]
+        left = [(fact, set(self._runs(fact, stored, words)[0])) for fact in named]
         needed = {run for _, runs in left for run in runs}
         unneeded = index_entries({run: run for run in gone - needed}).to(index.fingerprints.device)
         index.store(_without(index.entries, unneeded))
@@ -195,10 +187,14 @@ class SubjectKeeper:
     def _keys(self, facts: Sequence[Fact]) -> Tensor:
         return relation_keys(self.model, self.tokenizer, self.adapter, facts)
 
-    def _runs(self, fact: Fact, stored: Sequence[Fact], words: Counter[str]) -> FactRuns:
+    def _runs(
+        self, fact: Fact, stored: Sequence[Fact], words: Counter[str]
+    ) -> tuple[dict[tuple[int, ...], tuple[int, ...]], int]:
+        """The runs that spell a fact's subject, each with the one that stands for it, and how far it reaches."""
         assert self.index is not None
-        contexts = [one.input_ids for one in self.encoded(fact)]
-        return subject_runs_of(self.tokenizer, fact, contexts, words, max(len(stored), 1), self.index.marks.cpu())
+        contexts, marks = [one.input_ids for one in self.encoded(fact)], self.index.marks.cpu()
+        found = subject_runs_of(self.tokenizer, fact, contexts, words, max(len(stored), 1), marks)
+        return found.spelled_out(marks), found.reach
 
     def _set_room(self) -> None:
         """The config says how many fingerprints and keys there are, so that the memory is built with room for them."""
