@@ -337,7 +337,7 @@ def test_thresholds_keep_the_stored_and_leave_out_wrong_guesses(
     stored = [Question(str(i), ("right",)) for i in range(100)]
     memory, backbone = settle_thresholds(model, None, "default", stored, [[each] for each in stored])  # type: ignore[arg-type]
     assert sum(c >= memory for c in hundred) >= 99 - 1 and memory > 0
-    assert backbone == pytest.approx(0.97, abs=0.011) and backbone < 1.0  # what it knows is no wrong guess
+    assert 0.97 < backbone < 1.0  # what it knows is no wrong guess
     index: Any = memory_layers(model)[0].memlayers_subjects["default"]
     assert index.thresholds.tolist() == [memory, backbone]
     assert index.guesses.sum() == 99 and not index.guesses[place_of("right")]
@@ -353,8 +353,8 @@ def test_an_answer_is_less_believed_the_more_often_it_was_a_wrong_guess(
     asked = [[Question(str(i), ("right",)) for i in range(1 + (each == 10))] for each in range(12)]
     backbone = settle_thresholds(model, None, "default", asked[0], asked)[1]  # type: ignore[arg-type]
     # The ten are believed as 0.9 : 10 * 0.1, nine others beside each, so the odd guess (of one fact) says what is sure.
-    assert 0.7 < backbone <= 0.8
-    given = [Generated(text, 0.85, False) for text in ("jazz", "Fado", "Morna")]
+    assert 0.98 < backbone < 0.99
+    given = [Generated(text, 0.99, False) for text in ("jazz", "Fado", "Morna")]
     closed = [Generated("", 0.0, False)] * 3
     judged = Memory(model, None).judge(["?"] * 3, closed, given)  # type: ignore[arg-type]
     assert [answer.source for answer in judged] == ["unknown", "unknown", "backbone"]

@@ -24,7 +24,7 @@ from memlayers.calibrate import LayerFeatures
 from memlayers.encoding import encode_prompt
 from memlayers.facts import Fact, Question
 from memlayers.generate import generate_answers, without_memory
-from memlayers.guesses import belief, count_guesses, place_of
+from memlayers.guesses import belief, belief_exceeded_by, count_guesses, place_of
 from memlayers.metrics import exact_match
 from memlayers.teaching import GateReport
 from memlayers.tuner.model import memory_layers
@@ -48,7 +48,7 @@ FURTHER_REACH = 32  # tokens beyond what a taught phrasing and its answer took: 
 UNSURE = 0.005  # share of stored facts, in wordings not shown, that may be taken for unknown
 MARGIN = 4  # of confidence: in wordings of a kind that teaching did not use an answer is less sure (docs/LOG.md)
 RAISED = 0.015  # the same, where questions about what was never taught would otherwise be answered
-MISTAKEN = 0.005  # share of the backbone's wrong answers that may be taken for knowledge
+MISTAKEN = 0.006  # share of the backbone's wrong answers that may be taken for knowledge
 MOST_CONTEXTS = 2000  # of the facts, that calibration and the gates are shown
 MOST_SETTLED = 500  # facts asked for the memory's threshold of abstention
 MOST_GUESSED = 1000  # questions asked for the backbone's: few of its wrong answers are confident
@@ -385,14 +385,12 @@ def settle_thresholds(
     wrong = [[given for given, answers in fact if not exact_match(given.text, answers)] for fact in answered]
     guesses = count_guesses([given.text for given in fact] for fact in wrong)
     # Each is believed as far as other facts' guesses allow: a new question's own is not among them either.
-    believed = torch.tensor(
-        [belief(given.confidence, int(guesses[place_of(given.text)]) - 1) for fact in wrong for given in fact]
-    )
+    believed = [belief(given.confidence, int(guesses[place_of(given.text)]) - 1) for fact in wrong for given in fact]
     index: Any = memory_layers(model, adapter)[0].memlayers_subjects[adapter]
     least, most = sure.quantile(UNSURE) / MARGIN, sure.quantile(RAISED)
     through = others[(others >= least) & (others < most)]
     index.thresholds[0] = torch.nextafter(through.max(), most) if len(through) else least
-    index.thresholds[1] = believed.quantile(1 - MISTAKEN) if len(believed) else 0.0
+    index.thresholds[1] = belief_exceeded_by(MISTAKEN, believed)
     index.guesses.copy_(guesses)
     memory, backbone = index.thresholds.tolist()
     return memory, backbone

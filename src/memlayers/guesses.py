@@ -10,6 +10,7 @@ by content-free inputs of Zhao et al. 2021 (arXiv:2102.09690), with real questio
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -19,6 +20,8 @@ from memlayers.metrics import normalise_answer
 from memlayers.tuner.subjects import GUESS_PLACES
 
 _MOST = 255  # that a count of one byte holds
+_TAIL = 0.2  # share of the beliefs that their tail is fitted to
+_SUREST = 1 - 1e-7  # no belief counts for more: float32 tells hardly any from 1
 
 
 def place_of(answer: str) -> int:
@@ -46,3 +49,22 @@ def belief(confidence: float, guessed: int) -> float:
         guessed: to how many facts it was given wrongly.
     """
     return confidence / (confidence + (1 - confidence) * (1 + guessed))
+
+
+def belief_exceeded_by(share: float, beliefs: Sequence[float]) -> float:
+    """The belief that a share of such answers exceeds, also where that is less than one of them; 0 for none at all.
+
+    The quantile itself would hang on the largest one or two. So the tail is fitted, as by peaks over a threshold
+    (Pickands 1975): beyond the upper fifth the log-odds fall off exponentially, by their mean excess.
+
+    Args:
+        share: below a fifth.
+        beliefs: 0 to 1 each.
+    """
+    if not beliefs:
+        return 0.0
+    odds = torch.tensor(beliefs, dtype=torch.float64).clamp(1 - _SUREST, _SUREST).logit()
+    top = odds.quantile(1 - _TAIL)
+    beyond = odds[odds > top] - top
+    further = float(beyond.mean()) * math.log(_TAIL / share) if len(beyond) else 0.0
+    return float((top + further).sigmoid())
