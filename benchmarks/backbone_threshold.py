@@ -18,6 +18,7 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -66,14 +67,13 @@ def main() -> None:
             for way in WAYS:
                 heeded = None if way == "confidence" else guesses
                 beliefs = scores(settled, heeded, own=1)
+                of_others, of_known = (torch.tensor(scores(each, heeded)) for each in (others, known))
                 for share in SHARES:
                     fitted = way == "fitted belief"
                     threshold = belief_exceeded_by(share, beliefs) if fitted else quantile(beliefs, 1 - share)
-                    passed = torch.tensor(scores(others, heeded)) >= threshold
-                    answered = torch.tensor(scores(known, heeded)) >= threshold
                     found = {
-                        "fabricated": float((passed & others_wrong).float().mean()),
-                        "answered": float(answered.float().mean()),
+                        "fabricated": float(((of_others >= threshold) & others_wrong).float().mean()),
+                        "answered": float((of_known >= threshold).float().mean()),
                     }
                     runs.append(
                         {"seed": seed, "facts": size, "way": way, "share": share, "threshold": threshold, **found}
@@ -112,15 +112,10 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
                         if (run["facts"], run["way"], run["share"]) == (size, way, share) and run["seed"] in seeds
                     ]
                     made_up, answered = ([run[key] for run in those] for key in ("fabricated", "answered"))
-                    cells.append(f"{mean(made_up):.2%} (worst {max(made_up):.1%})")
-                    cells.append(f"{mean(answered):.1%} (worst {min(answered):.1%})")
+                    cells.append(f"{fmean(made_up):.2%} (worst {max(made_up):.1%})")
+                    cells.append(f"{fmean(answered):.1%} (worst {min(answered):.1%})")
                 lines.append(f"| {size:,} | {way} | {share:.1%} | {' | '.join(cells)} |")
     return "\n".join(lines).replace("%", " %") + "\n"
-
-
-def mean(values: Sequence[float]) -> float:
-    """The mean."""
-    return sum(values) / len(values)
 
 
 if __name__ == "__main__":

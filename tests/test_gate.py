@@ -18,6 +18,7 @@ from memlayers.encoding import encode_prompt
 from memlayers.facts import Fact, Question
 from memlayers.gate import (
     FURTHER_REACH,
+    MISTAKEN,
     MOST_GUESSED,
     MOST_RAISED,
     Subjects,
@@ -30,7 +31,7 @@ from memlayers.gate import (
     train_gates,
 )
 from memlayers.generate import Generated
-from memlayers.guesses import place_of
+from memlayers.guesses import belief_exceeded_by, place_of
 from memlayers.session import Memory
 from memlayers.teaching import GateReport
 from memlayers.tuner import MemoryConfig, memory_layers, set_gate_enabled, value_pool
@@ -270,7 +271,8 @@ def test_a_name_is_sought_as_a_word_of_its_own_and_in_the_question() -> None:
     question = "Record label of Re!?"
     prompt = encode_prompt(tokenizer, question)
     start, end = name_span(tokenizer, prompt, "Re", question) or (0, 0)
-    assert tokenizer.decode(prompt[:end]).endswith("Record label of Re") and start > prompt.index(prompt[start - 1])
+    assert tokenizer.decode(prompt[:end]).endswith("Record label of Re")
+    assert tokenizer.decode(prompt[start:end]).strip() == "Re"
     template = [*encode_prompt(tokenizer, "Re!"), *prompt]  # as if a chat template spoke of it
     assert (name_span(tokenizer, template, "Re", question) or (0, 0))[1] == end + len(template) - len(prompt)
     joined = encode_prompt(tokenizer, "Records?")  # in no place a word of its own: the first one
@@ -338,6 +340,7 @@ def test_thresholds_keep_the_stored_and_leave_out_wrong_guesses(
     memory, backbone = settle_thresholds(model, None, "default", stored, [[each] for each in stored])  # type: ignore[arg-type]
     assert sum(c >= memory for c in hundred) >= 99 - 1 and memory > 0
     assert 0.97 < backbone < 1.0  # what it knows is no wrong guess
+    assert backbone == pytest.approx(belief_exceeded_by(MISTAKEN, hundred[:-1]))
     index: Any = memory_layers(model)[0].memlayers_subjects["default"]
     assert index.thresholds.tolist() == [memory, backbone]
     assert index.guesses.sum() == 99 and not index.guesses[place_of("right")]

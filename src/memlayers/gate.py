@@ -192,25 +192,41 @@ def subject_names(facts: Sequence[Fact]) -> list[list[str]]:
     return [[_name(fact, question, words, len(facts)) for question in fact.questions] for fact in facts]
 
 
+class NameInPrompt(NamedTuple):
+    """Where a phrasing's prompt, token ids, holds its subject's name, and what stands beside it.
+
+    Attributes:
+        prompt: the token ids.
+        start: of the name.
+        end: of the name, exclusive.
+        follower: the token behind it, or -1.
+        leader: the one that would say that it had begun before (`tuner.subjects.leaders`), or -1.
+    """
+
+    prompt: list[int]
+    start: int
+    end: int
+    follower: int
+    leader: int
+
+
 class FactRuns(NamedTuple):
     """How one fact's subject is spelled.
 
     Attributes:
         runs: its runs of tokens, each with the one that stands for the subject.
-        beside: of the phrasings where a token beside the name says that the name is a longer one: token ids of the
-            prompt, start and end of the name, the token behind it, and the one that would say that it had begun before
-            (`tuner.subjects.leaders`), or -1.
+        odd: the phrasings where a token beside the name says that the name is a longer one.
         reach: as `Subjects.reach`.
     """
 
     runs: dict[tuple[int, ...], tuple[int, ...]]
-    beside: list[tuple[list[int], int, int, int, int]]
+    odd: list[NameInPrompt]
     reach: int
 
     def spelled_out(self, marks: Tensor) -> dict[tuple[int, ...], tuple[int, ...]]:
         """The runs, and with them the names that these phrasings seem to hold by the marks: their own, but longer."""
         runs = dict(self.runs)
-        for prompt, start, end, _, _ in self.beside:
+        for prompt, start, end, _, _ in self.odd:
             says = marks_of(marks, torch.tensor(prompt))
             while end < len(prompt) and says[end] & GOES_ON:
                 end += 1
@@ -244,7 +260,7 @@ def subject_runs_of(
         marks: `token_marks`.
     """
     runs: dict[tuple[int, ...], tuple[int, ...]] = {}
-    beside = []
+    odd = []
     core = _without_outer_punctuation(fact.subject)
     stands = tuple(tokenizer(core, add_special_tokens=False)["input_ids"]) if core else ()
     reach = 1
@@ -258,14 +274,14 @@ def subject_runs_of(
         led = int(leaders(marks, torch.tensor([prompt]))[0, span[0]])
         leader = prompt[led] if led >= 0 else -1
         if int(marks_of(marks, torch.tensor(follower))) & GOES_ON or int(marks_of(marks, torch.tensor(leader))) & LEADS:
-            beside.append((prompt, *span, follower, leader))
+            odd.append(NameInPrompt(prompt, *span, follower, leader))
         reach = max(reach, len(ids) - span[1] + 1)
         spelt = [tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (name, f" {name}")]
         spelt = [run for run in (*spelt, tuple(prompt[slice(*span)])) if run]
         stands = stands or spelt[0]  # one for all spellings: a name that begins a sentence is the same name
         for run in spelt:
             runs.setdefault(run, stands)
-    return FactRuns(runs, beside, reach + FURTHER_REACH)
+    return FactRuns(runs, odd, reach + FURTHER_REACH)
 
 
 def index_subjects(model: Any, adapter: str, subjects: Subjects) -> None:
@@ -301,8 +317,10 @@ def withdraw_marks(marks: Tensor, found: Sequence[FactRuns]) -> None:
     stands beside the subjects of more than `CONTRADICTED` of the facts all the same, none of its tokens says so any
     more. Of fewer facts the odd phrasings' names are spelled out (`FactRuns.spelled_out`).
     """
-    for says, place in ((GOES_ON, -2), (LEADS, -1)):
-        tokens = [[where[place] for where in one.beside] for one in found]
+    for says, tokens in (
+        (GOES_ON, [[where.follower for where in one.odd] for one in found]),
+        (LEADS, [[where.leader for where in one.odd] for one in found]),
+    ):
         told = [marks_of(marks, torch.tensor(each, dtype=torch.int64)) for each in tokens]
         for kind in (PART, CAPITAL | DIGIT):
             facts = sum(bool(((each & kind != 0) & (each & says != 0)).any()) for each in told)
@@ -399,12 +417,10 @@ def settle_thresholds(
 def _name(fact: Fact, question: str, words: Counter[str], facts: int) -> str:
     core = _without_outer_punctuation(fact.subject)
     forms = [core, core[:1].upper() + core[1:]] if core else []  # a subject may begin a sentence
-    for form in forms:
-        if re.search(_whole(form), question):
-            return form
-    for form in forms:
-        if form in question:  # within a word, as some languages have it
-            return form
+    for pattern in (_whole, re.escape):  # a word of its own; or else within one, as some languages have it
+        for form in forms:
+            if re.search(pattern(form), question):
+                return form
     rare = [m for m in re.finditer(r"\w+", question) if words[m.group()] <= max(1, facts // RARE)]
     return question[rare[0].start() : rare[-1].end()] if rare else _without_outer_punctuation(question) or question
 
