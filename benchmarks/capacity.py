@@ -2,9 +2,9 @@
 
 ``--source synthetic``: a family of `memlayers.synthetic` (``--family``), whose answers are drawn uniformly and on their
 own, so that the bits of one answer are known; this gives bits per parameter, to be held against the 2 bits that
-language models store (Allen-Zhu and Li 2024, arXiv 2404.05405). ``--source real``: EntityQuestions facts of the
-pocket's relations in the pocket's phrasings (``../shared/data/entityquestions``), for how many facts are held at 98 %
-recall.
+language models store (Allen-Zhu and Li 2024, arXiv 2404.05405). ``--source real``: EntityQuestions facts of all 24
+relations in the pocket's phrasings (``../shared/data/entityquestions``; 20,376 of them), for how many facts are held at
+98 % recall.
 
 Two estimates of the bits learned from n facts whose answers have b bits each:
 
@@ -35,11 +35,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gate import entity_questions
+from gate import ENTITY_QUESTIONS
 
 from memlayers import Fact, TeachConfig, teach_facts
 from memlayers.backbones import POCKET
 from memlayers.diagnose import gold_answers
+from memlayers.entity_questions import read_entity_questions
 from memlayers.evaluate import cost_rows
 from memlayers.facts import read_facts
 from memlayers.files import atomic_write_text
@@ -59,10 +60,11 @@ def facts_of(source: str, family: str, n: int) -> list[Fact]:
     """The facts of a point; those of a smaller one are among them where they are synthetic."""
     if source == "synthetic":
         return make_facts(family, n, SEED)
-    try:
-        return entity_questions({fact.subject for fact in read_facts(POCKET / "known.jsonl")}, n)
-    except ValueError:
-        sys.exit(f"EntityQuestions has fewer than {n} facts of these relations: take fewer, or --source synthetic")
+    known = {fact.subject for fact in read_facts(POCKET / "known.jsonl")}
+    found = read_entity_questions(ENTITY_QUESTIONS, without=known, all_relations=True)
+    if n > len(found):
+        sys.exit(f"EntityQuestions has {len(found)} facts of these relations: take fewer, or --source synthetic")
+    return random.Random(SEED).sample(found, n)
 
 
 def run(path: Path, sub_keys: int, n: int, args: argparse.Namespace) -> None:

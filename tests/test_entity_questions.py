@@ -37,6 +37,9 @@ def test_rows_become_facts_in_every_phrasing_of_their_relation(tmp_path: Path) -
     assert len(facts[0].unseen_questions) == 2 and facts[0].relation == "founder"
     assert all("Acme Works" in question for question in (*facts[0].questions, *facts[0].unseen_questions))
     assert len({fact.id for fact in facts}) == 3
+    every = read_entity_questions(tmp_path, without=["the company that is taken"], all_relations=True)
+    assert [fact.subject for fact in every] == ["Ann", "Acme Works", "Far Hill", "Gull"]
+    assert every[0].relation == "occupation" and len({fact.id for fact in every}) == 4
 
 
 def test_a_folder_without_them(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from .files import StrPath
 _POCKET = Path(__file__).parent / "pocket"
 
 
-def read_entity_questions(folder: StrPath, *, without: Iterable[str] = ()) -> list[Fact]:
+def read_entity_questions(folder: StrPath, *, without: Iterable[str] = (), all_relations: bool = False) -> list[Fact]:
     """Reads the facts of the demo's 18 relations, each with every phrasing of its relation.
 
     The demo leaves out relations with few different answers, for which a frequent answer given always recalls much.
@@ -23,12 +23,14 @@ def read_entity_questions(folder: StrPath, *, without: Iterable[str] = ()) -> li
     Args:
         folder: holds one file of questions per relation, P19.jsonl and so on.
         without: subjects to leave out.
+        all_relations: read every relation that has phrasings, not the demo's alone.
 
     Raises:
         InputError: no file of these relations, or a malformed one.
     """
     phrasings = json.loads((_POCKET / "phrasings.json").read_text(encoding="utf-8"))
-    relations = sorted({fact.id.split("-")[0] for fact in read_facts(_POCKET / "demo.jsonl")})
+    demo = {fact.id.split("-")[0] for fact in read_facts(_POCKET / "demo.jsonl")}
+    relations = sorted(phrasings if all_relations else demo)
     files = [path for relation in relations if (path := Path(folder) / f"{relation}.jsonl").is_file()]
     if not files:
         raise InputError(f"{folder}: no EntityQuestions there; give the folder that holds {relations[0]}.jsonl")
