@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from gate import entity_questions
+from learned_query import learned_query
 
 from memlayers import Fact, TeachConfig, teach_facts
 from memlayers.backbones import POCKET
@@ -47,10 +48,13 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
     "65536-slots": {"sub_keys": 256},
     "three-wordings": {"wordings": 3},
     "three-wordings-weight-0": {"wordings": 3, "subject_weight": 0.0},
+    "learned-query": {"learned_rank": 32},
+    "learned-query-weight-0": {"learned_rank": 32, "subject_weight": 0.0},
     "several-weight-2": {"several": True},
     "several-twelve-exposures": {"several": True, "exposures": 12},
     "several-weight-1": {"several": True, "subject_weight": 1.0},
     "several-weight-0": {"several": True, "subject_weight": 0.0},
+    "several-learned-query": {"several": True, "learned_rank": 32, "subject_weight": 1.0},
 }
 
 
@@ -70,7 +74,9 @@ def main(names: Sequence[str]) -> None:
     draw(results)
 
 
-def run(wordings: int | None = None, several: bool = False, **settings: Any) -> dict[str, Any]:
+def run(
+    wordings: int | None = None, several: bool = False, learned_rank: int | None = None, **settings: Any
+) -> dict[str, Any]:
     """Teaches and asks."""
     config = replace(BASE, **settings)
     facts = several_facts() if several else some_facts()
@@ -82,7 +88,7 @@ def run(wordings: int | None = None, several: bool = False, **settings: Any) -> 
         unseen.append(sum(map(sum, recalled(model, tokenizer, watched, True))) / 2 / len(watched))
         return None, None
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, learned_query(facts, learned_rank) as agreement:
         memory = teach_facts(facts, Path(folder) / "memory", config, watch=watch, quiet=True)
     known = random.Random(3).sample(known_questions(), KNOWN)
     scores = []
@@ -98,8 +104,9 @@ def run(wordings: int | None = None, several: bool = False, **settings: Any) -> 
     never = recalled(memory.model, memory.tokenizer, facts, True)
     return {
         "facts": len(facts),
-        "config": asdict(config) | {"wordings": len(facts[0].questions)},
+        "config": asdict(config) | {"wordings": len(facts[0].questions), "learned_rank": learned_rank},
         "environment": environment("cpu"),
+        "wordings_find_each_other": agreement,
         "recall_taught": mean_interval([sum(each) / len(each) for each in taught])._asdict(),
         "recall_unseen": mean_interval([sum(each) / len(each) for each in never])._asdict(),
         "known_facts_change": paired_difference(scores[0], scores[1])._asdict(),
