@@ -99,8 +99,8 @@ def teach_facts(
     """Teaches facts to a frozen backbone and saves the memory as an adapter folder.
 
     Calibrates addressing and trains the gate on the bare backbone, then writes values until recall, measured in free
-    generation, is full or `config.exposures` passes are over. Unfinished work lives in ``OUT.teaching`` beside `out`;
-    `out` itself appears in one piece at the end.
+    generation, is full or the passes of `TeachConfig.most_exposures` are over. Unfinished work lives in
+    ``OUT.teaching`` beside `out`; `out` itself appears in one piece at the end.
 
     Args:
         facts: at least one.
@@ -209,8 +209,9 @@ class _Run:
         self.optimizer = self._make_optimizer()
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         # Packed sequences come out as more in one order of the facts and as fewer in another.
-        counted = [len(self._batches(number)) for number in range(config.exposures if config.pack else 1)]
-        self.passes = counted if config.pack else counted * config.exposures  # steps of each
+        exposures = config.most_exposures([fact.subject for fact in facts])
+        counted = [len(self._batches(number)) for number in range(exposures if config.pack else 1)]
+        self.passes = counted if config.pack else counted * exposures  # steps of each
         self.saved_at = time.perf_counter()
         self.pass_loss, self.pass_counted = 0.0, 0  # of the pass under way: nats, and the tokens they are of
 
