@@ -4,6 +4,7 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import time
@@ -102,6 +103,29 @@ def test_facts_are_memorised_and_teaching_stops_early(memorised: tuple[Taught, P
     with without_memory(taught.model):
         bare = answer_questions(taught.model, taught.tokenizer, questions)
     assert not any(exact_match(given, [answer]) for given, answer in zip(bare, ANSWERS, strict=True))
+
+
+@pytest.mark.parametrize(("recall", "exposures"), [(0.98, 5), (0.97, 15)])
+def test_another_round_follows_where_recall_is_not_enough(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recall: float, exposures: int
+) -> None:
+    factors, step, measure = [], _Run._step, _Run._measure
+
+    def watched(run: _Run, *arguments: Any) -> bool:
+        done = step(run, *arguments)
+        factors.append(run.optimizer.param_groups[0]["lr"] / run.rates[0])
+        return done
+
+    def measured(run: _Run) -> None:
+        measure(run)
+        run.report.recall = recall
+
+    monkeypatch.setattr(_Run, "_step", watched)
+    monkeypatch.setattr(_Run, "_measure", measured)
+    report = _teach(tmp_path / "memory", configure(exposures=None, gate=True)).report
+    assert report.exposures == len(report.curve) == exposures and report.steps == len(factors) == 2 * exposures
+    falls = [1 - i / 10 for i in range(10)] + [max(0.05, 0.5 * (1 - i / 20)) for i in range(20)]
+    assert factors == pytest.approx(falls[: 2 * exposures])
 
 
 def test_the_backbone_keeps_its_bits(memorised: tuple[Taught, Path, TeachConfig], chat_backbone: Path) -> None:
@@ -519,6 +543,23 @@ def test_killed_at_any_moment_ends_in_the_same_bits(
     taught = _teach(tmp_path / "memory", _resumable(configure), watch=_watch, resume=True)
     assert (_bytes(tmp_path / "memory"), _without_seconds(taught.report)) == uninterrupted
     assert [path.name for path in tmp_path.iterdir()] == ["memory"]
+
+
+def test_killed_in_a_later_round_ends_in_the_same_bits(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure(exposures=None, gate=True, value_rate=1e-3, checkpoint_seconds=0.0)
+    whole = _teach(tmp_path / "whole", config)
+    assert whole.report.exposures == 15
+    for call in (10, 11, 24):  # the end of the first round, the beginning of the second, within it
+        with monkeypatch.context() as patch:
+            _interrupt(patch, "_step", call, after=True)
+            with pytest.raises(Killed):
+                _teach(tmp_path / "memory", config)
+        resumed = _teach(tmp_path / "memory", config, resume=True, replace=True)
+        assert _bytes(tmp_path / "memory") == _bytes(tmp_path / "whole")
+        assert _without_seconds(resumed.report) == _without_seconds(whole.report)
+        shutil.rmtree(tmp_path / "memory")
 
 
 def _watch(model: Any, tokenizer: Any) -> tuple[float, float]:

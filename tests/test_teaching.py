@@ -43,13 +43,10 @@ def test_the_gate_follows_the_recipe_unless_told(recipe: str, gate: bool | None,
     assert TeachConfig(recipe=recipe, gate=gate).gated is gated
 
 
-def test_facts_that_share_their_subject_are_shown_more_often() -> None:
-    apart = [f"subject {i}" for i in range(38)]
-    assert TeachConfig().most_exposures([]) == TeachConfig().most_exposures([*apart, "one", "One"]) == 5
-    assert TeachConfig().most_exposures([*apart, "one", "One", "two"]) == 5  # "two" stands alone
-    assert TeachConfig().most_exposures([*apart, "one", "One", "two", "two", "two"]) == 12
-    assert TeachConfig().most_exposures([""] * 10) == 5  # unknown, not the same
-    assert TeachConfig(exposures=3).most_exposures(["one", "one"]) == 3
+def test_rounds() -> None:
+    assert TeachConfig().rounds == (5, 10)
+    assert TeachConfig(exposures=8).rounds == (8,)  # as told, no more
+    assert TeachConfig(recipe="dense").rounds == TeachConfig(gate=False).rounds == (5,)
 
 
 @pytest.mark.parametrize(

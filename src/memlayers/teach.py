@@ -69,6 +69,7 @@ if TYPE_CHECKING:
 
 ADAPTER = "default"
 BAD_STEPS_IN_A_ROW = 10
+ENOUGH_RECALL, LATER_RATE = 0.98, 0.5  # with which no further round is taught; where such a round's rate begins
 OPTIMIZER_STATE = "optimizer.safetensors"
 
 
@@ -99,8 +100,9 @@ def teach_facts(
     """Teaches facts to a frozen backbone and saves the memory as an adapter folder.
 
     Calibrates addressing and trains the gate on the bare backbone, then writes values until recall, measured in free
-    generation, is full or the passes of `TeachConfig.most_exposures` are over. Unfinished work lives in
-    ``OUT.teaching`` beside `out`; `out` itself appears in one piece at the end.
+    generation, is full or the passes of `config.exposures` are over; where that is None and recall is not enough,
+    another round follows. Unfinished work lives in ``OUT.teaching`` beside `out`; `out` itself appears in one piece
+    at the end.
 
     Args:
         facts: at least one.
@@ -209,7 +211,7 @@ class _Run:
         self.optimizer = self._make_optimizer()
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         # Packed sequences come out as more in one order of the facts and as fewer in another.
-        exposures = config.most_exposures([fact.subject for fact in facts])
+        exposures = sum(config.rounds)
         counted = [len(self._batches(number)) for number in range(exposures if config.pack else 1)]
         self.passes = counted if config.pack else counted * exposures  # steps of each
         self.saved_at = time.perf_counter()
@@ -270,17 +272,26 @@ class _Run:
     # -- teaching ---------------------------------------------------------------------------------------------------
 
     def teach(self) -> None:
-        """Passes over the facts until measured recall is full."""
+        """Rounds of passes over the facts until measured recall is enough, or full within a round."""
         report = self.report
-        total = sum(self.passes)
+        while report.steps < sum(self.passes) and not self._recall_is_full():
+            start, length = self._round()
+            if report.steps == start > 0 and report.recall >= ENOUGH_RECALL:
+                break
+            self._teach_round(start, length)
+        report.seconds += time.perf_counter() - self.began
+
+    def _teach_round(self, start: int, length: int) -> None:
+        """Passes over the facts until measured recall is full or `length` steps, counted from `start`, are over."""
+        report = self.report
         bad_in_a_row = 0
-        with progress_bar("Teaching", total, quiet=self.quiet) as advance:
-            advance(report.steps)
-            while report.steps < total and not self._recall_is_full():
+        with progress_bar("Teaching further" if start else "Teaching", length, quiet=self.quiet) as advance:
+            advance(report.steps - start)
+            while report.steps < start + length and not self._recall_is_full():
                 number, done = self._place()
                 batches = self._batches(number)
                 for batch in batches[done:]:
-                    if self._step(batch, total):
+                    if self._step(batch, (LATER_RATE if start else 1.0) * (1 - (report.steps - start) / length)):
                         bad_in_a_row = 0
                     else:
                         report.skipped_steps += 1
@@ -297,13 +308,21 @@ class _Run:
                 self._measure()
                 advance(0, note=self._note())
                 self._checkpoint_when_due(False)
-        report.seconds += time.perf_counter() - self.began
 
     def _place(self) -> tuple[int, int]:
         """The pass that is next or under way, and how many steps of it are done."""
         ends = list(accumulate(self.passes))
         number = bisect_right(ends, self.report.steps)
         return number, self.report.steps - sum(self.passes[:number])
+
+    def _round(self) -> tuple[int, int]:
+        """The first step of the round that is next or under way, and its steps."""
+        first, number = 0, self._place()[0]
+        for exposures in self.config.rounds:
+            if number < first + exposures:
+                break
+            first += exposures
+        return sum(self.passes[:first]), sum(self.passes[first : first + exposures])
 
     def settle(self) -> None:
         """Settles from which confidence on an answer is worth giving, on wordings not yet shown where there are any."""
@@ -321,10 +340,9 @@ class _Run:
             )
         self.report.seconds += time.perf_counter() - began
 
-    def _step(self, batch: list[Encoded], total: int) -> bool:
-        """One optimizer step; False, and nothing changed, where the loss or a gradient is not finite."""
-        progress = self.report.steps / total
-        factor = min(1.0, (self.report.steps + 1) / max(1, self.config.warmup)) * max(0.05, 1 - progress)
+    def _step(self, batch: list[Encoded], share: float) -> bool:
+        """One step at a share of the rates; False, and nothing changed, where the loss or a gradient is not finite."""
+        factor = min(1.0, (self.report.steps + 1) / max(1, self.config.warmup)) * max(0.05, share)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
         # Dropout and the like, if a backbone has any in eval mode, stay off: teaching sees what answering sees.
