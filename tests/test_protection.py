@@ -130,7 +130,7 @@ def test_a_resumed_run_protects_the_same(settings: dict[str, Any], tmp_path: Pat
     teach_facts(FACTS, tmp_path / "whole", config, quiet=True)
     run = _Run(FACTS, config, tmp_path / "killed.teaching", quiet=True)
     run.prepare()
-    run._step(run._batches(0)[0], 4)
+    run._step(run._batches(0)[0], 1.0)
     run.report.steps = 1
     run._save_checkpoint()
     resumed = teach_facts(FACTS, tmp_path / "killed", config, resume=True, quiet=True)

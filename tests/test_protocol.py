@@ -129,7 +129,7 @@ def test_cells_of_other_settings_are_not_mixed_in(ran: list[Cell], tmp_path: Pat
     grid = Grid(("addressed",), (True,), (5,), (1,))
     run_protocol(tmp_path, grid, MATERIALS, TeachConfig())
     others: list[tuple[Any, ...]] = [
-        (MATERIALS, TeachConfig(exposures=3), None, f"exposures was {TeachConfig().exposures}, now 3"),
+        (MATERIALS, TeachConfig(exposures=3), None, "exposures was 5, now 3"),
         (MATERIALS, TeachConfig(), Bounds(questions=7), "questions was 1000, now 7"),
         (Materials(_facts(21), MATERIALS.untaught, [], {}, {"": "text"}), TeachConfig(), None, "taught was "),
         (

@@ -225,7 +225,8 @@ def _run_cell(
 
 
 def _config(cell: Cell, config: TeachConfig) -> TeachConfig:
-    return replace(config, recipe=cell.recipe, gate=cell.gate, seed=cell.seed)
+    # As many exposures in every cell: no second round where one recipe or gate recalls less than another.
+    return replace(config, recipe=cell.recipe, gate=cell.gate, seed=cell.seed, exposures=config.rounds[0])
 
 
 def _settings(cell: Cell, materials: Materials, config: TeachConfig, bounds: Bounds) -> dict[str, Any]:
