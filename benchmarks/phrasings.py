@@ -38,7 +38,6 @@ BASE = TeachConfig(exposures=5, gate_steps=500, stop_at_recall=2.0, checkpoint_s
 EXPERIMENTS: dict[str, dict[str, Any]] = {
     "weight-2": {},
     "weight-0": {"subject_weight": 0.0},
-    "weight-0-eight-exposures": {"subject_weight": 0.0, "exposures": 8},
     "weight-1": {"subject_weight": 1.0},
     "weight-4": {"subject_weight": 4.0},
     "rate-0.2": {"value_rate": 0.2},
@@ -47,7 +46,6 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
     "four-heads": {"heads": 4},
     "65536-slots": {"sub_keys": 256},
     "three-wordings": {"wordings": 3},
-    "three-wordings-weight-0": {"wordings": 3, "subject_weight": 0.0},
     "learned-query": {"learned_rank": 32},
     "learned-query-weight-0": {"learned_rank": 32, "subject_weight": 0.0},
     "several-weight-2": {"several": True},
