@@ -1,9 +1,9 @@
 """A lever of `phrasings.py` that is not shipped: a learned low-rank change of the query.
 
 Between calibration and the gate, each memory layer's projection W becomes W + W A B, A [q, rank] and B [rank, q],
-learned so that two wordings of a fact ask alike: at the tokens that predict the answer, the query of one wording shall
-be nearer to the query of another of the same fact than to those of the other facts in a batch (InfoNCE; the similarity
-is the mean cosine of the heads' halves, which are what product keys look up).
+learned so that two wordings of a fact ask alike: where the answer's first token is predicted, the query of one wording
+shall be nearer to that of another of the same fact than to those of the other facts in a batch (InfoNCE; likeness is
+the mean cosine of the heads' halves, which are what product keys look up).
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ def learned_query(facts: Sequence[Fact], rank: int | None) -> Iterator[dict[str,
         calibrate(model, adapter, features)
         prompts = [[encode_prompt(tokenizer, question) for question in fact.questions] for fact in facts]
         wholes = [[encode_example(tokenizer, q, fact.answer).input_ids for q in fact.questions] for fact in facts]
-        # The states that predict the answer's first token, in every wording; those of later tokens are the same kind.
         sequences = [ids for each in wholes for ids in each]
         ends = torch.tensor([len(ids) - 1 for each in prompts for ids in each])
         for number, seen in enumerate(collect_features(model, adapter, sequences)):
