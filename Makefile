@@ -24,6 +24,7 @@ test: lint
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 # The oldest supported peft lies in a folder of its own, which comes before the environment's newer one on the path.

@@ -25,14 +25,14 @@ import torch
 from torch import Tensor
 
 from memlayers.backbones import load_backbone
-from memlayers.facts import Question
-from memlayers.gate import guessing_questions
-from memlayers.generate import Generated, generate_answers
-from memlayers.guesses import belief, belief_exceeded_by, count_guesses, place_of
-from memlayers.metrics import exact_match
-from memlayers.protocol.grid import Cell
-from memlayers.protocol.run import read_materials
-from memlayers.results import environment
+from memlayers.data.answers import exact_match
+from memlayers.data.facts import Question
+from memlayers.gating.abstention import guessing_questions
+from memlayers.inference.confidence import belief, belief_exceeded_by, count_guesses, place_of
+from memlayers.inference.generation import Generated, generate_answers
+from memlayers.sweep.grid import Cell
+from memlayers.sweep.run import read_materials
+from memlayers.utils.environment import environment
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "benchmarks" / "results" / "gate"

@@ -1,8 +1,8 @@
 """How many facts a pool holds: taught in growing numbers until recall falls, for several pool sizes.
 
-``--source synthetic``: a family of `memlayers.synthetic` (``--family``), whose answers are drawn uniformly and on their
-own, so that the bits of one answer are known; this gives bits per parameter, to be held against the 2 bits that
-language models store (Allen-Zhu and Li 2024, arXiv 2404.05405). ``--source real``: EntityQuestions facts of all 24
+``--source synthetic``: a family of `memlayers.data.synthetic` (``--family``), whose answers are drawn uniformly
+and on their own, so that the bits of one answer are known; this gives bits per parameter, to be held against the 2 bits
+that language models store (Allen-Zhu and Li 2024, arXiv 2404.05405). ``--source real``: EntityQuestions facts of all 24
 relations in the pocket's phrasings (``../shared/data/entityquestions``; 20,376 of them), for how many facts are held at
 98 % recall.
 
@@ -39,17 +39,19 @@ from gate import ENTITY_QUESTIONS
 
 from memlayers import Fact, TeachConfig, teach_facts
 from memlayers.backbones import POCKET
-from memlayers.diagnose import gold_answers
-from memlayers.entity_questions import read_entity_questions
-from memlayers.evaluate import cost_rows
-from memlayers.facts import read_facts
-from memlayers.files import atomic_write_text
-from memlayers.generate import answer_questions
-from memlayers.metrics import Estimate, exact_match, mean_interval
-from memlayers.report import format_value
-from memlayers.results import Results, Row, environment, read_results, write_results
-from memlayers.synthetic import answer_bits, make_facts
+from memlayers.data.answers import exact_match
+from memlayers.data.entity_questions import read_entity_questions
+from memlayers.data.fact_files import read_facts
+from memlayers.data.synthetic import answer_bits, make_facts
+from memlayers.evaluation.diagnose import gold_answers
+from memlayers.evaluation.evaluate import cost_rows
+from memlayers.evaluation.report import format_value
+from memlayers.evaluation.results import Results, Row, read_results, write_results
+from memlayers.evaluation.statistics import Estimate, mean_interval
+from memlayers.inference.generation import answer_questions
 from memlayers.tuner import value_pool
+from memlayers.utils.environment import environment
+from memlayers.utils.files import atomic_write_text
 
 RESULTS = Path(__file__).resolve().parent / "results" / "capacity"
 SEED = 137

@@ -18,9 +18,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from memlayers import Fact, TeachConfig, teach_facts
-from memlayers.generate import answer_questions, without_memory
-from memlayers.metrics import exact_match, mean_interval
-from memlayers.results import Results, Row, environment, write_results
+from memlayers.data.answers import exact_match
+from memlayers.evaluation.results import Results, Row, write_results
+from memlayers.evaluation.statistics import mean_interval
+from memlayers.inference.generation import answer_questions
+from memlayers.tuner.model import without_memory
+from memlayers.utils.environment import environment
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "benchmarks" / "results" / "counterfact.json"

@@ -19,13 +19,13 @@ from typing import Any
 
 from memlayers import TeachConfig, teach_facts
 from memlayers.backbones import POCKET
-from memlayers.diagnose import diagnose_memory
-from memlayers.facts import read_facts
-from memlayers.files import atomic_write_text
-from memlayers.general_text import read_general_text
-from memlayers.probes import Diagnosis, format_probe, read_diagnosis, write_diagnosis
-from memlayers.results import environment
-from memlayers.session import Memory
+from memlayers.data.fact_files import read_facts
+from memlayers.data.general_text import read_general_text
+from memlayers.evaluation.diagnose import diagnose_memory
+from memlayers.evaluation.probes import Diagnosis, format_probe, read_diagnosis, write_diagnosis
+from memlayers.inference.memory import Memory
+from memlayers.utils.environment import environment
+from memlayers.utils.files import atomic_write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "diagnosis"

@@ -28,12 +28,15 @@ from gate import entity_questions
 
 from memlayers import EditConfig, EditRefused, Fact, TeachConfig, open_memory, read_facts, teach_facts
 from memlayers.backbones import POCKET
-from memlayers.editing import USE_FILE
-from memlayers.encoding import encode_example
-from memlayers.generate import answer_questions, without_memory
-from memlayers.journal import read_journal, stored_facts
-from memlayers.metrics import exact_match, mean_interval
-from memlayers.results import Results, Row, environment, read_results, write_results
+from memlayers.data.answers import exact_match
+from memlayers.data.encoding import encode_example
+from memlayers.editing.journal import read_journal
+from memlayers.evaluation.results import Results, Row, read_results, write_results
+from memlayers.evaluation.statistics import mean_interval
+from memlayers.inference.folder import SLOT_USE_FILE, stored_facts
+from memlayers.inference.generation import answer_questions
+from memlayers.tuner.model import without_memory
+from memlayers.utils.environment import environment
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "edits"
@@ -135,7 +138,7 @@ def measure(source: Path, work: Path, rule: str, count: int | None, edits: int, 
             if kind == "update":
                 rows += update_rows(memory, done)
                 rows += undo_rows(memory, folder)
-                shutil.copy2(folder / USE_FILE, source / USE_FILE)  # a cache, that the next run need not look again
+                shutil.copy2(folder / SLOT_USE_FILE, source / SLOT_USE_FILE)  # a cache
             else:
                 rows += forget_rows(memory, reports, done)
         shutil.rmtree(folder)

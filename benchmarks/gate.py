@@ -34,15 +34,18 @@ from torch import Tensor
 
 from memlayers import Fact, TeachConfig, load_memory, teach_facts
 from memlayers.backbones import POCKET
-from memlayers.calibrate import collect_features
+from memlayers.data.answers import exact_match
+from memlayers.data.encoding import encode_prompt, plain_text_ids
+from memlayers.data.entity_questions import read_entity_questions
+from memlayers.data.fact_files import read_facts
+from memlayers.data.facts import Question
+from memlayers.data.general_text import SHIPPED, read_general_text
 from memlayers.demo import known_questions
-from memlayers.encoding import encode_prompt, plain_text_ids
-from memlayers.entity_questions import read_entity_questions
-from memlayers.evaluate import evaluate_memory, score_text
-from memlayers.facts import Question, read_facts
-from memlayers.general_text import SHIPPED, read_general_text
-from memlayers.metrics import auroc, exact_match
-from memlayers.session import Memory, answer_thresholds
+from memlayers.evaluation.evaluate import evaluate_memory, score_text
+from memlayers.evaluation.statistics import auroc
+from memlayers.inference.capture import collect_features
+from memlayers.inference.confidence import answer_thresholds
+from memlayers.inference.memory import Memory
 from memlayers.tuner import memory_layers, value_pool
 
 ROOT = Path(__file__).resolve().parent.parent

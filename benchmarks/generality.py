@@ -36,17 +36,20 @@ from peft import get_peft_model
 
 from memlayers import Fact, TeachConfig, teach_facts
 from memlayers.backbones import POCKET, load_backbone
-from memlayers.calibrate import LayerFeatures, collect_features
-from memlayers.encoding import encode_example, encode_prompt, plain_text_ids
-from memlayers.evaluate import cost_rows, evaluate_memory
-from memlayers.facts import Question
-from memlayers.gate import Subjects, subject_runs, train_gates
-from memlayers.general_text import SHIPPED, read_general_text
-from memlayers.metrics import auroc_interval, mean_interval
-from memlayers.results import Row, environment
-from memlayers.synthetic import FAMILIES, make_facts, make_fakes
+from memlayers.data.encoding import encode_example, encode_prompt, plain_text_ids
+from memlayers.data.facts import Question
+from memlayers.data.general_text import SHIPPED, read_general_text
+from memlayers.data.synthetic import make_facts, make_fakes
+from memlayers.data.synthetic_families import FAMILIES
+from memlayers.evaluation.evaluate import cost_rows, evaluate_memory
+from memlayers.evaluation.results import Row
+from memlayers.evaluation.statistics import auroc_interval, mean_interval
+from memlayers.gating.train import train_gates
+from memlayers.inference.capture import LayerFeatures, collect_features
+from memlayers.linking.mention_forms import Subjects, subject_runs
 from memlayers.tuner import MemoryConfig, memory_layers
-from memlayers.tuner.subjects import SubjectIndex, distinct_runs
+from memlayers.tuner.subject_index import SubjectIndex, distinct_runs
+from memlayers.utils.environment import environment
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "generality"

@@ -33,14 +33,15 @@ from typing import Any
 
 import torch
 
-from memlayers.bench.figures import Bench, Shape, write_bench
-from memlayers.bench.overhead import LARGE
-from memlayers.bench.report import write_bench_report
-from memlayers.bench.run import run_bench
-from memlayers.files import atomic_write_text
-from memlayers.generate import answer_questions
-from memlayers.metrics import exact_match
-from memlayers.results import environment, read_results
+from memlayers.data.answers import exact_match
+from memlayers.evaluation.results import read_results
+from memlayers.inference.generation import answer_questions
+from memlayers.performance.bench import run_bench
+from memlayers.performance.figures import Bench, Shape, write_bench
+from memlayers.performance.overhead import LARGE
+from memlayers.performance.report import write_bench_report
+from memlayers.utils.environment import environment
+from memlayers.utils.files import atomic_write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "gpu"
@@ -98,7 +99,16 @@ def write(name: str, found: dict[str, Any]) -> None:
 
 def tests() -> None:
     """The last lines of what pytest says."""
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "6", "tests/test_kernels.py", "tests/test_optimizer.py"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-n",
+        "6",
+        "tests/kernels/test_kernels.py",
+        "tests/pool/test_optimizers.py",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     print(done.stdout[-6000:], done.stderr[-2000:])
     write("tests", {"exit_code": done.returncode, "summary": done.stdout.strip().splitlines()[-1:]})
@@ -217,9 +227,9 @@ def teaching_steps(sub_keys: int, pool_dtype: str, optimizer: dict[str, Any]) ->
     from peft import get_peft_model
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from memlayers.generate import without_memory
-    from memlayers.optimizer import RowAdamW
+    from memlayers.pool.row_adamw import RowAdamW
     from memlayers.tuner import MemoryConfig, memory_layers, value_pool
+    from memlayers.tuner.model import without_memory
 
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, CARD_BYTES / total))

@@ -29,9 +29,10 @@ import torch
 from peft import PeftModel
 
 from memlayers import EditConfig, Fact, TeachConfig, load_backbone, open_memory, teach_facts
-from memlayers.files import recover_directory
-from memlayers.journal import digests, read_journal, stored_facts
-from memlayers.results import environment
+from memlayers.editing.journal import digests, read_journal
+from memlayers.inference.folder import stored_facts
+from memlayers.utils.environment import environment
+from memlayers.utils.files import recover_directory
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "edits"

@@ -17,10 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from memlayers import Fact, teach
+from memlayers import Fact
 from memlayers.backbones import load_backbone
-from memlayers.calibrate import LayerFeatures, calibrate, collect_features
-from memlayers.encoding import encode_example, encode_prompt
+from memlayers.data.encoding import encode_example, encode_prompt
+from memlayers.inference.capture import LayerFeatures, collect_features
+from memlayers.teaching import teach
+from memlayers.teaching.calibrate import calibrate
 from memlayers.tuner import memory_layers
 
 STEPS, BATCH, RATE, TEMPERATURE, SEED = 600, 256, 3e-3, 0.05, 137

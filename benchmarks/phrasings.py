@@ -25,12 +25,14 @@ from learned_query import learned_query
 
 from memlayers import Fact, TeachConfig, teach_facts
 from memlayers.backbones import POCKET
+from memlayers.data.answers import exact_match
+from memlayers.data.fact_files import read_facts
 from memlayers.demo import known_questions
-from memlayers.facts import read_facts
-from memlayers.files import atomic_write_text
-from memlayers.generate import answer_questions, without_memory
-from memlayers.metrics import exact_match, mean_interval, paired_difference
-from memlayers.results import environment
+from memlayers.evaluation.statistics import mean_interval, paired_difference
+from memlayers.inference.generation import answer_questions
+from memlayers.tuner.model import without_memory
+from memlayers.utils.environment import environment
+from memlayers.utils.files import atomic_write_text
 
 RESULTS = Path(__file__).resolve().parent / "results" / "phrasings"
 FACTS, KNOWN, WATCHED = 1000, 400, 200

@@ -20,9 +20,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from memlayers.files import atomic_write_text
-from memlayers.plan import SCHEMES, Scheme, Work, make_plan, read_backbone
-from memlayers.results import environment
+from memlayers.performance.backbone_size import read_backbone
+from memlayers.performance.plan import SCHEMES, Scheme, Work, make_plan
+from memlayers.utils.environment import environment
+from memlayers.utils.files import atomic_write_text
 
 RESULTS = Path(__file__).resolve().parent / "results" / "plan.json"
 BATCH, LENGTH, ANSWER, STEPS = 32, 24, 5, 6
@@ -68,9 +69,9 @@ def measure(sub_keys: int, scheme: Scheme) -> dict[str, Any]:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     from memlayers.backbones import POCKET, load_backbone
-    from memlayers.optimizer import make_optimizer
+    from memlayers.pool.optimizers import make_optimizer
+    from memlayers.pool.value_pool import ValuePool
     from memlayers.tuner import MemoryConfig, value_pool
-    from memlayers.value_pool import ValuePool
 
     options: dict[str, Any] = {}
     if scheme.optimizer == "row-adamw":

@@ -25,9 +25,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from memlayers.files import atomic_write_text
-from memlayers.plan import Scheme, Work, default_layers, phases_on_cpu, read_backbone, touched_rows
-from memlayers.results import environment
+from memlayers.performance.backbone_size import default_layers, read_backbone
+from memlayers.performance.plan import Scheme, Work, phases_on_cpu, touched_rows
+from memlayers.utils.environment import environment
+from memlayers.utils.files import atomic_write_text
 
 RESULTS = Path(__file__).resolve().parent / "results" / "plan_teach.json"
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
@@ -68,10 +69,10 @@ def measure(sub_keys: int, gated: bool, scheme: Scheme) -> dict[str, Any]:
     import random
     import warnings
 
-    import memlayers.teach as teaching
+    import memlayers.teaching.teach as teaching
     from memlayers.backbones import POCKET
-    from memlayers.facts import read_facts
-    from memlayers.teaching import TeachConfig
+    from memlayers.data.fact_files import read_facts
+    from memlayers.teaching.config import TeachConfig
 
     warnings.simplefilter("ignore")  # as the command does
     facts = random.Random(0).sample(read_facts(POCKET / "demo.jsonl"), FACTS)

@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
-from memlayers.bench.figures import Shape
-from memlayers.bench.reads import make_reads
-from memlayers.bench.stages import BETAS, EPS, RATE, make_pool
-from memlayers.files import atomic_write_text
-from memlayers.optimizer import RowAdamW
-from memlayers.results import environment
+from memlayers.performance.figures import Shape
+from memlayers.performance.reads import make_reads
+from memlayers.performance.stages import BETAS, EPS, RATE, make_pool
+from memlayers.pool.row_adamw import RowAdamW
+from memlayers.utils.environment import environment
+from memlayers.utils.files import atomic_write_text
 
 RESULTS = Path(__file__).resolve().parent / "results" / "pool_size.json"
 SMALL = Shape(slots=50_176, dim=256, tokens=512, heads=8, top_k=8)

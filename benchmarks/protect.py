@@ -18,13 +18,14 @@ from pathlib import Path
 
 from memlayers import TeachConfig, teach_facts
 from memlayers.backbones import POCKET
+from memlayers.data.fact_files import read_facts
 from memlayers.demo import known_questions
-from memlayers.evaluate import cost_rows, evaluate_memory
-from memlayers.facts import read_facts
-from memlayers.files import atomic_write_text
-from memlayers.report import format_value
-from memlayers.results import Results, Row, environment, read_results, write_results
+from memlayers.evaluation.evaluate import cost_rows, evaluate_memory
+from memlayers.evaluation.report import format_value
+from memlayers.evaluation.results import Results, Row, read_results, write_results
 from memlayers.tuner import value_pool
+from memlayers.utils.environment import environment
+from memlayers.utils.files import atomic_write_text
 
 RESULTS = Path(__file__).resolve().parent / "results" / "protect"
 SHARES = (0.0, 0.1, 0.3, 0.5, 0.7)

@@ -19,11 +19,13 @@ import tempfile
 from pathlib import Path
 
 from memlayers.backbones import POCKET
+from memlayers.data.fact_files import read_facts
 from memlayers.demo import score_demo
-from memlayers.facts import read_facts
-from memlayers.regate import GateConfig, regate_memory
-from memlayers.report import compare_report, write_report
-from memlayers.results import Results, environment, read_results, write_results
+from memlayers.evaluation.report import compare_report, write_report
+from memlayers.evaluation.results import Results, read_results, write_results
+from memlayers.gating.config import GateConfig
+from memlayers.teaching.regate import regate_memory
+from memlayers.utils.environment import environment
 
 RESULTS = Path(__file__).resolve().parent / "results" / "recipes"
 UNGATED, SOFT = "addressed-no-gate", "addressed-soft-gate"

@@ -22,14 +22,16 @@ from peft import get_peft_model
 
 from memlayers import Fact
 from memlayers.backbones import POCKET, load_backbone
-from memlayers.encoding import encode_prompt
-from memlayers.facts import read_facts
-from memlayers.gate import subject_runs
-from memlayers.metrics import auroc_interval, mean_interval
-from memlayers.relations import fit_relations, relation_entries, relation_scores
-from memlayers.results import Row, environment
+from memlayers.data.encoding import encode_prompt
+from memlayers.data.fact_files import read_facts
+from memlayers.evaluation.results import Row
+from memlayers.evaluation.statistics import auroc_interval, mean_interval
+from memlayers.gating.relations import fit_relations, relation_entries
+from memlayers.inference.confidence import relation_scores
+from memlayers.linking.mention_forms import subject_runs
 from memlayers.tuner import MemoryConfig
-from memlayers.tuner.subjects import distinct_runs
+from memlayers.tuner.subject_index import distinct_runs
+from memlayers.utils.environment import environment
 
 OUT = Path(__file__).resolve().parent / "results" / "relations.json"
 SEEDS, TAUGHT, FEW = (137, 7, 23), 300, 6

@@ -15,9 +15,9 @@ from pathlib import Path
 from shutil import copy
 from statistics import mean
 
-from memlayers.files import atomic_write_text
-from memlayers.report import format_value
-from memlayers.results import Results, read_results
+from memlayers.evaluation.report import format_value
+from memlayers.evaluation.results import Results, read_results
+from memlayers.utils.files import atomic_write_text
 
 RESULTS = Path(__file__).resolve().parent / "results" / "semantics"
 SEEDS = (137, 7, 23)

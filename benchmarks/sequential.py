@@ -35,18 +35,20 @@ import torch.nn.functional as F
 
 from memlayers import Fact, TeachConfig, teach_facts
 from memlayers.backbones import POCKET, load_backbone
+from memlayers.data.answers import exact_match
+from memlayers.data.encoding import encode_example
+from memlayers.data.entity_questions import read_entity_questions
+from memlayers.data.fact_files import read_facts
 from memlayers.demo import known_questions
-from memlayers.editing import EditConfig, open_memory
-from memlayers.encoding import encode_example
-from memlayers.entity_questions import read_entity_questions
-from memlayers.evaluate import perplexity_on
-from memlayers.facts import read_facts
-from memlayers.files import atomic_write_text
-from memlayers.generate import answer_questions
-from memlayers.journal import stored_facts
-from memlayers.metrics import exact_match, mean_interval
-from memlayers.results import environment
-from memlayers.writing import answer_logits
+from memlayers.editing.config import EditConfig
+from memlayers.editing.memory import open_memory
+from memlayers.evaluation.evaluate import perplexity_on
+from memlayers.evaluation.statistics import mean_interval
+from memlayers.inference.folder import stored_facts
+from memlayers.inference.generation import answer_questions
+from memlayers.inference.scoring import answer_logits
+from memlayers.utils.environment import environment
+from memlayers.utils.files import atomic_write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "sequential"

@@ -10,9 +10,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from memlayers.bench.figures import Bench, Timing, read_bench
-from memlayers.report import format_value
-from memlayers.results import Results, read_results
+from memlayers.evaluation.report import format_value
+from memlayers.evaluation.results import Results, read_results
+from memlayers.performance.figures import Bench, Timing, read_bench
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "recipes"

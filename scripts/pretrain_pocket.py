@@ -256,9 +256,9 @@ def export(arguments: argparse.Namespace) -> None:
 def measure(folder: Path, data: Path) -> dict:
     """Measure the exported backbone: recall of known and of demo facts in free generation, bits per byte."""
     from memlayers.backbones import load_backbone
-    from memlayers.facts import read_facts
-    from memlayers.generate import answer_questions
-    from memlayers.metrics import exact_match
+    from memlayers.data.answers import exact_match
+    from memlayers.data.fact_files import read_facts
+    from memlayers.inference.generation import answer_questions
 
     model, tokenizer = load_backbone(folder, "float32")
 

@@ -17,15 +17,9 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from memlayers.backbones import (
-    backbone_fingerprint,
-    check_fingerprint,
-    default_layers,
-    find_mlp_blocks,
-    load_backbone,
-)
-from memlayers.errors import InputError
+from memlayers.backbones import backbone_fingerprint, check_fingerprint, default_layers, find_mlp_blocks, load_backbone
 from memlayers.tuner import MemoryConfig
+from memlayers.utils.errors import InputError
 
 Build = Callable[..., PreTrainedModel]
 BLOCKS = {

@@ -26,10 +26,11 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck
 from transformers import PreTrainedModel
 
-from memlayers.calibrate import calibrate, collect_features
+from memlayers.inference.capture import collect_features
 from memlayers.kernels import reference
 from memlayers.kernels.interface import Table
-from memlayers.product_keys import make_sub_keys, product_key_top_k
+from memlayers.pool.product_keys import make_sub_keys, product_key_top_k
+from memlayers.teaching.calibrate import calibrate
 from memlayers.tuner import MemoryConfig, memory_layers, value_pool
 
 Build = Callable[..., PreTrainedModel]

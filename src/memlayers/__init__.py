@@ -14,16 +14,19 @@ from memlayers._registration import register_with_peft
 
 if TYPE_CHECKING:
     from memlayers.backbones import load_backbone
-    from memlayers.editing import EditableMemory, EditConfig, EditRefused, EditReport, open_memory
-    from memlayers.errors import InputError, WorkError
-    from memlayers.evaluate import evaluate_memory
-    from memlayers.facts import Fact, Question, read_facts, write_facts
-    from memlayers.generate import answer_questions
-    from memlayers.optimizer import RowAdamW
-    from memlayers.session import load_memory
-    from memlayers.teach import teach_facts
-    from memlayers.teaching import TeachConfig
+    from memlayers.data.fact_files import read_facts, write_facts
+    from memlayers.data.facts import Fact, Question
+    from memlayers.editing.config import EditConfig
+    from memlayers.editing.edit import EditRefused, EditReport
+    from memlayers.editing.memory import EditableMemory, open_memory
+    from memlayers.evaluation.evaluate import evaluate_memory
+    from memlayers.inference.generation import answer_questions
+    from memlayers.inference.memory import load_memory
+    from memlayers.pool.row_adamw import RowAdamW
+    from memlayers.teaching.config import TeachConfig
+    from memlayers.teaching.teach import teach_facts
     from memlayers.tuner import MemoryConfig, MemoryLayer, MemoryModel, memory_layers, set_gate_enabled
+    from memlayers.utils.errors import InputError, WorkError
 
 __version__ = "0.1.0"
 
@@ -55,29 +58,29 @@ __all__ = [
 
 _HOME: Final = MappingProxyType(
     {
-        "EditConfig": "editing",
-        "EditRefused": "editing",
-        "EditReport": "editing",
-        "EditableMemory": "editing",
-        "Fact": "facts",
-        "InputError": "errors",
+        "EditConfig": "editing.config",
+        "EditRefused": "editing.edit",
+        "EditReport": "editing.edit",
+        "EditableMemory": "editing.memory",
+        "Fact": "data.facts",
+        "InputError": "utils.errors",
         "MemoryConfig": "tuner",
         "MemoryLayer": "tuner",
         "MemoryModel": "tuner",
-        "Question": "facts",
-        "RowAdamW": "optimizer",
-        "TeachConfig": "teaching",
-        "WorkError": "errors",
-        "answer_questions": "generate",
-        "evaluate_memory": "evaluate",
+        "Question": "data.facts",
+        "RowAdamW": "pool.row_adamw",
+        "TeachConfig": "teaching.config",
+        "WorkError": "utils.errors",
+        "answer_questions": "inference.generation",
+        "evaluate_memory": "evaluation.evaluate",
         "load_backbone": "backbones",
-        "load_memory": "session",
+        "load_memory": "inference.memory",
         "memory_layers": "tuner",
-        "open_memory": "editing",
-        "read_facts": "facts",
+        "open_memory": "editing.memory",
+        "read_facts": "data.fact_files",
         "set_gate_enabled": "tuner",
-        "teach_facts": "teach",
-        "write_facts": "facts",
+        "teach_facts": "teaching.teach",
+        "write_facts": "data.fact_files",
     }
 )
 """The module each public name comes from."""

@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from memlayers.backbones import POCKET
-from memlayers.evaluate import cost_rows, evaluate_memory, perplexity_on
-from memlayers.facts import Fact, Question, read_facts, read_questions
-from memlayers.files import atomic_directory, check_output_directory
-from memlayers.generate import answer_questions
-from memlayers.metrics import exact_match
-from memlayers.report import write_report
-from memlayers.results import Results, Row, environment, write_results
-from memlayers.teach import Watch, teach_facts
-from memlayers.teaching import TeachConfig
+from memlayers.data.answers import exact_match
+from memlayers.data.fact_files import read_facts, read_questions
+from memlayers.data.facts import Fact, Question
+from memlayers.evaluation.evaluate import cost_rows, evaluate_memory, perplexity_on
+from memlayers.evaluation.report import write_report
+from memlayers.evaluation.results import Results, Row, write_results
+from memlayers.inference.generation import answer_questions
+from memlayers.teaching.config import TeachConfig
+from memlayers.teaching.teach import Watch, teach_facts
+from memlayers.utils.environment import environment
+from memlayers.utils.files import atomic_directory, check_output_directory
 
 # What the demo measures on: enough for tight intervals, little enough for two cores. `memlayers eval` takes everything.
 KNOWN_QUESTIONS, TEXT_TOKENS = 1000, 16_384

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from memlayers.errors import InputError
 from memlayers.kernels import reference
 from memlayers.kernels.interface import Table
 from memlayers.tuner import MemoryConfig, MemoryLayer, RelevanceGate
+from memlayers.utils.errors import InputError
 
 DIM = 16
 
@@ -56,7 +56,7 @@ def x() -> Tensor:
 @pytest.fixture
 def pool_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by the number of tokens with every read of any value pool."""
-    from memlayers.value_pool import ValuePool
+    from memlayers.pool.value_pool import ValuePool
 
     calls: list[int] = []
     forward = ValuePool.forward

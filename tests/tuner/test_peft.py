@@ -16,7 +16,6 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from memlayers.errors import InputError
 from memlayers.tuner import (
     MemoryConfig,
     MemoryLayer,
@@ -25,6 +24,7 @@ from memlayers.tuner import (
     set_gate_enabled,
     value_pool,
 )
+from memlayers.utils.errors import InputError
 
 Build = Callable[..., PreTrainedModel]
 FAMILIES = ("qwen2", "qwen3", "llama", "mistral", "gemma", "phi3", "gpt2", "gpt_neox", "mixtral")

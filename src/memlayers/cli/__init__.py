@@ -3,7 +3,7 @@
 Exit codes: 0 done, 1 the work failed, 2 the input is wrong (one line: what, where, how to mend it).
 """
 
-from memlayers.cli import teaching, measuring, editing, facts, machine  # noqa: F401, I001  # in the order of --help
-from memlayers.cli.common import app, main
+from memlayers.cli import teach, evaluate, edit, facts, performance  # noqa: F401, I001  # in the order of --help
+from memlayers.cli.app import app, main
 
 __all__ = ["app", "main"]

@@ -11,11 +11,8 @@ from typing import Annotated
 
 import typer
 
-from memlayers.cli.common import (
-    Json,
-    app,
-)
-from memlayers.errors import InputError
+from memlayers.cli.app import Json, app
+from memlayers.utils.errors import InputError
 
 facts_app = typer.Typer(help="Make, check and convert files of facts.", no_args_is_help=True)
 app.add_typer(facts_app, name="facts")
@@ -30,8 +27,9 @@ def facts_make(
     seed: Annotated[int, typer.Option(help="The same seed makes the same facts on any machine.")] = 137,
 ) -> None:
     """Make facts of a synthetic family of known entropy."""
-    from memlayers.facts import check_facts_target, write_facts
-    from memlayers.synthetic import FAMILIES, answer_bits, capacity, make_facts, make_fakes
+    from memlayers.data.fact_files import check_facts_target, write_facts
+    from memlayers.data.synthetic import answer_bits, capacity, make_facts, make_fakes
+    from memlayers.data.synthetic_families import FAMILIES
 
     if family == "list":
         for name in FAMILIES:
@@ -54,7 +52,8 @@ def facts_make(
 @facts_app.command("check", epilog="Example: memlayers facts check facts.jsonl")
 def facts_check(file: Annotated[Path, typer.Argument(help="JSONL or CSV.")], as_json: Json = False) -> None:
     """Check a file: format, duplicates, contradictions. Exit code 2 where facts contradict each other."""
-    from memlayers.facts import check_facts, read_facts_with_lines
+    from memlayers.data.fact_files import read_facts_with_lines
+    from memlayers.data.facts import check_facts
 
     facts, lines = read_facts_with_lines(file)
     report = check_facts(facts, lines)
@@ -78,7 +77,7 @@ def facts_convert(
     target: Annotated[Path, typer.Argument(help="Where to write: .jsonl or .csv.")],
 ) -> None:
     """Convert between the formats that `teach` reads."""
-    from memlayers.facts import read_facts, write_csv, write_facts
+    from memlayers.data.fact_files import read_facts, write_csv, write_facts
 
     facts = read_facts(source)
     if target.suffix == ".csv":

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from memlayers.errors import InputError
+from memlayers.utils.errors import InputError
 
 if TYPE_CHECKING:
     import torch

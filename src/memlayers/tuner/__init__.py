@@ -7,6 +7,7 @@ from peft.utils import register_peft_method
 from peft.utils.peft_types import PeftType
 
 from memlayers.tuner.config import METHOD, MemoryConfig
+from memlayers.tuner.gate import RelevanceGate
 from memlayers.tuner.layer import MemoryLayer, Read
 from memlayers.tuner.model import (
     MemoryModel,
@@ -16,7 +17,6 @@ from memlayers.tuner.model import (
     set_gate_enabled,
     value_pool,
 )
-from memlayers.tuner.relevance import RelevanceGate
 
 __all__ = [
     "MemoryConfig",

@@ -9,7 +9,7 @@ import torch
 from peft import PeftConfig, TaskType
 from peft.utils.peft_types import PeftType
 
-from memlayers.errors import InputError
+from memlayers.utils.errors import InputError
 
 METHOD = "memlayers"
 _DTYPES = ("float32", "bfloat16", "float16", "int8")
@@ -71,7 +71,7 @@ class MemoryConfig(PeftConfig):
         subject_weight: how much of a query is its subject: a direction of the subject's own, times this, is added to
             each normalised half, so that all wordings about one subject read nearly the same slots, and other subjects
             other ones. 0: the state alone. Works where there are `subjects` and `qk_norm`.
-        relations: room for so many keys of what was taught of whom (tuner/relations.py); 0: nothing is compared.
+        relations: room for so many keys of what was taught of whom (tuner/relation_check.py); 0: nothing is compared.
         seed: of every random start; the same seed gives the same bits.
         backbone: the name that `memlayers teach` was given, by which `memlayers ask` finds the backbone
             again; peft's `base_model_name_or_path` may be a path on another machine.

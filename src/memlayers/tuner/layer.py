@@ -18,13 +18,14 @@ import torch.nn.functional as F
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from memlayers.errors import InputError
-from memlayers.product_keys import make_sub_keys, product_key_top_k
+from memlayers.pool.product_keys import make_sub_keys, product_key_top_k
+from memlayers.pool.value_pool import ValuePool
 from memlayers.tuner.config import MemoryConfig
-from memlayers.tuner.relations import RelationCheck
-from memlayers.tuner.relevance import RelevanceGate
-from memlayers.tuner.subjects import SubjectIndex, SubjectWatch, subject_code
-from memlayers.value_pool import ValuePool
+from memlayers.tuner.gate import RelevanceGate
+from memlayers.tuner.relation_check import RelationCheck
+from memlayers.tuner.subject_index import SubjectIndex, subject_code
+from memlayers.tuner.subject_watch import SubjectWatch
+from memlayers.utils.errors import InputError
 
 MERGE_REFUSAL = "a memory is a lookup and cannot be merged into weights; keep the adapter, or unload() it"
 

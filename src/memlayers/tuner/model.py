@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -10,18 +12,12 @@ from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 
-from memlayers.backbones import (
-    backbone_fingerprint,
-    check_fingerprint,
-    default_layers,
-    find_mlp_blocks,
-    hidden_size,
-)
-from memlayers.errors import InputError
+from memlayers.backbones import backbone_fingerprint, check_fingerprint, default_layers, find_mlp_blocks, hidden_size
+from memlayers.pool.value_pool import ValuePool
 from memlayers.tuner.config import METHOD, MemoryConfig
 from memlayers.tuner.layer import MERGE_REFUSAL, MemoryLayer
-from memlayers.tuner.subjects import SubjectWatch
-from memlayers.value_pool import ValuePool
+from memlayers.tuner.subject_watch import SubjectWatch
+from memlayers.utils.errors import InputError
 
 
 class MemoryModel(BaseTuner):
@@ -146,3 +142,21 @@ def _check_layers(layers: list[int], depth: int) -> list[int]:
     if outside:
         raise InputError(f"layer {outside[0]} is out of range: this backbone has the layers 0 to {depth - 1}")
     return sorted(layers)
+
+
+def without_memory(model: Any) -> AbstractContextManager[Any]:
+    """A context in which `model` is its bare backbone; the model itself where it has no adapter."""
+    disable = getattr(model, "disable_adapter", None)
+    return disable() if disable is not None else nullcontext()
+
+
+@contextmanager
+def gates_off(model: Any) -> Iterator[None]:
+    """A context in which every token reads; afterwards each layer's gate is in force or not, as it was."""
+    before = [(layer, layer.gate_enabled) for layer in memory_layers(model)]
+    set_gate_enabled(model, False)
+    try:
+        yield
+    finally:
+        for layer, enabled in before:
+            layer.gate_enabled = enabled

@@ -1,0 +1,1 @@
+"""From files and text to facts, and from facts to token sequences."""

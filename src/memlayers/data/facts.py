@@ -1,0 +1,158 @@
+"""Facts and questions, and the checks of a set of facts: duplicates and contradictions. Loads no torch."""
+
+from __future__ import annotations
+
+import random
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from memlayers.utils.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One fact to teach.
+
+    Attributes:
+        id: unique in its file.
+        subject: whom or what the fact is about; "" when the source is a plain question row.
+        answer: the text to be generated.
+        questions: the phrasings that may be taught, at least one.
+        relation: optional name of the relation, e.g. "place of birth".
+        unseen_questions: phrasings that are never taught, only asked.
+        aliases: further answers that count as right.
+    """
+
+    id: str
+    subject: str
+    answer: str
+    questions: tuple[str, ...]
+    relation: str = ""
+    unseen_questions: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """Every accepted answer, the taught one first."""
+        return (self.answer, *self.aliases)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question with its accepted answers (known facts, TriviaQA, ...)."""
+
+    question: str
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Clash:
+    """Several facts that ask the same question.
+
+    Attributes:
+        question: as the first of them words it.
+        ids: of the facts, in file order.
+        answers: one per fact.
+        lines: one per fact; empty when line numbers are not known.
+    """
+
+    question: str
+    ids: tuple[str, ...]
+    answers: tuple[str, ...]
+    lines: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FactReport:
+    """What `check_facts` found: facts said twice, and facts that contradict each other."""
+
+    duplicates: list[Clash] = field(default_factory=list)
+    contradictions: list[Clash] = field(default_factory=list)
+
+
+def question_key(question: str) -> str:
+    """What two questions have in common that are the same: see `check_facts`."""
+    return _normalise(question)
+
+
+def check_facts(facts: Sequence[Fact], lines: Sequence[int] | None = None) -> FactReport:
+    """Find facts that ask the same question, be it taught or unseen, and compare their answers.
+
+    Questions are the same when they agree but for case, spacing, Unicode form and final punctuation. Facts
+    agree when one answer is accepted by all of them (aliases count): they are duplicates. Otherwise they
+    contradict each other. Facts that share several questions are reported once.
+
+    Args:
+        facts: the facts.
+        lines: the line number of each, from `read_facts_with_lines`.
+    """
+    report = FactReport()
+    reported: set[tuple[int, ...]] = set()
+    for members in _by_question(facts).values():
+        key = tuple(members)
+        if len(members) == 1 or key in reported:
+            continue
+        reported.add(key)
+        accepted = [{_normalise(answer) for answer in facts[i].answers} for i in members]
+        if set.intersection(*accepted):
+            report.duplicates.append(_clash(facts, members, lines))
+            continue
+        report.contradictions.append(_clash(facts, members, lines))
+        by_answer: dict[str, list[int]] = {}
+        for i in members:
+            by_answer.setdefault(_normalise(facts[i].answer), []).append(i)
+        same = (group for group in by_answer.values() if len(group) > 1 and tuple(group) not in reported)
+        report.duplicates.extend(_clash(facts, group, lines) for group in same)
+    return report
+
+
+def split_facts(facts: Sequence[Fact], fraction: float, seed: int = 0) -> tuple[list[Fact], list[Fact]]:
+    """Split facts at random, the same way in every process; both parts keep the order of `facts`.
+
+    Args:
+        facts: the facts.
+        fraction: share of the first part, 0 to 1; its size is rounded to the nearest whole number.
+        seed: of the choice.
+
+    Raises:
+        InputError: `fraction` is not between 0 and 1.
+    """
+    if not 0.0 <= fraction <= 1.0:
+        raise InputError(f"fraction is {fraction}; give a number from 0 to 1")
+    chosen = set(random.Random(f"split:{seed}").sample(range(len(facts)), round(fraction * len(facts))))
+    first = [fact for i, fact in enumerate(facts) if i in chosen]
+    second = [fact for i, fact in enumerate(facts) if i not in chosen]
+    return first, second
+
+
+# Checking
+
+
+def _by_question(facts: Sequence[Fact]) -> dict[str, list[int]]:
+    """Indices of the facts that ask each (normalised) question, each fact once."""
+    groups: dict[str, list[int]] = {}
+    for i, fact in enumerate(facts):
+        for question in (*fact.questions, *fact.unseen_questions):
+            members = groups.setdefault(_normalise(question), [])
+            if not members or members[-1] != i:
+                members.append(i)
+    return groups
+
+
+def _normalise(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).rstrip("?.! ") or text
+
+
+def _clash(facts: Sequence[Fact], members: list[int], lines: Sequence[int] | None) -> Clash:
+    shared = set.intersection(
+        *({_normalise(q) for q in (*facts[i].questions, *facts[i].unseen_questions)} for i in members)
+    )
+    first = facts[members[0]]
+    question = next(q for q in (*first.questions, *first.unseen_questions) if _normalise(q) in shared)
+    return Clash(
+        question=question,
+        ids=tuple(facts[i].id for i in members),
+        answers=tuple(facts[i].answer for i in members),
+        lines=() if lines is None else tuple(lines[i] for i in members),
+    )

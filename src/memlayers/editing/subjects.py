@@ -1,0 +1,213 @@
+"""Keeping the index of subjects, and the check of what was taught of them, in step with the facts that are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from memlayers.data.encoding import Encoded
+from memlayers.data.facts import Fact
+from memlayers.gating.relations import relation_keys
+from memlayers.linking.mention_forms import subject_runs_of
+from memlayers.tuner.model import memory_layers
+from memlayers.tuner.relation_check import RelationCheck
+from memlayers.tuner.subject_index import SubjectIndex, index_entries
+
+if TYPE_CHECKING:
+    from collections import Counter
+
+    from transformers import PreTrainedTokenizerBase
+
+
+class KnownSubjects(NamedTuple):
+    """What an edit may change in the index of subjects, and in the check of relations, where there is one.
+
+    Attributes:
+        entries: of the index, int64 [n, 2].
+        reach: of the index.
+        prints: of the check, int64 [m]; empty without one.
+        keys: of the check, [m, k].
+    """
+
+    entries: Tensor
+    reach: int
+    prints: Tensor
+    keys: Tensor
+
+    def equals(self, other: KnownSubjects) -> bool:
+        """To the bit."""
+        return self.reach == other.reach and all(
+            torch.equal(getattr(self, name), getattr(other, name)) for name in ("entries", "prints", "keys")
+        )
+
+    def undo_tensors(self, after: KnownSubjects) -> dict[str, Tensor]:
+        """What `SubjectKeeper.undo` needs to come back here from `after`."""
+        tensors = {
+            "added": _without(after.entries, self.entries),
+            "removed": _without(self.entries, after.entries),
+            "reach": torch.tensor(self.reach),
+        }
+        if not (torch.equal(after.prints, self.prints) and torch.equal(after.keys, self.keys)):
+            tensors |= {"prints": self.prints, "keys": self.keys}
+        return tensors
+
+
+class SubjectKeeper:
+    """Enters the subjects of facts into a memory, and takes them out again.
+
+    Args:
+        model: a PEFT model with a memory.
+        tokenizer: the backbone's.
+        adapter: name of the memory.
+        encoded: of each of a fact's phrasings prompt and answer.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        adapter: str,
+        encoded: Callable[[Fact], list[Encoded]],
+    ) -> None:
+        self.model, self.tokenizer, self.adapter, self.encoded = model, tokenizer, adapter, encoded
+
+    @property
+    def index(self) -> SubjectIndex | None:
+        """The index, where the memory's gate knows its subjects."""
+        home: Any = memory_layers(self.model, self.adapter)[0].memlayers_subjects
+        found: SubjectIndex | None = home[self.adapter] if self.adapter in home else None
+        return found
+
+    @property
+    def check(self) -> RelationCheck | None:
+        """The check of relations, where there is one."""
+        home: Any = memory_layers(self.model, self.adapter)[0].memlayers_relations
+        found: RelationCheck | None = home[self.adapter] if self.adapter in home else None
+        return found
+
+    def state(self) -> KnownSubjects | None:
+        """A copy of what is known now; None where there is no index."""
+        index, check = self.index, self.check
+        if index is None:
+            return None
+        keys = (index.entries[:0], index.entries[:0]) if check is None else (check.prints.clone(), check.keys.clone())
+        return KnownSubjects(index.entries, int(index.reach), *keys)
+
+    def change(self, before: KnownSubjects | None) -> tuple[KnownSubjects, KnownSubjects] | None:
+        """The state before and the one now, where they differ."""
+        now = self.state()
+        return None if before is None or now is None or before.equals(now) else (before, now)
+
+    def restore(self, state: KnownSubjects | None) -> None:
+        """Back to an earlier state, bit for bit; nothing for None."""
+        index = self.index
+        if state is None or index is None:
+            return
+        index.store(state.entries)
+        index.reach.fill_(state.reach)
+        if self.check is not None:
+            self.check.store(state.prints, state.keys)
+        self._set_room()
+
+    def undo(self, tensors: dict[str, Tensor]) -> None:
+        """Back to what `KnownSubjects.undo_tensors` was written down from; nothing where these are not among them."""
+        index, check = self.index, self.check
+        if index is None or "reach" not in tensors:
+            return
+        index.store(torch.cat([_without(index.entries, tensors["added"]), tensors["removed"]]))
+        index.reach.copy_(tensors["reach"])
+        if check is not None and "prints" in tensors:
+            check.store(tensors["prints"], tensors["keys"])
+        self._set_room()
+
+    def enter(self, facts: Sequence[Fact], stored: Sequence[Fact], words: Counter[str]) -> None:
+        """Has the memory know the subjects of these facts, and what is asked of those that are new.
+
+        Args:
+            facts: at least one.
+            stored: the facts so far.
+            words: `gate.facts_words` of the facts so far.
+        """
+        index, check = self.index, self.check
+        if index is None:
+            return
+        found, reaches = zip(*(self._runs(fact, stored, words) for fact in facts), strict=True)
+        entries = [index_entries(each) for each in found]
+        index.store(torch.cat([index.entries, *(each.to(index.fingerprints.device) for each in entries)]))
+        index.reach.fill_(max(int(index.reach), *reaches))
+        ids = {fact.id for fact in stored}
+        new = [(fact, each[:, 0]) for fact, each in zip(facts, entries, strict=True) if fact.id not in ids]
+        if check is not None and new:
+            keys = self._keys([fact for fact, _ in new])
+            keys = keys.repeat_interleave(torch.tensor([len(prints) for _, prints in new]).to(keys.device), dim=0)
+            prints = torch.cat([prints for _, prints in new]).to(check.prints)
+            check.store(torch.cat([check.prints, prints]), torch.cat([check.keys, keys.to(check.keys)]))
+        self._set_room()
+
+    def remove(self, facts: Sequence[Fact], stored: Sequence[Fact], words: Counter[str]) -> None:
+        """Takes out the subjects that no fact left needs, and of the others what was asked of them in these facts.
+
+        Args:
+            facts: at least one, of the stored ones.
+            stored: all facts so far.
+            words: `gate.facts_words` of them.
+        """
+        index = self.index
+        if index is None:
+            return
+        gone = {run for fact in facts for run in self._runs(fact, stored, words)[0]}
+        ids = {fact.id for fact in facts}
+        texts = {text for run in gone if (text := str(self.tokenizer.decode(list(run))).strip())}
+        named = [f for f in stored if f.id not in ids and any(t in q for t in texts for q in f.questions)]
+        left = [(fact, set(self._runs(fact, stored, words)[0])) for fact in named]
+        needed = {run for _, runs in left for run in runs}
+        unneeded = index_entries({run: run for run in gone - needed}).to(index.fingerprints.device)
+        index.store(_without(index.entries, unneeded))
+        self._remove_keys(facts, [fact for fact, runs in left if runs & gone], gone & needed)
+        self._set_room()
+
+    def _remove_keys(self, facts: Sequence[Fact], left: Sequence[Fact], shared: set[tuple[int, ...]]) -> None:
+        """Keys of subjects that are gone, and of those that `left` are still about the keys nearer to `facts`."""
+        check, index = self.check, self.index
+        if check is None or index is None:
+            return
+        kept = torch.isin(check.prints, index.fingerprints)
+        if shared and left:
+            near, own = (self._keys(each).float() for each in (left, facts))
+            prints = index_entries({run: run for run in shared})[:, 0].to(check.prints.device)
+            keys = check.keys.float()
+            forgotten = (keys @ own.T.to(keys)).amax(1) > (keys @ near.T.to(keys)).amax(1)
+            kept &= ~(torch.isin(check.prints, prints) & forgotten)
+        kept[0] |= not bool(kept.any())  # a placeholder, as in the index
+        check.store(check.prints[kept], check.keys[kept])
+
+    def _keys(self, facts: Sequence[Fact]) -> Tensor:
+        return relation_keys(self.model, self.tokenizer, self.adapter, facts)
+
+    def _runs(
+        self, fact: Fact, stored: Sequence[Fact], words: Counter[str]
+    ) -> tuple[dict[tuple[int, ...], tuple[int, ...]], int]:
+        """The runs that spell a fact's subject, each with the one that stands for it, and how far it reaches."""
+        assert self.index is not None
+        contexts, marks = [one.input_ids for one in self.encoded(fact)], self.index.marks.cpu()
+        found = subject_runs_of(self.tokenizer, fact, contexts, words, max(len(stored), 1), marks)
+        return found.spelled_out(marks), found.reach
+
+    def _set_room(self) -> None:
+        """The config says how many fingerprints and keys there are, so that the memory is built with room for them."""
+        index, check = self.index, self.check
+        assert index is not None
+        for config in (
+            self.model.peft_config[self.adapter],
+            memory_layers(self.model, self.adapter)[0].memlayers_config[self.adapter],
+        ):
+            config.subjects = len(index.fingerprints)
+            config.relations = 0 if check is None else len(check.prints)
+
+
+def _without(entries: Tensor, others: Tensor) -> Tensor:
+    """The entries of an index, int64 [n, 2], whose fingerprints are not among the others'."""
+    return entries[~torch.isin(entries[:, 0], others[:, 0])]

@@ -1,9 +1,0 @@
-"""The two ways a command can end badly; the command line turns them into one line and an exit code."""
-
-
-class InputError(ValueError):
-    """The input is wrong: what, where, and how to mend it, in one line. Exit code 2."""
-
-
-class WorkError(RuntimeError):
-    """The input was fine but the work failed. Exit code 1."""

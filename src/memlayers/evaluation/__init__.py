@@ -1,0 +1,1 @@
+"""How a memory is scored, and how the scores are shown."""

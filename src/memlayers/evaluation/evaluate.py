@@ -1,0 +1,357 @@
+"""The protocol of design/evaluation.md: what a memory recalls, and what it leaves alone.
+
+Every before/after is paired: the same items through the same process, once with the adapter disabled.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from memlayers.backbones import context_length
+from memlayers.data.answers import exact_match
+from memlayers.data.encoding import plain_text_ids
+from memlayers.data.facts import Fact, Question
+from memlayers.evaluation.results import Row
+from memlayers.evaluation.statistics import Estimate, auroc_interval, mean_interval, paired_difference
+from memlayers.inference.generation import Generated, generate_answers
+from memlayers.inference.memory import Answer, Memory
+from memlayers.teaching.record import TeachReport
+from memlayers.tuner.model import without_memory
+from memlayers.utils.errors import InputError
+from memlayers.utils.progress import progress_bar
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+WINDOW = 256  # tokens of text that are read together
+TEXT_BATCH = 8  # windows per forward
+
+
+@dataclass(frozen=True, slots=True)
+class TextScores:
+    """A text through the bare backbone and through the memory.
+
+    Attributes:
+        nll_backbone: negative log-likelihood in nats of each predicted token, [windows, tokens - 1].
+        nll_memory: likewise with the memory.
+        identical: whether a token's logits are the same bits, bool [windows, tokens].
+        largest_kl: largest Kullback-Leibler divergence from the backbone's next-token distribution, in nats.
+    """
+
+    nll_backbone: Tensor
+    nll_memory: Tensor
+    identical: Tensor
+    largest_kl: float
+
+    def rows(self, name: str = "") -> list[Row]:
+        """Perplexity (backbone, memory, relative change), the share of identical logits, and the largest divergence.
+
+        Args:
+            name: of the text, where there are several; stands before the splits.
+        """
+        n = self.identical.numel()
+        same = mean_interval(self.identical.float().mean(1).tolist())
+        before, after = (part.double().mean(1).tolist() for part in (self.nll_backbone, self.nll_memory))
+        nats = paired_difference(before, after)
+        low, high = math.expm1(nats.ci_low), math.expm1(nats.ci_high)
+        change = Row(
+            "perplexity_change",
+            split_of(name, "general_text"),
+            math.expm1(nats.value),
+            self.nll_memory.numel(),
+            low,
+            high,
+        )
+        return [
+            Row.from_estimate("perplexity", split_of(name, "backbone"), _perplexity(self.nll_backbone)),
+            Row.from_estimate("perplexity", split_of(name, "memory"), _perplexity(self.nll_memory)),
+            change,
+            Row("identical_logits", split_of(name, "general_text"), same.value, n, same.ci_low, same.ci_high),
+            Row("largest_kl", split_of(name, "general_text"), self.largest_kl, n),
+        ]
+
+
+def split_of(name: str, split: str) -> str:
+    """The split of a row about one of several texts or question files: "triviaqa:change"; unnamed, the bare split."""
+    return f"{name}:{split}" if name else split
+
+
+def evaluate_memory(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    facts: Sequence[Fact] = (),
+    known: Sequence[Question] = (),
+    qa: Sequence[Question] | Mapping[str, Sequence[Question]] = (),
+    untaught: Sequence[Question] = (),
+    text: str | Mapping[str, str] | None = None,
+    phrasings: int | None = None,
+    max_text_tokens: int | None = None,
+    batch_size: int = 128,
+    seed: int = 0,
+    backbone_said: dict[str, Generated] | None = None,
+    quiet: bool = False,
+) -> tuple[list[Row], list[dict[str, Any]]]:
+    """Scores a memory and its backbone on the same items.
+
+    Args:
+        model: a PEFT model with a memory.
+        tokenizer: the backbone's.
+        facts: what was taught: recall on taught and on never-taught phrasings, and the backbone's own.
+        known: what the backbone knows: kept or not.
+        qa: questions of any kind, answers with aliases: exact match before and after. Several sets by name, which then
+            stands before their splits (`split_of`).
+        untaught: questions of the facts' shape about entities that were never taught: abstention, if there are facts.
+        text: general text: perplexity before and after, share of tokens whose logits are bit-identical. Several by
+            name, likewise.
+        phrasings: taught phrasings asked per fact, seeded choice; None asks all.
+        max_text_tokens: read this much of each text; None reads all.
+        batch_size: questions per batch.
+        seed: of the choice of phrasings and of the bootstrap.
+        backbone_said: the bare backbone's answers so far, by question, to be added to: give the same one again where
+            several memories of one backbone are scored.
+        quiet: no progress bars.
+
+    Returns:
+        The rows, and some examples for the report: question, answer, backbone, memory.
+    """
+    asked = _Asked(model, tokenizer, batch_size, {} if backbone_said is None else backbone_said, quiet)
+
+    def ask(label: str, questions: Sequence[str], memory: bool) -> list[str]:
+        return [answer.text for answer in asked.answers(label, questions, memory)]
+
+    rows: list[Row] = []
+    examples: list[dict[str, Any]] = []
+    if facts:
+        rng = random.Random(seed)
+        taught = [rng.sample(f.questions, min(phrasings or len(f.questions), len(f.questions))) for f in facts]
+        first = [questions[0] for questions in taught]
+        backbone = ask("Backbone's own recall", first, memory=False)
+        memory = ask("Recall, taught phrasings", [q for questions in taught for q in questions], memory=True)
+        own = [exact_match(answer, fact.answers) for answer, fact in zip(backbone, facts, strict=True)]
+        rows.append(Row.from_estimate("recall", "backbone", mean_interval(own, seed)))
+        rows.append(_recall_row("taught", facts, taught, memory, seed))
+        unseen = [fact for fact in facts if fact.unseen_questions]
+        if unseen:
+            never = [list(fact.unseen_questions) for fact in unseen]
+            answers = ask("Recall, phrasings never taught", [q for questions in never for q in questions], memory=True)
+            rows.append(_recall_row("unseen_phrasing", unseen, never, answers, seed))
+        position = 0
+        for fact, questions, own_answer in zip(facts, taught, backbone, strict=True):
+            examples.append(
+                {
+                    "question": questions[0],
+                    "answer": fact.answer,
+                    "backbone": own_answer,
+                    "memory": memory[position],
+                }
+            )
+            position += len(questions)
+    sets = qa if isinstance(qa, Mapping) else {"": qa}
+    paired = [("known_facts", "", known, "Known facts")]
+    paired += [("qa_exact_match", name, items, name or "QA file") for name, items in sets.items()]
+    for metric, name, items, label in paired:
+        if items:
+            scores: list[list[bool]] = []
+            for split, memory_on in (("backbone", False), ("memory", True)):
+                given = ask(f"{label}, {split}", [item.question for item in items], memory=memory_on)
+                scores.append([exact_match(a, item.answers) for a, item in zip(given, items, strict=True)])
+                rows.append(Row.from_estimate(metric, split_of(name, split), mean_interval(scores[-1], seed)))
+            change = paired_difference(scores[0], scores[1], seed)
+            rows.append(Row.from_estimate(metric, split_of(name, "change"), change))
+    if facts and untaught:
+        shown = [Question(question, fact.answers) for question, fact in zip(first, facts, strict=True)]
+        rows += _abstention_rows(Memory(model, tokenizer), asked, shown, facts, untaught, known, seed)
+    texts = text if isinstance(text, Mapping) else {} if text is None else {"": text}
+    for name, words in texts.items():
+        rows += score_text(model, tokenizer, words, max_tokens=max_text_tokens, quiet=quiet).rows(name)
+    return rows, rng.sample(examples, min(12, len(examples))) if facts else []
+
+
+class _Asked:
+    """Answers that were given already, so that nothing is asked twice."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        batch_size: int,
+        backbone_said: dict[str, Generated],
+        quiet: bool,
+    ) -> None:
+        self.model, self.tokenizer, self.batch_size, self.quiet = model, tokenizer, batch_size, quiet
+        self.given: dict[bool, dict[str, Generated]] = {True: {}, False: backbone_said}
+
+    def answers(self, label: str, questions: Sequence[str], memory: bool) -> list[Generated]:
+        """The answers of the model with its memory, or without; `label` is shown meanwhile."""
+        given = self.given[memory]
+        new = [question for question in dict.fromkeys(questions) if question not in given]
+        side = nullcontext() if memory else without_memory(self.model)
+        with progress_bar(label, len(new), quiet=self.quiet) as advance, side:
+            found = generate_answers(self.model, self.tokenizer, new, batch_size=self.batch_size, progress=advance)
+        given.update(zip(new, found, strict=True))
+        return [given[question] for question in questions]
+
+
+def _abstention_rows(
+    memory: Memory,
+    asked: _Asked,
+    taught: Sequence[Question],
+    facts: Sequence[Fact],
+    untaught: Sequence[Question],
+    known: Sequence[Question],
+    seed: int,
+) -> list[Row]:
+    """Whether the memory knows what it was taught: one taught and one other phrasing per fact against `untaught`."""
+    rng = random.Random(f"{seed}:abstention")
+    splits = {
+        "taught": list(taught),
+        "unseen_phrasing": [Question(rng.choice(f.unseen_questions), f.answers) for f in facts if f.unseen_questions],
+        "untaught_entities": list(untaught),
+        "known": list(known),
+    }
+    given: dict[str, list[Answer]] = {}
+    for split, items in splits.items():
+        questions = [item.question for item in items]
+        sides = [asked.answers(f"Abstention, {split}", questions, memory_on) for memory_on in (True, False)]
+        given[split] = memory.judge(questions, *sides)
+    stored = [answer.score for split in ("taught", "unseen_phrasing") for answer in given[split]]
+    others = [answer.score for answer in given["untaught_entities"]]
+    rows = [Row.from_estimate("abstention_auroc", "untaught_entities", auroc_interval(stored, others, seed))]
+    for split in ("taught", "unseen_phrasing"):
+        if given[split]:
+            held = [answer.source == "memory" for answer in given[split]]
+            rows.append(Row.from_estimate("answered", split, mean_interval(held, seed)))
+    if known:
+        spoken = [answer.source != "unknown" for answer in given["known"]]
+        rows.append(Row.from_estimate("answered", "known", mean_interval(spoken, seed)))
+    fabricated = [
+        answer.source != "unknown" and not exact_match(answer.text, q.answers)
+        for answer, q in zip(given["untaught_entities"], untaught, strict=True)
+    ]
+    rows.append(Row.from_estimate("fabricated", "untaught_entities", mean_interval(fabricated, seed)))
+    by_memory = [
+        wrong and a.source == "memory" for wrong, a in zip(fabricated, given["untaught_entities"], strict=True)
+    ]
+    rows.append(Row.from_estimate("fabricated", "untaught_entities_by_memory", mean_interval(by_memory, seed)))
+    same = [answer.memory == answer.backbone for answer in given["untaught_entities"]]
+    rows.append(Row.from_estimate("unchanged_answers", "untaught_entities", mean_interval(same, seed)))
+    return rows
+
+
+@torch.inference_mode()
+def score_text(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    *,
+    window: int = WINDOW,
+    max_tokens: int | None = None,
+    quiet: bool = False,
+) -> TextScores:
+    """Reads a text in windows that do not overlap, with and without the memory.
+
+    Args:
+        model: a PEFT model with a memory.
+        tokenizer: the backbone's.
+        text: any length of at least two tokens; what does not fill a window is left out, unless nothing would remain.
+        window: tokens per window.
+        max_tokens: read at most so many tokens.
+        quiet: no progress bar.
+
+    Raises:
+        InputError: less than two tokens.
+    """
+    windows = _windows(model, tokenizer, text, window, max_tokens)
+    device = next(model.parameters()).device
+    model.eval()
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    largest = 0.0
+    with progress_bar("General text", len(windows), quiet=quiet) as advance:
+        for batch in windows.split(TEXT_BATCH):
+            batch = batch.to(device)
+            after = model(input_ids=batch, use_cache=False).logits
+            with without_memory(model):
+                before = model(input_ids=batch, use_cache=False).logits
+            same = (before == after).all(-1)
+            nll_before = _nll(before, batch)
+            nll_after = nll_before if bool(same.all()) else _nll(after, batch)
+            if not bool(same.all()):
+                p, q = (logits[~same].float().log_softmax(-1) for logits in (before, after))
+                largest = max(largest, float((p.exp() * (p - q)).sum(-1).max()))
+            parts.append((nll_before.cpu(), nll_after.cpu(), same.cpu()))
+            advance(len(batch))
+    backbone, memory, identical = (torch.cat(part) for part in zip(*parts, strict=True))
+    return TextScores(backbone, memory, identical, largest)
+
+
+@torch.inference_mode()
+def perplexity_on(
+    model: Any, tokenizer: PreTrainedTokenizerBase, text: str, *, window: int = WINDOW, max_tokens: int | None = None
+) -> float:
+    """The perplexity of the model as it is, on the same windows as `score_text`, for half the work."""
+    device = next(model.parameters()).device
+    batches = [batch.to(device) for batch in _windows(model, tokenizer, text, window, max_tokens).split(TEXT_BATCH)]
+    nll = torch.cat([_nll(model(input_ids=batch, use_cache=False).logits, batch) for batch in batches])
+    return _perplexity(nll).value
+
+
+def _windows(model: Any, tokenizer: PreTrainedTokenizerBase, text: str, window: int, max_tokens: int | None) -> Tensor:
+    """The text's token ids, [windows, window] int64; what does not fill a window is left out."""
+    ids = plain_text_ids(tokenizer, text)[:max_tokens]
+    window = min(window, len(ids), context_length(model))
+    if window < 2:
+        raise InputError("the text has less than two tokens: give a longer one")
+    return torch.tensor(ids[: len(ids) // window * window]).view(-1, window)
+
+
+def cost_rows(report: TeachReport, facts: int, device: str) -> list[Row]:
+    """What teaching cost: exposures per fact, seconds, the process's peak memory."""
+    return [
+        Row("exposures_per_fact", "all", report.exposures, facts),
+        Row("teach_seconds", "all", report.seconds, report.steps),
+        Row("peak_memory_bytes", "all", float(peak_memory_bytes(device)), 1),
+    ]
+
+
+def peak_memory_bytes(device: str) -> int:
+    """Peak memory in bytes: of the device's allocator on a GPU, of the process (resident) on a CPU."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.max_memory_allocated(device))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def _nll(logits: Tensor, ids: Tensor) -> Tensor:
+    """[windows, tokens, vocabulary], [windows, tokens] -> [windows, tokens - 1] in nats."""
+    losses = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
+    return losses.view(ids.shape[0], -1)
+
+
+def _perplexity(nll: Tensor) -> Estimate:
+    """Exp of the mean, its interval by bootstrap over windows; n is the number of tokens predicted."""
+    mean = mean_interval(nll.double().mean(1).tolist())
+    return Estimate(math.exp(mean.value), math.exp(mean.ci_low), math.exp(mean.ci_high), nll.numel())
+
+
+def _recall_row(
+    split: str, facts: Sequence[Fact], asked: Sequence[Sequence[str]], answers: Sequence[str], seed: int
+) -> Row:
+    """Strict recall; the phrasings of one fact are not independent, so the interval resamples facts."""
+    scores, position = [], 0
+    for fact, questions in zip(facts, asked, strict=True):
+        given = answers[position : position + len(questions)]
+        scores.append(sum(exact_match(answer, fact.answers) for answer in given) / len(questions))
+        position += len(questions)
+    return Row.from_estimate("recall", split, mean_interval(scores, seed))

@@ -1,0 +1,1 @@
+"""When the memory may speak: trained gates, the relation check, abstention."""

@@ -1,0 +1,1 @@
+"""A memory opened and asked: generation, scoring, confidence."""

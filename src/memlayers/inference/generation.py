@@ -1,0 +1,132 @@
+"""Free greedy generation: what a model answers to a question (design/evaluation.md, 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from memlayers.backbones import context_length
+from memlayers.data.encoding import collate_prompts, encode_prompt, end_token_id, pad_token_id
+from memlayers.tuner.model import memory_layers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+MAX_NEW_TOKENS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """One answer.
+
+    Attributes:
+        text: without special tokens and outer space.
+        confidence: the probability that the model gave to this answer and its end, 0 to 1.
+        opened: whether a memory was read when the answer began: its gate was open for the prompt's last token.
+    """
+
+    text: str
+    confidence: float
+    opened: bool
+
+
+@torch.inference_mode()
+def generate_answers(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[str],
+    *,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    batch_size: int = 128,
+    progress: Any = None,
+) -> list[Generated]:
+    """Answers each question by greedy generation through the chat template, up to its end token.
+
+    Questions of like length are answered together; the batch a question falls into does not change its answer beyond
+    the backbone's own rounding. An answer ends where the backbone's context does.
+
+    Args:
+        model: a causal LM, with or without a memory.
+        tokenizer: its tokenizer.
+        questions: any number, also none.
+        max_new_tokens: longest answer, in tokens.
+        batch_size: questions per batch.
+        progress: called with the number of questions answered after each batch.
+
+    Returns:
+        The answers, in the order of the questions.
+
+    Raises:
+        InputError: a question fills the backbone's context.
+    """
+    from transformers import LogitsProcessorList
+
+    context = context_length(model)
+    prompts = [encode_prompt(tokenizer, question, max_length=context) for question in questions]
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    pad, end = pad_token_id(tokenizer), end_token_id(tokenizer)
+    device = next(model.parameters()).device
+    answers = [Generated("", 0.0, False)] * len(prompts)
+    was_training = model.training
+    model.eval()
+    try:
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            batch = {k: v.to(device) for k, v in collate_prompts([prompts[i] for i in chosen], pad).items()}
+            longest = batch["input_ids"].shape[1]
+            recorder = _Recorder(model, len(chosen), longest)
+            generated = model.generate(
+                **batch, logits_processor=LogitsProcessorList([recorder]), do_sample=False, num_beams=1,
+                max_new_tokens=min(max_new_tokens, context - longest),
+                eos_token_id=end, pad_token_id=pad, temperature=None, top_p=None, top_k=None, repetition_penalty=None,
+            )  # fmt: skip
+            for place, (i, row) in enumerate(zip(chosen, generated[:, longest:].tolist(), strict=True)):
+                answer = row[: row.index(end)] if end in row else row
+                text = str(tokenizer.decode(answer, skip_special_tokens=True)).strip()
+                confidence = recorder.confidence(place, len(answer) + (end in row))
+                answers[i] = Generated(text, confidence, recorder.opened[place])
+            if progress is not None:
+                progress(len(chosen))
+    finally:
+        model.train(was_training)
+    return answers
+
+
+def answer_questions(
+    model: Any, tokenizer: PreTrainedTokenizerBase, questions: Sequence[str], **options: Any
+) -> list[str]:
+    """The answers' texts alone; see `generate_answers`."""
+    return [generated.text for generated in generate_answers(model, tokenizer, questions, **options)]
+
+
+class _Recorder:
+    """A logits processor that changes nothing, and notes what greedy decoding takes with which probability."""
+
+    def __init__(self, model: Any, rows: int, prompt: int) -> None:
+        self.layers = memory_layers(model)
+        self.rows, self.prompt = rows, prompt
+        self.opened: list[bool] = []
+        self.chances: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if not self.chances:  # the prompt has just been read
+            self.opened = self._opened()
+        self.chances.append(scores.float().log_softmax(-1).amax(-1))
+        return scores
+
+    def confidence(self, row: int, tokens: int) -> float:
+        """The probability of a row's first `tokens` tokens."""
+        return float(torch.stack([chance[row] for chance in self.chances[:tokens]]).sum().exp())
+
+    def _opened(self) -> list[bool]:
+        """Per row, whether any memory was read at the prompt's last token."""
+        opened = torch.zeros(self.rows, self.prompt, dtype=torch.bool)
+        for decided in self.layers[0].watch.decided.values() if self.layers else ():
+            if decided is None:
+                opened[:] = True
+            else:
+                opened.view(-1)[decided.cpu()] = True
+        return [bool(last) for last in opened[:, -1]]

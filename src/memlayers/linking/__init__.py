@@ -1,0 +1,1 @@
+"""Which stored subjects a text mentions, and by which surface forms."""

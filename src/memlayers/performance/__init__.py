@@ -1,0 +1,1 @@
+"""What fits into a machine, and what a teaching step costs there."""

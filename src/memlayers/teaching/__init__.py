@@ -1,0 +1,1 @@
+"""From facts to a taught memory: calibrate, gate, teach, settle, save."""

@@ -1,0 +1,100 @@
+"""What teaching did, and the record of it that is kept with a memory. Loads no torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from memlayers.gating.reports import GateReport, RelationReport
+from memlayers.inference.folder import TEACHING_FILE
+from memlayers.teaching.config import TeachConfig
+from memlayers.utils.errors import InputError
+from memlayers.utils.files import read_text
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """Scores measured during teaching, after `exposures` passes per fact; None where not measured then.
+
+    `loss` is the last pass's, in nats per counted token, each step's before it is taken.
+    """
+
+    exposures: float
+    recall: float
+    perplexity: float | None = None
+    known_facts: float | None = None
+    loss: float | None = None
+
+
+@dataclass(slots=True)
+class TeachReport:
+    """What teaching did.
+
+    Attributes:
+        steps: optimizer steps taken.
+        exposures: passes shown per fact.
+        recall: last recall measured on taught phrasings, free generation.
+        skipped_steps: steps left out because the loss or a gradient was not finite.
+        seconds: wall clock of calibration, gate and teaching, evaluations along the way left out.
+        gates: one report per gate.
+        relations: of the check of what is asked; None where there is none.
+        thresholds: the least confidence of a memory's answer and of the backbone's; None where not settled.
+        curve: scores after each pass.
+    """
+
+    steps: int = 0
+    exposures: float = 0.0
+    recall: float = 0.0
+    skipped_steps: int = 0
+    seconds: float = 0.0
+    gates: list[GateReport] = field(default_factory=list)
+    relations: RelationReport | None = None
+    thresholds: tuple[float, float] | None = None
+    curve: list[CurvePoint] = field(default_factory=list)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TeachReport:
+        """The report that ``dataclasses.asdict`` took apart."""
+        gates = [GateReport(**gate) for gate in values["gates"]]
+        curve = [CurvePoint(**point) for point in values["curve"]]
+        thresholds = tuple(values["thresholds"]) if values.get("thresholds") else None
+        relations = RelationReport(**values["relations"]) if values.get("relations") else None
+        return cls(**{**values, "gates": gates, "curve": curve, "thresholds": thresholds, "relations": relations})
+
+
+@dataclass(frozen=True, slots=True)
+class Teaching:
+    """What is kept beside a memory: how many facts, how, where, and what came of it."""
+
+    facts: int
+    config: TeachConfig
+    environment: dict[str, Any]
+    report: TeachReport
+
+
+def write_teaching(folder: Path, teaching: Teaching) -> None:
+    """Writes the record into a memory's folder."""
+    (folder / TEACHING_FILE).write_text(json.dumps(asdict(teaching), indent=1) + "\n", encoding="utf-8")
+
+
+def read_teaching(folder: str | Path) -> Teaching | None:
+    """Reads the record of a memory's folder; None where there is none (a memory that Trainer taught, say).
+
+    Raises:
+        InputError: it is damaged.
+    """
+    path = Path(folder) / TEACHING_FILE
+    if not path.is_file():
+        return None
+    try:
+        read = json.loads(read_text(path))
+        return Teaching(
+            read["facts"],
+            TeachConfig(**read["config"]),
+            read["environment"],
+            TeachReport.from_dict(read["report"]),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{path}: damaged record ({error}); delete it or restore a copy of the memory") from error

@@ -1,0 +1,97 @@
+"""The relation level: was this asked of the subject, or something else that nobody taught?
+
+A stored subject opens the gate whatever is asked of it (tuner/subject_index.py), and what is asked often comes after
+the name. So at a prompt's end, and only there, its state on the bare backbone is compared with what the stored facts'
+questions look like. `RelationCheck` holds one key per (run that spells a subject, relation taught of it); how keys and
+projection are found is in gating/relations.py, who asks is `session.Memory.ask`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from memlayers.tuner.subject_index import fingerprints_in
+from memlayers.utils.errors import InputError
+
+RELATION_DIM = 64
+"""Width of a key."""
+
+ACCEPTS_ALL = -2.0  # below every cosine
+
+
+class RelationCheck(nn.Module):
+    """Keys of what was taught of whom.
+
+    Buffers ``mean`` [d] and ``projection`` [d, k], float32, of the first memory layer's input; ``prints`` int64 [n],
+    fingerprints of the runs that spell subjects, one entry per relation taught of them; their ``keys`` float16 [n, k];
+    ``threshold`` []: the least cosine of a prompt's projected state with a key of a subject that the prompt names.
+    Until `fill` it accepts every prompt.
+
+    Args:
+        size: n.
+        dim: d, the backbone's hidden size.
+    """
+
+    mean: Tensor
+    projection: Tensor
+    prints: Tensor
+    keys: Tensor
+    threshold: Tensor
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("projection", torch.zeros(dim, min(RELATION_DIM, dim)))
+        self.register_buffer("prints", torch.zeros(size, dtype=torch.int64))
+        self.register_buffer("keys", torch.zeros(size, min(RELATION_DIM, dim), dtype=torch.float16))
+        self.register_buffer("threshold", torch.tensor(ACCEPTS_ALL))
+
+    @torch.no_grad()
+    def fill(self, mean: Tensor, projection: Tensor, prints: Sequence[int], keys: Tensor, threshold: float) -> None:
+        """Stores what `relations.fit_relations` found, in place; a projection may have fewer columns than room.
+
+        Raises:
+            InputError: another number of keys.
+        """
+        if len(prints) != len(self.prints):
+            raise InputError(f"{len(prints)} keys for a check of {len(self.prints)}: build the memory anew")
+        room = self.projection.shape[1]
+        self.mean.copy_(mean)
+        self.projection.copy_(F.pad(projection, (0, room - projection.shape[1])))
+        self.prints.copy_(torch.tensor(list(prints), dtype=torch.int64))
+        self.keys.copy_(F.pad(keys, (0, room - keys.shape[1])))
+        self.threshold.fill_(threshold)
+
+    @torch.no_grad()
+    def store(self, prints: Tensor, keys: Tensor) -> None:
+        """Takes these entries, int64 [n] and [n, k], in place of those it has, however many."""
+        self.prints, self.keys = prints.to(self.prints), keys.to(self.keys)
+
+    @property
+    def accepts_all(self) -> bool:
+        """Whether there is nothing to compare with, or the threshold is below every cosine."""
+        return bool(self.threshold <= ACCEPTS_ALL)
+
+    def project(self, states: Tensor) -> Tensor:
+        """States [n, d] -> unit rows [n, k]."""
+        return F.normalize((states.float() - self.mean) @ self.projection, dim=1)
+
+    @torch.no_grad()
+    def scores(self, prompts: Sequence[Sequence[int]], states: Tensor) -> Tensor:
+        """The largest cosine with a key of a subject that the prompt names, float32 [n]; 1 where it names none.
+
+        Args:
+            prompts: n prompts' token ids.
+            states: the first memory layer's input at their last tokens, [n, d].
+        """
+        rows = self.project(states)
+        best = torch.ones(len(prompts), device=rows.device)
+        for i, prompt in enumerate(prompts):
+            named = torch.isin(self.prints, fingerprints_in(prompt).to(self.prints.device))
+            if bool(named.any()):
+                best[i] = (self.keys[named].float() @ rows[i]).max()
+        return best

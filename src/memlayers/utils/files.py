@@ -1,0 +1,401 @@
+"""Writing that is either finished or not there: temporary name beside the target, fsync, rename.
+
+A process killed at any moment leaves the old target or the new one, and at worst a hidden
+`.memlayers-*.tmp` beside it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from memlayers.utils.errors import InputError, WorkError
+
+StrPath: TypeAlias = str | os.PathLike[str]
+
+# The disk's fault, not the path's: the same command may succeed later.
+_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+
+
+def read_text(path: StrPath) -> str:
+    """Read a UTF-8 file that is not empty.
+
+    Raises:
+        InputError: missing, a directory, unreadable, not UTF-8 (with the line), or empty.
+    """
+    if Path(path).is_dir():
+        raise InputError(f"{path}: is a directory; give the path of a file")
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; check the path") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
+    data = data.removeprefix(codecs.BOM_UTF8)  # Excel writes one
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}:{line}: not UTF-8 (byte 0x{data[error.start]:02x}); save the file as UTF-8") from None
+    if not text.strip():
+        raise InputError(f"{path}: the file is empty; give one with something in it")
+    return text
+
+
+def atomic_write_text(path: StrPath, text: str) -> None:
+    """Write `text` as UTF-8 to `path`, whole or not at all; missing parent directories are made.
+
+    Raises:
+        InputError: the place cannot be written (a directory, a parent that is a file, no permission).
+        WorkError: the disk is full or failed.
+    """
+    atomic_write_bytes(path, text.encode("utf-8"))
+
+
+def sections_text(schema: str, sections: Mapping[str, Any]) -> str:
+    """A JSON object of a schema and named sections; of a section that is a list each entry has a line of its own.
+
+    Raises:
+        ValueError: a figure is NaN or infinite.
+        TypeError: something is not JSON.
+    """
+
+    def line(value: Any) -> str:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+    lines = [f'"schema": {line(schema)}']
+    for name, value in sections.items():
+        listed = isinstance(value, list) and value
+        text = "[\n  " + ",\n  ".join(map(line, value)) + "\n]" if listed else line(value)
+        lines.append(f"{line(name)}: {text}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def atomic_write_bytes(path: StrPath, data: bytes) -> None:
+    """Write `data` to `path`, whole or not at all; parents are made. Raises as `atomic_write_text`."""
+    target = Path(os.path.realpath(path))  # follow a link: replace what it points to, keep the link
+    with _oserrors_in_one_line(path):
+        _refuse_other_than_file(target, path)
+        with _made_parents(target, path):
+            temporary = _temporary_name(target)
+            try:
+                _write_and_sync(temporary, data, mode=_mode_of(target))
+                os.replace(temporary, target)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+            _sync_directory(target.parent)
+
+
+@contextlib.contextmanager
+def atomic_directory(path: StrPath, replace: bool = False) -> Iterator[Path]:
+    """Yield a temporary directory beside `path`; success renames it to `path`, failure removes it.
+
+    With `replace`, an existing directory changes places with the new one in one step and is deleted then. Where the
+    system cannot do that (see `exchange`) it is moved aside first: a kill between the two renames leaves the old one
+    under its `.tmp` name.
+
+    Args:
+        path: where the finished directory goes.
+        replace: whether a non-empty directory may be replaced.
+
+    Raises:
+        InputError: `path` is a file, is non-empty without `replace`, or its parent cannot be written.
+        WorkError: the disk became full, also when it did so inside the block.
+    """
+    target = Path(os.path.realpath(path))
+    check_output_directory(path, replace=replace)
+    with _made_parents(target, path):
+        temporary = _temporary_name(target)
+        with _oserrors_in_one_line(path):
+            temporary.mkdir()
+        try:
+            yield temporary
+            with _oserrors_in_one_line(path):
+                _sync_tree(temporary)
+                _move_into_place(temporary, target, _temporary_name(target))
+        except BaseException as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if (number := _disk_error(error)) is not None:
+                raise WorkError(_disk_line(path, os.strerror(number))) from error
+            raise
+
+
+@contextlib.contextmanager
+def replaced_directory(path: StrPath) -> Iterator[Path]:
+    """Yield a new directory that takes the place of an existing one in one step, with all that is in it.
+
+    A process killed at any moment leaves the old directory or the new one, and at worst `.NAME.memlayers-new` beside
+    it, which the next call removes. Where the system cannot exchange directories there is one moment between two
+    renames in which the old one lies under `.NAME.memlayers-old`: `recover_directory` brings it back. The caller sees
+    to it that nobody else replaces the same directory (`writing_alone`).
+
+    Args:
+        path: a directory.
+
+    Raises:
+        InputError: the parent cannot be written.
+        WorkError: the disk became full, also when it did so inside the block; the old directory is as it was.
+    """
+    target = Path(os.path.realpath(path))
+    new, aside = _beside(target, "new"), _beside(target, "old")
+    with _oserrors_in_one_line(path):
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir()
+    try:
+        yield new
+        with _oserrors_in_one_line(path):
+            os.chmod(new, stat.S_IMODE(target.stat().st_mode))
+            _sync_tree(new)
+            _move_into_place(new, target, aside)
+    except BaseException as error:
+        shutil.rmtree(new, ignore_errors=True)
+        if (number := _disk_error(error)) is not None:
+            raise WorkError(_disk_line(path, os.strerror(number))) from error
+        raise
+
+
+def recover_directory(path: StrPath) -> None:
+    """Bring back a directory that `replaced_directory` was killed over; remove what a kill left beside it."""
+    target = Path(os.path.realpath(path))
+    new, aside = _beside(target, "new"), _beside(target, "old")
+    with _oserrors_in_one_line(path):
+        if aside.is_dir() and not target.exists():
+            os.rename(aside, target)
+            _sync_directory(target.parent)
+    for left in (new, aside):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Let two paths of one file system change places in one step; False where the system cannot."""
+    import ctypes
+    import sys
+
+    library = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
+    first, second = os.fsencode(one), os.fsencode(other)
+    if sys.platform == "darwin" and hasattr(library, "renamex_np"):
+        failed = library.renamex_np(first, second, 2)  # type: ignore[union-attr]  # RENAME_SWAP
+    elif hasattr(library, "renameat2"):
+        here = -100  # AT_FDCWD; the 2 is RENAME_EXCHANGE
+        failed = library.renameat2(here, first, here, second, 2)  # type: ignore[union-attr]
+    else:
+        return False
+    number = ctypes.get_errno() if failed else 0
+    if number in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # a file system that knows no exchange
+        return False
+    if number:
+        raise OSError(number, os.strerror(number), str(other))
+    return True
+
+
+@contextlib.contextmanager
+def writing_alone(path: StrPath) -> Iterator[None]:
+    """Hold a lock on writing the directory `path`, which lies beside it as `.NAME.memlayers-lock` meanwhile.
+
+    The system takes the lock from a process that dies. Without `fcntl` (Windows) nothing is locked.
+
+    Raises:
+        InputError: another process holds it, or the parent cannot be written.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    lock = _beside(Path(os.path.realpath(path)), "lock")
+    while True:
+        with _oserrors_in_one_line(path):
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
+                raise InputError(
+                    f"{path}: process {holder} is editing it; wait until it is done, or end that process"
+                ) from None
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), os.stat(lock)):  # not removed in between by its last holder
+                    os.truncate(descriptor, 0)
+                    os.pwrite(descriptor, str(os.getpid()).encode("ascii"), 0)
+                    try:
+                        yield
+                    finally:
+                        lock.unlink(missing_ok=True)
+                    return
+        finally:
+            os.close(descriptor)
+
+
+def check_output_directory(path: StrPath, replace: bool = False) -> None:
+    """Check, before any work, that a directory can be written at `path`; leaves nothing behind.
+
+    Args:
+        path: the directory to be made. It may be missing (with its parents) or empty.
+        replace: accept a non-empty directory too.
+
+    Raises:
+        InputError: `path` is a file, is non-empty without `replace`, or its nearest existing parent cannot
+            be written.
+        WorkError: the disk is full.
+    """
+    target = Path(os.path.realpath(path))
+    with _oserrors_in_one_line(path):
+        if target.exists() and not target.is_dir():
+            raise InputError(f"{path}: exists and is not a directory; give another output directory")
+        if target.is_dir() and not replace and any(target.iterdir()):
+            raise InputError(f"{path}: exists and is not empty; give another output directory or remove this one")
+        _try_writing_beside(target)
+
+
+def check_output_file(path: StrPath) -> None:
+    """Refuse, before long work, a file that could not be written at its end; leaves nothing behind.
+
+    Raises:
+        InputError: `path` is a directory or a device, or its nearest existing parent cannot be written.
+        WorkError: the disk is full.
+    """
+    target = Path(os.path.realpath(path))
+    with _oserrors_in_one_line(path):
+        _refuse_other_than_file(target, path)
+        _try_writing_beside(target)
+
+
+def file_digest(path: StrPath) -> str:
+    """SHA-256 of a file in hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _refuse_other_than_file(target: Path, path: StrPath) -> None:
+    # Renaming over a device would destroy it (root can replace /dev/null); over a directory fails late.
+    if target.exists() and not target.is_file():
+        raise InputError(f"{path}: not a regular file; give the path of a file to write")
+
+
+def _try_writing_beside(target: Path) -> None:
+    # Trying is the only honest check: os.access says yes to root even on a read-only file system.
+    probe = _temporary_name(_nearest_existing(target.parent) / "probe")
+    probe.mkdir()
+    probe.rmdir()
+
+
+@contextlib.contextmanager
+def _oserrors_in_one_line(path: StrPath) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno in _DISK_ERRORS:
+            raise WorkError(_disk_line(path, reason)) from error
+        raise InputError(f"{path}: cannot be written ({reason}); give a path you may write to") from error
+
+
+def _disk_error(error: BaseException) -> int | None:
+    """The number of the disk's error that the caller's block met, if any.
+
+    Libraries in Rust (safetensors, tokenizers) wrap the system's error in a type of their own.
+    """
+    if isinstance(error, (InputError, WorkError)):
+        return None
+    number = getattr(error, "errno", None)
+    return next((known for known in _DISK_ERRORS if known == number or os.strerror(known) in str(error)), None)
+
+
+def _disk_line(path: StrPath, reason: str) -> str:
+    return f"{path}: writing failed ({reason}); free some space or give another place, nothing was left there"
+
+
+def _beside(target: Path, kind: str) -> Path:
+    return target.with_name(f".{target.name}.memlayers-{kind}")
+
+
+def _temporary_name(target: Path) -> Path:
+    return target.parent / f".memlayers-{secrets.token_hex(8)}.tmp"
+
+
+def _nearest_existing(directory: Path) -> Path:
+    while not os.path.lexists(directory):
+        directory = directory.parent
+    return directory
+
+
+@contextlib.contextmanager
+def _made_parents(target: Path, path: StrPath) -> Iterator[None]:
+    """Make the missing parents of `target`; take the ones made here away again if that or the block fails."""
+    missing = [parent for parent in target.parents if not os.path.lexists(parent)]
+    try:
+        with _oserrors_in_one_line(path):
+            target.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for parent in missing:  # innermost first
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+        raise
+
+
+def _mode_of(target: Path) -> int:
+    try:
+        return stat.S_IMODE(target.stat().st_mode)
+    except FileNotFoundError:
+        return 0o666  # the umask takes its share
+
+
+def _write_and_sync(path: Path, data: bytes, mode: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_tree(directory: Path) -> None:
+    for root, _, names in os.walk(directory):
+        for name in names:
+            with open(os.path.join(root, name), "rb+") as file:
+                os.fsync(file.fileno())
+        _sync_directory(Path(root))
+
+
+def _sync_directory(directory: Path) -> None:
+    if os.name != "posix":  # Windows cannot open a directory
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _move_into_place(new: Path, target: Path, aside: Path) -> None:
+    """Has `new` be `target`, and removes what was there; by way of `aside` where they cannot change places."""
+    if not target.exists():
+        os.rename(new, target)
+        _sync_directory(target.parent)
+        return
+    if exchange(new, target):
+        aside = new
+    else:
+        os.rename(target, aside)
+        try:
+            os.rename(new, target)
+        except BaseException:
+            os.rename(aside, target)
+            raise
+    _sync_directory(target.parent)
+    shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from memlayers.editing.slot_use import SlotUse, choose_slots
+
+
+@pytest.fixture
+def use() -> SlotUse:
+    """Three facts on a pool of eight slots."""
+    found = SlotUse(8)
+    for key, rows in (("a", [0, 1, 2]), ("b", [1, 2, 3]), ("c", [2, 7])):
+        found.put(key, torch.tensor(rows), f"text of {key}")
+    return found
+
+
+def test_how_many_facts_read_each_slot(use: SlotUse):
+    assert use.frequency.tolist() == [1, 2, 3, 1, 0, 0, 0, 1]
+    assert use.without(["a", "nobody"]).tolist() == [0, 1, 2, 1, 0, 0, 0, 1]
+    use.put("a", torch.tensor([4]), "new text")
+    use.drop("c")
+    use.drop("c")
+    assert use.frequency.tolist() == [0, 1, 1, 1, 1, 0, 0, 0]
+
+
+def test_the_facts_that_read_most_of_what_moved(use: SlotUse):
+    rows, moved = torch.tensor([1, 3, 7]), torch.tensor([1.0, 2.0, 1.5])
+    assert use.most_moved(rows, moved, 5, []) == ["b", "c", "a"]
+    assert use.most_moved(rows, moved, 1, ["b"]) == ["c"]
+    assert use.most_moved(torch.tensor([5]), torch.tensor([1.0]), 5, []) == []
+    assert use.most_moved(rows[:0], moved[:0], 5, []) == []
+    keys, read = use.reading(rows, moved, ["b"])
+    assert keys == ["a", "c"] and read.tolist() == [1.0, 1.5]
+    assert use.reading(rows, moved, ["a", "b", "c"])[0] == []
+
+
+def test_what_is_saved_is_known_again_where_the_text_is_the_same(use: SlotUse, tmp_path: Path):
+    path = tmp_path / "use.safetensors"
+    use.put_general([torch.tensor([0, 1]), torch.tensor([1, 5])])
+    use.save(path, {"a", "b", "new"})
+    again = SlotUse(8)
+    again.load(path, {"a": "text of a", "b": "another text", "c": "text of c"})
+    assert again.general.tolist() == [1, 2, 0, 0, 0, 1, 0, 0] and again.passages == 2
+    assert list(again.rows) == ["a"] and again.frequency.tolist() == [1, 1, 1, 0, 0, 0, 0, 0]
+    path.write_bytes(b"nonsense")
+    for damaged in (path, tmp_path / "nothing"):
+        empty = SlotUse(8)
+        empty.load(damaged, {"a": "text of a"})
+        assert not empty.rows
+
+
+def test_slots_specific_to_an_edit_are_chosen_first():
+    rows, counts = torch.tensor([1, 2, 5, 6]), torch.tensor([4, 4, 1, 3])
+    frequency = torch.tensor([0, 10, 1, 0, 0, 0, 10, 0])
+    assert choose_slots(rows, counts, frequency, 10, "all", 1).tolist() == [1, 2, 5, 6]
+    assert choose_slots(rows, counts, frequency, 10, "tfidf", 2).tolist() == [2, 5]
+    assert choose_slots(rows, counts, frequency, 10, "tfidf", None).tolist() == [2, 5]  # those all read score 0
+    assert choose_slots(rows, counts, frequency, 10, "kl", 1).tolist() == [2]

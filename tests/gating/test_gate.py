@@ -1,0 +1,421 @@
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from memlayers.backbones import POCKET, load_backbone
+from memlayers.data.encoding import encode_prompt
+from memlayers.data.facts import Fact, Question
+from memlayers.gating.abstention import MISTAKEN, MOST_GUESSED, guessing_questions, settle_thresholds
+from memlayers.gating.build import index_subjects
+from memlayers.gating.reports import GateReport
+from memlayers.gating.train import MOST_RAISED, train_gates
+from memlayers.inference.capture import LayerFeatures, collect_features
+from memlayers.inference.confidence import belief_exceeded_by, place_of
+from memlayers.inference.generation import Generated
+from memlayers.inference.memory import Memory
+from memlayers.linking.boundaries import token_marks
+from memlayers.linking.mention_forms import FURTHER_REACH, Subjects, subject_runs
+from memlayers.linking.token_spans import name_span
+from memlayers.tuner import MemoryConfig, memory_layers, set_gate_enabled, value_pool
+from memlayers.tuner.subject_index import CAPITAL, GOES_ON, LEADS, PART, SubjectIndex, distinct_runs
+
+Build = Callable[..., PreTrainedModel]
+
+
+def _model(backbone: PreTrainedModel, layers: int = 1) -> Any:
+    config = MemoryConfig(layers=list(range(layers)), sub_keys=8, heads=2, top_k=3, gate=True, gate_hidden=16)
+    model = get_peft_model(backbone, config).eval()
+    value_pool(model, "default").initialise("normal", 0)
+    return model
+
+
+def _toy(shift: float, seed: int, sequences: int = 60, tokens: int = 10) -> LayerFeatures:
+    """Tokens around `shift` in one coordinate; the others are the same noise for every class."""
+    rows = torch.randn(sequences * tokens, 32, generator=torch.Generator().manual_seed(seed))
+    rows[:, 0] += shift
+    return LayerFeatures(rows, torch.arange(sequences).repeat_interleave(tokens), 1.0)
+
+
+def _gate(model: Any, layer: int = 0) -> Any:
+    return memory_layers(model)[layer].memlayers_gate["default"]
+
+
+def _train(model: Any, *, threshold: float = 0.0, seed: int = 0, steps: int = 150, **options: Any) -> list[GateReport]:
+    layers = len(memory_layers(model))
+    positive, negative = [_toy(4.0, 1)] * layers, [_toy(-4.0, 2)] * layers
+    return train_gates(model, "default", positive, negative, threshold=threshold, steps=steps, seed=seed, **options)
+
+
+def test_a_separable_split_is_learned(tiny_backbone: Build) -> None:
+    model = _model(tiny_backbone(), layers=2)
+    reports = _train(model)
+    assert len(reports) == 2
+    for number, report in enumerate(reports):
+        assert report.threshold == 0.0
+        assert report.open_on_facts > 0.97 and report.open_on_general < 0.03
+        gate = _gate(model, number)
+        assert gate.is_open(_toy(4.0, 3).inputs).float().mean() > 0.97  # tokens of neither split
+        assert gate.is_open(_toy(-4.0, 4).inputs).float().mean() < 0.03
+
+
+def test_the_report_counts_what_was_held_out(tiny_backbone: Build) -> None:
+    # Every tenth sequence of the facts looks like general text: only the held-out share can show it.
+    facts = _toy(4.0, 1)
+    facts.inputs[facts.sequence % 10 == 9, 0] -= 8.0
+    model = _model(tiny_backbone())
+    report = train_gates(model, "default", [facts], [_toy(-4.0, 2)], threshold=0.0, steps=150, seed=0)[0]
+    assert report.open_on_facts < 0.1
+
+
+def test_few_sequences_are_all_trained_on_and_reported(tiny_backbone: Build) -> None:
+    model = _model(tiny_backbone())
+    few = [_toy(4.0, 1, sequences=3)], [_toy(-4.0, 2, sequences=3)]
+    report = train_gates(model, "default", *few, threshold=0.0, steps=150, seed=0)[0]
+    assert report.open_on_facts > 0.97 and report.open_on_general < 0.03
+
+
+@pytest.mark.parametrize("strange", [-0.5, 4.0])
+def test_held_out_passages_raise_the_threshold(tiny_backbone: Build, strange: float) -> None:
+    # Held-out passages (every tenth of the first 30 sequences) look somewhat, or wholly, like facts.
+    general = _toy(-4.0, 2)
+    odd = (general.sequence % 10 == 9) & (general.sequence < 30)
+    general.inputs[odd, 0] = strange
+    few = {"steps": 40, "seed": 0}  # logits of a gate trained so little stay small
+    model = _model(tiny_backbone())
+    (report,) = train_gates(model, "default", [_toy(4.0, 1)], [general], passages=30, threshold=-2.0, **few)
+    largest = float(_gate(model)(general.inputs[odd]).max())
+    assert report.threshold == pytest.approx(min(largest, -2.0 + MOST_RAISED))
+    assert (report.threshold < -2.0 + MOST_RAISED) == (largest < -2.0 + MOST_RAISED)
+    (chats,) = train_gates(_model(tiny_backbone()), "default", [_toy(4.0, 1)], [general], threshold=-2.0, **few)
+    assert chats.threshold == -2.0  # chats are no running text
+
+
+def test_the_threshold_is_the_one_asked_for(tiny_backbone: Build) -> None:
+    rows = torch.cat([_toy(4.0, 3).inputs, _toy(-4.0, 4).inputs, _toy(0.0, 5).inputs])
+    decisions = []
+    for threshold in (-1.0, 0.0, 2.5):
+        model = _model(tiny_backbone())
+        report = _train(model, threshold=threshold)[0]
+        gate = _gate(model)
+        assert report.threshold == float(gate.threshold) == threshold
+        assert torch.equal(gate.is_open(rows), gate(rows) > threshold)
+        decisions.append(int(gate.is_open(rows).sum()))
+    assert decisions[0] > decisions[1] > decisions[2] > 0
+
+
+def test_closed_gates_leave_the_logits_to_the_bit(tiny_backbone: Build, ids: Tensor) -> None:
+    model = _model(tiny_backbone(), layers=2)
+    _train(model, threshold=1e9)
+    with torch.no_grad():
+        gated = model(ids).logits
+        set_gate_enabled(model, False)
+        always_on = model(ids).logits
+        with model.disable_adapter():
+            bare = model(ids).logits
+    assert torch.equal(gated, bare)
+    assert not torch.equal(always_on, bare)
+
+
+def test_training_is_a_function_of_the_seed(tiny_backbone: Build) -> None:
+    rows = _toy(0.0, 5).inputs
+    torch.manual_seed(1)
+    first, again, other = (_model(tiny_backbone()) for _ in range(3))
+    reports = [_train(first, seed=1), _train(again, seed=1)]
+    _train(other, seed=2)
+    assert reports[0] == reports[1]
+    assert torch.equal(_gate(first)(rows), _gate(again)(rows))
+    assert not torch.equal(_gate(first)(rows), _gate(other)(rows))
+
+
+def test_nothing_of_the_gate_learns_afterwards(tiny_backbone: Build) -> None:
+    model = _model(tiny_backbone(), layers=2)
+    before = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    steps: list[int] = []
+    _train(model, steps=3, progress=steps.append)
+    assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == before
+    assert not any("memlayers_gate" in name for name in before)
+    assert all(parameter.grad is None or not parameter.requires_grad for parameter in model.parameters())
+    assert sum(steps) == 2 * 3
+    assert bool(_gate(model, 0).trained) and bool(_gate(model, 1).trained)
+
+
+def test_features_are_standardised_by_their_own_statistics(tiny_backbone: Build) -> None:
+    # An outlier dimension a thousand times larger than the one that decides must not drown it.
+    facts, general = _toy(2.5, 1), _toy(-2.5, 2)
+    for kind in (facts, general):
+        kind.inputs[:, 1] = kind.inputs[:, 1] * 1000 + 5000
+    model = _model(tiny_backbone())
+    report = train_gates(model, "default", [facts], [general], threshold=0.0, steps=200, seed=0)[0]
+    assert report.open_on_facts > 0.9 and report.open_on_general < 0.1
+
+
+def test_a_saved_gate_decides_the_same(tiny_backbone: Build, tmp_path: Path) -> None:
+    tiny_backbone(initializer_range=0.2).save_pretrained(tmp_path / "backbone")
+    model = _model(AutoModelForCausalLM.from_pretrained(tmp_path / "backbone"), layers=2)
+    generator = torch.Generator().manual_seed(0)
+    kinds = [
+        [torch.randint(low, high, (9,), generator=generator).tolist() for _ in range(20)]
+        for low, high in ((3, 34), (34, 64))
+    ]
+    facts, general = (collect_features(model, "default", kind) for kind in kinds)
+    train_gates(model, "default", facts, general, threshold=0.5, steps=60, seed=0)
+    model.save_pretrained(tmp_path / "memory")
+    backbone = AutoModelForCausalLM.from_pretrained(tmp_path / "backbone")
+    loaded = PeftModel.from_pretrained(backbone, tmp_path / "memory")
+    for number, seen in enumerate(facts):
+        rows = torch.cat([seen.inputs, general[number].inputs])
+        opened = _gate(model, number).is_open(rows)
+        assert 0.2 < opened.float().mean() < 0.8
+        assert torch.equal(_gate(loaded, number).is_open(rows), opened)
+        assert float(_gate(loaded, number).threshold) == 0.5
+    ids = torch.tensor(kinds[0] + kinds[1])
+    with torch.no_grad():
+        assert torch.equal(loaded(ids).logits, model(ids).logits)
+
+
+def test_a_memory_without_gates_cannot_train_them(tiny_backbone: Build) -> None:
+    model = get_peft_model(tiny_backbone(), MemoryConfig(layers=[0], sub_keys=8, top_k=3))
+    with pytest.raises(KeyError):
+        _train(model, steps=1)
+
+
+def _subject_model(backbone: PreTrainedModel, runs: list[tuple[int, ...]], layers: int = 2) -> Any:
+    config = MemoryConfig(
+        layers=list(range(layers)), sub_keys=8, heads=2, top_k=3, gate=True, gate_hidden=16,
+        subjects=distinct_runs(runs),
+    )  # fmt: skip
+    model = get_peft_model(backbone, config).eval()
+    index_subjects(model, "default", Subjects({run: run for run in runs}, 9, torch.zeros(6, dtype=torch.uint8)))
+    return model
+
+
+def _runs_of(tokenizer: Any, *facts: Fact) -> tuple[set[str], int]:
+    contexts = [[encode_prompt(tokenizer, q) for q in fact.questions] for fact in facts]
+    found = subject_runs(tokenizer, facts, contexts)
+    return {tokenizer.decode(run) for run in found.runs}, found.reach
+
+
+def test_runs_spell_the_subject_as_the_phrasings_hold_it(chat_backbone: Path) -> None:
+    tokenizer = load_backbone(chat_backbone, "float32")[1]
+    fact = Fact("1", "Acme Inc.", "x", ("Who founded Acme Inc.?", "Acme Inc.'s founder?"))
+    runs, reach = _runs_of(tokenizer, fact)
+    assert runs == {"Acme Inc", " Acme Inc"}  # "Inc.?" would be one token of another kind
+    prompt = encode_prompt(tokenizer, fact.questions[1])
+    after = prompt[len(tokenizer("<|im_start|>user\nAcme Inc")["input_ids"]) :]
+    assert reach == len(after) + 1 + FURTHER_REACH
+
+
+def test_a_nameless_fact_is_known_by_the_words_that_no_other_has(chat_backbone: Path) -> None:
+    tokenizer = load_backbone(chat_backbone, "float32")[1]
+    facts = [
+        Fact(str(i), "", "x", (f"What is the code of {name}?",)) for i, name in enumerate(("Ada of Rum", "Bo", "C"))
+    ]
+    assert _runs_of(tokenizer, *facts)[0] == {name for n in ("Ada of Rum", "Bo", "C") for name in (n, f" {n}")}
+    other = Fact("9", "Ada Rum", "x", ("What is her code?",))  # a phrasing that does not name its subject
+    assert " her" in _runs_of(tokenizer, other, *facts)[0]
+    same = [Fact(str(i), "", "x", ("What is it?",)) for i in range(3)]  # nothing tells these apart
+    assert "What is it" in _runs_of(tokenizer, *same)[0]
+
+
+def test_what_lets_a_name_go_on_is_learned_from_the_phrasings(chat_backbone: Path) -> None:
+    tokenizer = load_backbone(chat_backbone, "float32")[1]
+
+    def continuing(question: str) -> set[str]:
+        contexts = [[encode_prompt(tokenizer, question)]]
+        found = subject_runs(tokenizer, [Fact("1", "Acme", "x", (question,))], contexts)
+        going_on = (found.marks & GOES_ON != 0).nonzero().flatten().tolist()
+        return {str(tokenizer.convert_ids_to_tokens(i)) for i in going_on}
+
+    spaced, unspaced = {"ĠW"}, {"s", "sh", "7"}
+    found = continuing("Who founded Acme?")
+    vocabulary = set(tokenizer.get_vocab())
+    assert found >= (unspaced & vocabulary) and not found & {"?", "'", "Ġ", "Ġt", "<|im_end|>"}
+    assert not continuing("Wer hat Acmes Werk?") & unspaced  # here a word goes on after a subject
+    assert spaced & vocabulary <= found or not spaced & vocabulary
+
+
+def test_what_shows_that_a_name_had_begun_before_is_learned_from_the_phrasings() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(POCKET)
+
+    def leading(question: str) -> list[bool]:
+        contexts = [[encode_prompt(tokenizer, question)]]
+        marks = subject_runs(tokenizer, [Fact("1", "Acme", "x", (question,))], contexts).marks
+        return [bool((marks[marks & kind != 0] & LEADS).any()) for kind in (CAPITAL, PART)]
+
+    assert leading("Who founded Acme?") == [True, True]
+    assert leading("In Acme?") == [True, True]  # a sentence begins with a capital anyway
+    assert leading("Who founded King Acme?") == [False, True]
+    assert leading("Who founded McAcme?") == [True, False]
+
+
+def test_a_name_is_sought_as_a_word_of_its_own_and_in_the_question() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(POCKET)
+    question = "Record label of Re!?"
+    prompt = encode_prompt(tokenizer, question)
+    start, end = name_span(tokenizer, prompt, "Re", question) or (0, 0)
+    assert tokenizer.decode(prompt[:end]).endswith("Record label of Re")
+    assert tokenizer.decode(prompt[start:end]).strip() == "Re"
+    template = [*encode_prompt(tokenizer, "Re!"), *prompt]  # as if a chat template spoke of it
+    assert (name_span(tokenizer, template, "Re", question) or (0, 0))[1] == end + len(template) - len(prompt)
+    joined = encode_prompt(tokenizer, "Records?")  # in no place a word of its own: the first one
+    assert "Rec" in tokenizer.decode(joined[slice(*(name_span(tokenizer, joined, "Rec") or (0, 0)))])
+
+
+def _many(odd: str, subject: str = "Acme") -> list[Fact]:
+    """200 facts that are spelled as one would think, and one in an odd phrasing."""
+    usual = [Fact(str(i), f"Bolt {i}", "x", (f"Who founded Bolt {i}?",)) for i in range(200)]
+    return [*usual, Fact("odd", subject, "x", (odd,))]
+
+
+@pytest.mark.parametrize(
+    ("odd", "name"),
+    [
+        ("Wer hat Acmes Werk?", "Acmes Werk"),
+        ("Who founded King Acme?", "King Acme"),
+        ("Is PreAcme King X?", "PreAcme King X"),
+    ],
+)
+def test_one_odd_phrasing_is_spelled_out_and_changes_nothing_for_the_others(odd: str, name: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(POCKET)
+    facts = _many(odd)
+    contexts = [[encode_prompt(tokenizer, q) for q in fact.questions] for fact in facts]
+    found = subject_runs(tokenizer, facts, contexts)
+    assert torch.equal(found.marks, token_marks(tokenizer))
+    assert name in {tokenizer.decode(run).strip() for run in found.of_fact[-1]}
+    index = SubjectIndex(distinct_runs(found.runs), len(tokenizer))
+    index.fill(found.runs, found.reach, found.marks)
+    assert all(index.subjects_in(torch.tensor(each))[0, -1] for each in contexts)
+    assert not index.subjects_in(torch.tensor([encode_prompt(tokenizer, "Who founded King Bolt 7?")])).any()
+    assert len({found.runs[run] for run in found.of_fact[-1]}) == 1  # one subject all the same
+
+
+def test_a_memory_with_subjects_has_one_gate_trained_behind_the_subject(tiny_backbone: Build) -> None:
+    model = _subject_model(tiny_backbone(), [(7, 8)])
+    sequences = [[3, 7, 8, 4, 5]] * 40
+    facts = _toy(4.0, 1, sequences=40, tokens=5)
+    before = torch.arange(5).repeat(40) < 3
+    facts.inputs[before, 0] = -4.0  # tokens up to the subject's last one look like general text: nobody asks
+    general = _toy(-4.0, 2)
+    general.inputs[general.sequence >= 30, 0] = 4.0  # chats look like facts: no matter
+    (report,) = train_gates(
+        model, "default", [facts, facts], [general, general], passages=30, sequences=sequences, threshold=0.0,
+        steps=150, seed=0,
+    )  # fmt: skip
+    assert report.open_on_facts > 0.97 and report.open_on_general < 0.03
+    assert "default" not in memory_layers(model)[1].memlayers_gate
+
+
+def _said(*confidences: float, opened: bool = True, text: str = "right") -> list[Generated]:
+    return [Generated(text, confidence, opened) for confidence in confidences]
+
+
+def test_thresholds_keep_the_stored_and_leave_out_wrong_guesses(
+    tiny_backbone: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = _subject_model(tiny_backbone(), [(7, 8)])
+    hundred = [i / 100 for i in range(100)]
+    wrong = [Generated(f"wrong {i}", confidence, True) for i, confidence in enumerate(hundred[:-1])]
+    recalled, guessed = _said(*hundred), [*wrong, *_said(1.0)]
+    answers = iter((recalled, guessed))
+    monkeypatch.setattr("memlayers.gating.abstention.generate_answers", lambda *_, **__: next(answers))
+    stored = [Question(str(i), ("right",)) for i in range(100)]
+    memory, backbone = settle_thresholds(model, None, "default", stored, [[each] for each in stored])  # type: ignore[arg-type]
+    assert sum(c >= memory for c in hundred) >= 99 - 1 and memory > 0
+    assert 0.97 < backbone < 1.0  # what it knows is no wrong guess
+    assert backbone == pytest.approx(belief_exceeded_by(MISTAKEN, hundred[:-1]))
+    index: Any = memory_layers(model)[0].memlayers_subjects["default"]
+    assert index.thresholds.tolist() == [memory, backbone]
+    assert index.guesses.sum() == 99 and not index.guesses[place_of("right")]
+
+
+def test_an_answer_is_less_believed_the_more_often_it_was_a_wrong_guess(
+    tiny_backbone: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = _subject_model(tiny_backbone(), [(7, 8)])
+    guessed = [*_said(*[0.9] * 10, text="Jazz."), *_said(0.8, 0.7, text="Fado"), *_said(0.99)]
+    answers = iter((_said(0.9), guessed))
+    monkeypatch.setattr("memlayers.gating.abstention.generate_answers", lambda *_, **__: next(answers))
+    asked = [[Question(str(i), ("right",)) for i in range(1 + (each == 10))] for each in range(12)]
+    backbone = settle_thresholds(model, None, "default", asked[0], asked)[1]  # type: ignore[arg-type]
+    # The ten are believed as 0.9 : 10 * 0.1, nine others beside each, so the odd guess (of one fact) says what is sure.
+    assert 0.98 < backbone < 0.99
+    given = [Generated(text, 0.99, False) for text in ("jazz", "Fado", "Morna")]
+    closed = [Generated("", 0.0, False)] * 3
+    judged = Memory(model, None).judge(["?"] * 3, closed, given)  # type: ignore[arg-type]
+    assert [answer.source for answer in judged] == ["unknown", "unknown", "backbone"]
+
+
+def test_the_backbone_is_asked_about_all_facts_evenly() -> None:
+    facts = [Fact(str(i), f"s{i}", f"a{i}", tuple(f"{i} {j}" for j in range(3))) for i in range(400)]
+    asked = guessing_questions(facts, 0)
+    assert len({each.question for fact in asked for each in fact}) == MOST_GUESSED
+    assert Counter(map(len, asked)) == {3: 200, 2: 200} and len({fact[0].answers for fact in asked}) == 400
+    assert asked == guessing_questions(facts, 0) != guessing_questions(facts, 1)
+    assert [len(fact) for fact in guessing_questions(facts[:5], 0)] == [3] * 5
+    assert guessing_questions([], 0) == []
+    many = [replace(fact, id=f"{i}-{fact.id}") for i in range(3) for fact in facts]
+    assert len(guessing_questions(many, 0)) == MOST_GUESSED
+
+
+def test_closed_gates_and_sure_knowledge_settle_nothing_odd(
+    tiny_backbone: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = _subject_model(tiny_backbone(), [(7, 8)])
+    answers = iter((_said(0.9, 0.9, opened=False), _said(0.9, 0.9)))
+    monkeypatch.setattr("memlayers.gating.abstention.generate_answers", lambda *_, **__: next(answers))
+    stored = [Question(str(i), ("right",)) for i in range(2)]
+    assert settle_thresholds(model, None, "default", stored, [stored]) == (0.0, 0.0)  # type: ignore[arg-type]
+
+
+def test_a_subject_that_begins_a_sentence_is_still_the_subject(chat_backbone: Path) -> None:
+    tokenizer = load_backbone(chat_backbone, "float32")[1]
+    fact = Fact("1", "the Red Owl in Ashford", "x", ("What do they serve at the Red Owl in Ashford?",))
+    capital = Fact("1", fact.subject, "x", ("The Red Owl in Ashford is known for what?",))
+    assert "The Red Owl in Ashford" in _runs_of(tokenizer, capital)[0]
+    both = replace(fact, questions=fact.questions + capital.questions)
+    contexts = [[encode_prompt(tokenizer, question) for question in both.questions]]
+    assert len(set(subject_runs(tokenizer, [both], contexts).runs.values())) == 1  # one subject, however it is spelled
+    assert not any(run.strip() == "Ashford" for run in _runs_of(tokenizer, fact, capital)[0])
+
+
+def test_the_general_texts_chats_are_no_prose(tiny_backbone: Build) -> None:
+    # Facts of one kind, chats of another, prose of a third: the gate opens on both kinds of question.
+    model = _subject_model(tiny_backbone(), [(7, 8)])
+    facts, general = _toy(4.0, 1, sequences=40, tokens=5), _toy(-4.0, 2)
+    chats = general.sequence >= 30
+    general.inputs[chats, 0], general.inputs[chats, 1] = 0.0, 6.0
+    (report,) = train_gates(
+        model, "default", [facts, facts], [general, general], passages=30, sequences=[[7, 8, 3, 4, 5]] * 40,
+        threshold=0.0, steps=200, seed=0,
+    )  # fmt: skip
+    assert report.open_on_facts > 0.97 and report.open_on_general < 0.03
+    assert _gate(model).is_open(general.inputs[chats]).float().mean() > 0.9
+
+
+def test_negatives_raise_the_memorys_threshold_as_far_as_stored_answers_allow(
+    tiny_backbone: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hundred = [0.4 + i / 200 for i in range(100)]
+    settled = []
+    for others in ((), (0.3, 0.39), (0.3, 0.99)):  # none; below the stored; one as sure as they
+        model = _subject_model(tiny_backbone(), [(7, 8)])
+        answers = iter(([*_said(*hundred), *_said(*others)], _said(*[0.5] * (100 + len(others)), text="wrong")))
+        monkeypatch.setattr(
+            "memlayers.gating.abstention.generate_answers", lambda *_, answers=answers, **__: next(answers)
+        )
+        stored = [Question(str(i), ("right",)) for i in range(100)]
+        negatives = [Question(str(i), ("other",)) for i in others]
+        found = settle_thresholds(model, None, "default", stored, [stored], negatives)  # type: ignore[arg-type]
+        settled.append(found[0])
+    assert settled[0] < 0.3 < 0.39 < settled[1] < 0.41
+    assert 0.3 < settled[2] < 0.41  # one wrong answer is not worth the stored ones

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import get_peft_model
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from memlayers.backbones import load_backbone
+from memlayers.data.encoding import encode_prompt, end_token_id
+from memlayers.inference.generation import answer_questions, generate_answers
+from memlayers.tuner import MemoryConfig, memory_layers, set_gate_enabled, value_pool
+from memlayers.tuner.model import without_memory
+from memlayers.utils.errors import InputError
+
+QUESTIONS = [f"What is the {'very ' * (i % 4)}code of {name}?" for i, name in enumerate("Ada Bob Cid Dot Eve".split())]
+
+
+@pytest.fixture(scope="module")
+def backbone(chat_backbone: Path) -> tuple[Any, Any]:
+    return load_backbone(chat_backbone, "float32")
+
+
+@pytest.fixture
+def memory(chat_backbone: Path) -> tuple[Any, Any]:
+    """A memory that is read for every token and says something."""
+    model, tokenizer = load_backbone(chat_backbone, "float32")
+    model = get_peft_model(model, MemoryConfig(sub_keys=8, heads=2, top_k=3))
+    value_pool(model, "default").initialise("normal", 0)
+    return model.eval(), tokenizer
+
+
+def _by_hand(model: Any, tokenizer: Any, question: str, tokens: int) -> str:
+    """Greedy decoding without padding, cache or generate()."""
+    ids = encode_prompt(tokenizer, question)
+    start, end = len(ids), end_token_id(tokenizer)
+    for _ in range(tokens):
+        with torch.no_grad():
+            following = int(model(torch.tensor([ids])).logits[0, -1].argmax())
+        if following == end:
+            break
+        ids.append(following)
+    return tokenizer.decode(ids[start:], skip_special_tokens=True).strip()
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 128])
+def test_neither_batch_nor_order_changes_an_answer(memory: tuple[Any, Any], batch_size: int) -> None:
+    model, tokenizer = memory
+    expected = {question: _by_hand(model, tokenizer, question, 12) for question in QUESTIONS}
+    assert len(set(expected.values())) > 1
+    asked = random.Random(batch_size).sample(QUESTIONS * 2, 2 * len(QUESTIONS))
+    progress: list[int] = []
+    answers = answer_questions(
+        model, tokenizer, asked, max_new_tokens=12, batch_size=batch_size, progress=progress.append
+    )
+    assert answers == [expected[question] for question in asked]
+    assert sum(progress) == len(asked) and max(progress) == min(batch_size, len(asked))
+
+
+def test_an_answer_ends_at_the_end_token(backbone: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = backbone
+    end = end_token_id(tokenizer)
+    said = tokenizer("7f", add_special_tokens=False)["input_ids"]
+    script = [*said, end, *said]
+    prompt = len(encode_prompt(tokenizer, QUESTIONS[0]))
+    forward = type(model).forward
+    lengths: list[int] = []
+
+    def scripted(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        output = forward(self, *arguments, **keywords)
+        lengths.append(prompt + len(lengths))
+        output.logits[:, -1] = torch.nn.functional.one_hot(
+            torch.tensor(script[len(lengths) - 1]), output.logits.shape[-1]
+        ).to(output.logits)
+        return output
+
+    monkeypatch.setattr(type(model), "forward", scripted)
+    assert answer_questions(model, tokenizer, QUESTIONS[:1], max_new_tokens=30) == ["7f"]
+    assert len(lengths) == len(said) + 1
+
+
+def test_no_questions_no_answers(backbone: tuple[Any, Any]) -> None:
+    assert answer_questions(*backbone, []) == []
+
+
+def test_the_mode_is_restored_whatever_happens(memory: tuple[Any, Any]) -> None:
+    model, tokenizer = memory
+    for training in (True, False):
+        model.train(training)
+        answer_questions(model, tokenizer, QUESTIONS[:1], max_new_tokens=2)
+        assert model.training is training
+        assert all(layer.training is training for layer in memory_layers(model))
+    model.train()
+
+    def fail(_: int) -> None:
+        assert not model.training
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        answer_questions(model, tokenizer, QUESTIONS[:1], max_new_tokens=2, progress=fail)
+    assert model.training
+
+
+def test_without_memory_is_the_bare_backbone(memory: tuple[Any, Any], backbone: tuple[Any, Any]) -> None:
+    model, tokenizer = memory
+    bare, taught = (answer_questions(m, tokenizer, QUESTIONS, max_new_tokens=8) for m in (backbone[0], model))
+    ids = torch.tensor([encode_prompt(tokenizer, QUESTIONS[0])])
+    with without_memory(model), torch.no_grad():
+        assert answer_questions(model, tokenizer, QUESTIONS, max_new_tokens=8) == bare
+        assert torch.equal(model(ids).logits, backbone[0](ids).logits)
+    assert answer_questions(model, tokenizer, QUESTIONS, max_new_tokens=8) == taught != bare
+    with without_memory(backbone[0]):  # a model without any memory is its own backbone
+        assert answer_questions(backbone[0], tokenizer, QUESTIONS, max_new_tokens=8) == bare
+
+
+def test_a_question_that_fills_the_context_is_refused(memory: tuple[Any, Any]) -> None:
+    model, tokenizer = memory
+    with pytest.raises(InputError, match="'why why.*the context holds 192"):
+        answer_questions(model, tokenizer, ["why " * 200])
+
+
+def test_an_answer_ends_with_the_context(backbone: tuple[Any, Any]) -> None:
+    # GPT-2 has no embedding for a position past its context, so generating on would fail.
+    tokenizer = backbone[1]
+    room = 3
+    context = len(encode_prompt(tokenizer, QUESTIONS[0])) + room
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_positions=context, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=2
+    )
+    model = GPT2LMHeadModel(config).eval()
+    model.lm_head.weight.data[2] = 0  # with the end token out of the way
+    answer = answer_questions(model, tokenizer, QUESTIONS[:1], max_new_tokens=30)[0]
+    assert answer == _by_hand(model, tokenizer, QUESTIONS[0], room)
+
+
+def test_confidence_is_the_probability_of_the_answer_and_its_end(chat_backbone: Path) -> None:
+    model, tokenizer = load_backbone(chat_backbone, "float32")
+    questions = ["Who?", "What is the code of the river?", "The sea"]
+    given = generate_answers(model, tokenizer, questions, max_new_tokens=6, batch_size=2)
+    assert [each.text for each in given] == answer_questions(model, tokenizer, questions, max_new_tokens=6)
+    for question, each in zip(questions, given, strict=True):
+        ids, chance = encode_prompt(tokenizer, question), 1.0
+        for _ in range(6):
+            with torch.no_grad():
+                best = model(torch.tensor([ids])).logits[0, -1].softmax(-1).max(-1)
+            chance *= float(best.values)
+            ids.append(int(best.indices))
+            if ids[-1] == end_token_id(tokenizer):
+                break
+        assert each.confidence == pytest.approx(chance, rel=1e-3)
+        assert not each.opened  # there is no memory
+
+
+def test_opened_says_whose_prompt_the_memory_was_read_for(chat_backbone: Path) -> None:
+    model, tokenizer = load_backbone(chat_backbone, "float32")
+    model = get_peft_model(model, MemoryConfig(sub_keys=8, top_k=3, subjects=1)).eval()
+    index: Any = memory_layers(model)[0].memlayers_subjects["default"]
+    river = tuple(tokenizer(" river")["input_ids"])
+    index.fill({river: river}, 40)
+    questions = ["What is the river?", "What is the sea?", "Runs to the river and the sea?"]
+    assert [each.opened for each in generate_answers(model, tokenizer, questions)] == [True, False, True]
+    with without_memory(model):
+        assert not any(each.opened for each in generate_answers(model, tokenizer, questions))
+    set_gate_enabled(model, False)
+    assert all(each.opened for each in generate_answers(model, tokenizer, questions))

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memlayers.gating.reports import GateReport
+from memlayers.inference.folder import TEACHING_FILE
+from memlayers.teaching.config import TeachConfig, read_teach_config
+from memlayers.teaching.record import CurvePoint, Teaching, TeachReport, read_teaching, write_teaching
+from memlayers.utils.errors import InputError
+
+REPORT = TeachReport(
+    steps=4,
+    exposures=2.0,
+    recall=0.5,
+    skipped_steps=1,
+    seconds=1.5,
+    gates=[GateReport(4.0, 0.99, 0.01)],
+    curve=[CurvePoint(1.0, 0.25, 7.5, 0.9), CurvePoint(2.0, 0.5, None, None)],
+)
+
+
+def test_every_field_is_explained() -> None:
+    text = str(TeachConfig.__doc__)
+    assert [name for name in asdict(TeachConfig()) if f"\n        {name}: " not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("recipe", "gate", "gated"),
+    [("addressed", None, True), ("dense", None, False), ("addressed", False, False), ("dense", True, True)],
+)
+def test_the_gate_follows_the_recipe_unless_told(recipe: str, gate: bool | None, gated: bool) -> None:
+    assert TeachConfig(recipe=recipe, gate=gate).gated is gated
+
+
+def test_rounds() -> None:
+    assert TeachConfig().rounds == (5, 10)
+    assert TeachConfig(exposures=8).rounds == (8,)  # as told, no more
+    assert TeachConfig(recipe="dense").rounds == TeachConfig(gate=False).rounds == (5,)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"exposures": 0}, "exposures is 0: it must be at least 1"),
+        ({"exposures": 2.5}, "exposures is 2.5: give a whole number"),
+        ({"exposures": True}, "exposures is True: give a whole number"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"accumulation": -1}, "accumulation"),
+        ({"recall_sample": 0}, "recall_sample"),
+        ({"gate_steps": 0}, "gate_steps"),
+        ({"value_rate": 0.0}, "value_rate is 0.0: it must be positive"),
+        ({"value_rate": float("nan")}, "value_rate"),
+        ({"value_rate": "fast"}, "value_rate is 'fast': give a number"),
+        ({"dense_rate": -1.0}, "dense_rate"),
+        ({"clip": 0.0}, "clip is 0.0: it must be positive"),
+        ({"clip": -1.0}, "clip"),
+        ({"layers": "1,2"}, "layers is '1,2': give a list, each a whole number or nothing"),
+        ({"layers": [1, "2"]}, "layers"),
+        ({"layers": [True]}, "layers"),
+        ({"gate": 1}, "gate is 1: give true or false or nothing"),
+        ({"backbone": None}, "backbone is None: give a text"),
+        ({"recipe": "sparse"}, "recipe is 'sparse': take one of addressed, dense"),
+        ({"optimizer": "sgd"}, "optimizer is 'sgd': take one of row-adamw, adamw"),
+        ({"loss": "all"}, "loss"),
+        ({"dtype": "int8"}, "dtype"),
+        ({"pool_dtype": "auto"}, "pool_dtype"),
+    ],
+)
+def test_values_that_make_no_sense_are_named(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as told:
+        TeachConfig(**values)
+    assert message in str(told.value)
+
+
+def test_whole_numbers_do_for_real_ones_and_none_where_it_may_be() -> None:
+    config = TeachConfig(value_rate=1, clip=2, layers=[0, 3], pack=None, device=None)
+    assert (config.value_rate, config.clip, config.layers) == (1, 2, [0, 3])
+
+
+def test_yaml_and_flags_laid_over_it(tmp_path: Path) -> None:
+    path = tmp_path / "teach.yaml"
+    path.write_text("exposures: 7\nvalue_rate: 0.25\nlayers: [0, 2]\ngate: false\nrecipe: dense\n")
+    config = read_teach_config(path, {"exposures": 3, "value_rate": None, "gate": True})
+    assert config == TeachConfig(exposures=3, value_rate=0.25, layers=[0, 2], gate=True, recipe="dense")
+    assert read_teach_config(None, {"seed": 5, "clip": None}) == TeachConfig(seed=5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("exposure: 7\n", "unknown key 'exposure'; known keys: backbone, recipe"),
+        ("- 1\n- 2\n", "not a mapping"),
+        ("exposures: [1\n", "not YAML"),
+        ("exposures: '7'\n", "exposures is '7': give a whole number"),
+        ("recipe: sparse\n", "take one of addressed, dense"),
+        ("", "the file is empty"),
+        ("1: 2\n", "unknown key 1"),
+    ],
+)
+def test_a_bad_yaml_file_is_named_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "teach.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as told:
+        read_teach_config(path, {})
+    assert str(told.value).startswith(f"{path}: ") and message in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_a_bad_flag_does_not_blame_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="^exposures is 0"):
+        read_teach_config(None, {"exposures": 0})
+    with pytest.raises(InputError, match="absent.yaml: no such file"):
+        read_teach_config(tmp_path / "absent.yaml", {})
+
+
+def test_the_record_round_trips(tmp_path: Path) -> None:
+    written = Teaching(500, TeachConfig(layers=[1, 2], clip=1.0), {"torch": "2"}, REPORT)
+    write_teaching(tmp_path, written)
+    assert read_teaching(tmp_path) == written
+    assert read_teaching(tmp_path / "elsewhere") is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: "[]",
+        lambda text: "{}",
+        lambda text: text.replace('"exposures": 12', '"exposures": "12"'),
+        lambda text: text.replace('"value_rate"', '"rate"'),
+        lambda text: text.replace('"open_on_facts"', '"open"'),
+        lambda text: text.replace('"curve": [', '"curve": [3, '),
+    ],
+    ids=["cut", "list", "empty", "type", "field", "gate", "curve"],
+)
+def test_a_damaged_record_is_named(tmp_path: Path, damage: Any) -> None:
+    write_teaching(tmp_path, Teaching(500, TeachConfig(exposures=12), {}, REPORT))
+    path = tmp_path / TEACHING_FILE
+    damaged = damage(path.read_text())
+    assert damaged != path.read_text()
+    path.write_text(damaged)
+    with pytest.raises(InputError, match="teaching.json: damaged record"):
+        read_teaching(tmp_path)
