@@ -22,7 +22,7 @@ from memlayers.data.answers import exact_match
 from memlayers.evaluation.results import Results, Row, write_results
 from memlayers.evaluation.statistics import mean_interval
 from memlayers.inference.generation import answer_questions
-from memlayers.tuner.model import without_memory
+from memlayers.tuner.handle import without_memory
 from memlayers.utils.environment import environment
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -35,7 +35,7 @@ from memlayers.evaluation.results import Results, Row, read_results, write_resul
 from memlayers.evaluation.statistics import mean_interval
 from memlayers.inference.folder import SLOT_USE_FILE, stored_facts
 from memlayers.inference.generation import answer_questions
-from memlayers.tuner.model import without_memory
+from memlayers.tuner.handle import without_memory
 from memlayers.utils.environment import environment
 
 ROOT = Path(__file__).resolve().parent.parent

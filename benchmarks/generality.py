@@ -48,7 +48,7 @@ from memlayers.gating.train import train_gates
 from memlayers.inference.capture import LayerFeatures, collect_features
 from memlayers.linking.mention_forms import Subjects, subject_runs
 from memlayers.tuner import MemoryConfig, memory_layers
-from memlayers.tuner.subject_index import SubjectIndex, distinct_runs
+from memlayers.tuner.subject_index import SubjectIndex
 from memlayers.utils.environment import environment
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -144,7 +144,7 @@ class Bench:
         return chosen, [r[index.subjects_in(torch.tensor([ids]))[0] != 0] for r, ids in zip(rows, chosen, strict=True)]
 
     def _index(self, subjects: Subjects) -> SubjectIndex:
-        index = SubjectIndex(distinct_runs(subjects.runs), len(self.tokenizer))
+        index = SubjectIndex(len(self.tokenizer))
         index.fill(subjects.runs, subjects.reach, subjects.marks)
         return index
 

@@ -229,7 +229,7 @@ def teaching_steps(sub_keys: int, pool_dtype: str, optimizer: dict[str, Any]) ->
 
     from memlayers.pool.row_adamw import RowAdamW
     from memlayers.tuner import MemoryConfig, memory_layers, value_pool
-    from memlayers.tuner.model import without_memory
+    from memlayers.tuner.handle import without_memory
 
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, CARD_BYTES / total))

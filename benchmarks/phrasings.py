@@ -30,7 +30,7 @@ from memlayers.data.fact_files import read_facts
 from memlayers.demo import known_questions
 from memlayers.evaluation.statistics import mean_interval, paired_difference
 from memlayers.inference.generation import answer_questions
-from memlayers.tuner.model import without_memory
+from memlayers.tuner.handle import without_memory
 from memlayers.utils.environment import environment
 from memlayers.utils.files import atomic_write_text
 

@@ -26,11 +26,10 @@ from memlayers.data.encoding import encode_prompt
 from memlayers.data.fact_files import read_facts
 from memlayers.evaluation.results import Row
 from memlayers.evaluation.statistics import auroc_interval, mean_interval
-from memlayers.gating.relations import fit_relations, relation_entries
+from memlayers.gating.relations import fit_relations
 from memlayers.inference.confidence import relation_scores
 from memlayers.linking.mention_forms import subject_runs
 from memlayers.tuner import MemoryConfig
-from memlayers.tuner.subject_index import distinct_runs
 from memlayers.utils.environment import environment
 
 OUT = Path(__file__).resolve().parent / "results" / "relations.json"
@@ -41,8 +40,7 @@ def measure(backbone: Any, tokenizer: Any, facts: Sequence[Fact], wordings: dict
     """The rows for some facts; `backbone` is left as it was."""
     contexts = [[encode_prompt(tokenizer, question) for question in fact.questions] for fact in facts]
     subjects = subject_runs(tokenizer, facts, contexts)
-    entries = relation_entries(facts, subjects)
-    config = MemoryConfig(sub_keys=8, heads=1, subjects=distinct_runs(subjects.runs), relations=len(entries))
+    config = MemoryConfig(sub_keys=8, heads=1, subjects=True, relations=True)
     model = get_peft_model(backbone, config)
     report = fit_relations(model, tokenizer, "default", facts, subjects, seed=seed)
     rng = random.Random(seed)

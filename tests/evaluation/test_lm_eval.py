@@ -18,7 +18,7 @@ from memlayers.evaluation.results import read_results
 from memlayers.inference.memory import Memory, load_memory
 from memlayers.teaching.config import TeachConfig
 from memlayers.teaching.teach import teach_facts
-from memlayers.tuner.model import without_memory
+from memlayers.tuner.handle import without_memory
 from memlayers.utils.errors import InputError
 
 FACTS = [

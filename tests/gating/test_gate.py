@@ -27,7 +27,7 @@ from memlayers.linking.boundaries import token_marks
 from memlayers.linking.mention_forms import FURTHER_REACH, Subjects, subject_runs
 from memlayers.linking.token_spans import name_span
 from memlayers.tuner import MemoryConfig, memory_layers, set_gate_enabled, value_pool
-from memlayers.tuner.subject_index import CAPITAL, GOES_ON, LEADS, PART, SubjectIndex, distinct_runs
+from memlayers.tuner.subject_index import CAPITAL, GOES_ON, LEADS, PART, SubjectIndex
 
 Build = Callable[..., PreTrainedModel]
 
@@ -192,7 +192,7 @@ def test_a_memory_without_gates_cannot_train_them(tiny_backbone: Build) -> None:
 def _subject_model(backbone: PreTrainedModel, runs: list[tuple[int, ...]], layers: int = 2) -> Any:
     config = MemoryConfig(
         layers=list(range(layers)), sub_keys=8, heads=2, top_k=3, gate=True, gate_hidden=16,
-        subjects=distinct_runs(runs),
+        subjects=True,
     )  # fmt: skip
     model = get_peft_model(backbone, config).eval()
     index_subjects(model, "default", Subjects({run: run for run in runs}, 9, torch.zeros(6, dtype=torch.uint8)))
@@ -292,7 +292,7 @@ def test_one_odd_phrasing_is_spelled_out_and_changes_nothing_for_the_others(odd:
     found = subject_runs(tokenizer, facts, contexts)
     assert torch.equal(found.marks, token_marks(tokenizer))
     assert name in {tokenizer.decode(run).strip() for run in found.of_fact[-1]}
-    index = SubjectIndex(distinct_runs(found.runs), len(tokenizer))
+    index = SubjectIndex(len(tokenizer))
     index.fill(found.runs, found.reach, found.marks)
     assert all(index.subjects_in(torch.tensor(each))[0, -1] for each in contexts)
     assert not index.subjects_in(torch.tensor([encode_prompt(tokenizer, "Who founded King Bolt 7?")])).any()

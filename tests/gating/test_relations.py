@@ -17,7 +17,7 @@ from memlayers.inference.confidence import relation_scores
 from memlayers.linking.mention_forms import Subjects, subject_runs
 from memlayers.tuner import MemoryConfig, memory_layers
 from memlayers.tuner.relation_check import ACCEPTS_ALL, RelationCheck
-from memlayers.tuner.subject_index import distinct_runs, fingerprint
+from memlayers.tuner.subject_index import fingerprint
 
 ASKED = ("craft", "town", "river", "number")
 FORMS = ("What is the {a} of {s}?", "{s} has which {a}?", "Name the {a} of {s}.", "The {a} of {s} is what?")
@@ -38,8 +38,8 @@ def _model(folder: Path, facts: list[Fact]) -> tuple[Any, Any, Subjects]:
     contexts = [[encode_example(tokenizer, q, f.answer).input_ids for q in f.questions] for f in facts]
     subjects = subject_runs(tokenizer, facts, contexts)
     config = MemoryConfig(
-        layers=[1, 2], sub_keys=8, heads=2, top_k=3, subjects=distinct_runs(subjects.runs),
-        relations=len(relation_entries(facts, subjects)),
+        layers=[1, 2], sub_keys=8, heads=2, top_k=3, subjects=True,
+        relations=True,
     )  # fmt: skip
     return get_peft_model(backbone, config).eval(), tokenizer, subjects
 
@@ -128,12 +128,18 @@ def test_a_saved_check_scores_the_same(chat_backbone: Path, tmp_path: Path) -> N
     assert torch.equal(_check(model).keys, keys)
     model.save_pretrained(tmp_path / "memory")
     loaded = PeftModel.from_pretrained(load_backbone(chat_backbone, "float32")[0], str(tmp_path / "memory")).eval()
-    assert loaded.peft_config["default"].relations == len(keys)
+    assert loaded.peft_config["default"].relations and torch.equal(_check(loaded).keys, keys)
     questions = [fact.questions[0] for fact in facts]
     assert relation_scores(loaded, tokenizer, questions) == relation_scores(model, tokenizer, questions)
 
 
-def test_another_number_of_keys_is_refused() -> None:
-    check = RelationCheck(2, 8)
-    with pytest.raises(ValueError, match="1 keys for a check of 2"):
-        check.fill(torch.zeros(8), torch.zeros(8, 1), [3], torch.ones(1, 1), 0.5)
+def test_a_check_takes_as_many_keys_as_it_is_given() -> None:
+    check = RelationCheck(8)
+    assert not check.filled and check.accepts_all
+    check.fill(torch.zeros(8), torch.ones(8, 1), [3, 4], torch.ones(2, 1), 0.5)
+    assert check.filled and check.prints.tolist() == [3, 4] and check.keys.shape == (2, 8)
+    other = RelationCheck(8)
+    other.load_state_dict(check.state_dict())
+    assert torch.equal(other.keys, check.keys) and torch.equal(other.prints, check.prints)
+    with pytest.raises(RuntimeError, match="size mismatch for keys"):
+        other.load_state_dict({**check.state_dict(), "keys": check.keys[:1]})

@@ -13,7 +13,7 @@ from memlayers.backbones import load_backbone
 from memlayers.data.encoding import encode_prompt, end_token_id
 from memlayers.inference.generation import answer_questions, generate_answers
 from memlayers.tuner import MemoryConfig, memory_layers, set_gate_enabled, value_pool
-from memlayers.tuner.model import without_memory
+from memlayers.tuner.handle import without_memory
 from memlayers.utils.errors import InputError
 
 QUESTIONS = [f"What is the {'very ' * (i % 4)}code of {name}?" for i, name in enumerate("Ada Bob Cid Dot Eve".split())]
@@ -156,7 +156,7 @@ def test_confidence_is_the_probability_of_the_answer_and_its_end(chat_backbone: 
 
 def test_opened_says_whose_prompt_the_memory_was_read_for(chat_backbone: Path) -> None:
     model, tokenizer = load_backbone(chat_backbone, "float32")
-    model = get_peft_model(model, MemoryConfig(sub_keys=8, top_k=3, subjects=1)).eval()
+    model = get_peft_model(model, MemoryConfig(sub_keys=8, top_k=3, subjects=True)).eval()
     index: Any = memory_layers(model)[0].memlayers_subjects["default"]
     river = tuple(tokenizer(" river")["input_ids"])
     index.fill({river: river}, 40)

@@ -19,7 +19,7 @@ from memlayers.inference.confidence import answer_thresholds, place_of
 from memlayers.inference.generation import Generated, answer_questions
 from memlayers.inference.memory import UNKNOWN, Memory, load_memory
 from memlayers.tuner import MemoryConfig, memory_layers, value_pool
-from memlayers.tuner.model import without_memory
+from memlayers.tuner.handle import without_memory
 from memlayers.utils.errors import InputError
 
 WEIGHTS = "adapter_model.safetensors"
@@ -137,7 +137,7 @@ def test_the_source_is_who_is_sure_enough(
 def test_thresholds_come_with_the_memory(chat_backbone: Path, tmp_path: Path) -> None:
     model, _ = load_backbone(chat_backbone, "float32")
     assert answer_thresholds(model) == (0.0, 0.0)
-    model = get_peft_model(model, MemoryConfig(sub_keys=8, top_k=3, subjects=1, backbone=str(chat_backbone)))
+    model = get_peft_model(model, MemoryConfig(sub_keys=8, top_k=3, subjects=True, backbone=str(chat_backbone)))
     index: Any = memory_layers(model)[0].memlayers_subjects["default"]
     index.fill({(7, 8): (7, 8)}, 5)
     index.thresholds.copy_(torch.tensor([0.25, 0.75]))

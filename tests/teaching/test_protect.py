@@ -16,7 +16,7 @@ from memlayers.teaching.protect import protect_slots
 from memlayers.teaching.record import CurvePoint
 from memlayers.teaching.teach import _Run
 from memlayers.tuner import memory_layers, value_pool
-from memlayers.tuner.model import gates_off
+from memlayers.tuner.handle import gates_off
 
 FACTS = [
     Fact(id=name, subject=name, answer=answer, questions=(f"What is the code of {name}?",))

@@ -29,7 +29,7 @@ from memlayers.teaching.config import TeachConfig
 from memlayers.teaching.record import TeachReport, read_teaching
 from memlayers.teaching.teach import BAD_STEPS_IN_A_ROW, Taught, _checkpoints, _Run, teach_facts
 from memlayers.tuner import MemoryConfig, value_pool
-from memlayers.tuner.model import without_memory
+from memlayers.tuner.handle import without_memory
 from memlayers.utils.errors import InputError, WorkError
 
 NAMES, ANSWERS = "Ada Bob Cid Dot Eve Fay".split(), "red blue 12 Oslo kite 7f".split()

@@ -22,7 +22,6 @@ from memlayers.tuner.subject_index import (
     PART,
     SMALL,
     SubjectIndex,
-    distinct_runs,
     fingerprint,
     subject_code,
 )
@@ -33,7 +32,7 @@ RUN = (7, 8, 9)
 
 
 def _index(runs: list[tuple[int, ...]], reach: int = 4) -> SubjectIndex:
-    index = SubjectIndex(distinct_runs(runs), 64)
+    index = SubjectIndex(64)
     index.fill({run: run for run in runs}, reach)
     return index
 
@@ -42,7 +41,7 @@ def _model(
     backbone: PreTrainedModel, runs: tuple[tuple[int, ...], ...] = (RUN,), reach: int = 4, weight: float = 0.0
 ) -> Any:
     config = MemoryConfig(
-        layers=[0, 2], sub_keys=8, heads=2, top_k=3, gate=True, gate_hidden=8, subjects=distinct_runs(runs),
+        layers=[0, 2], sub_keys=8, heads=2, top_k=3, gate=True, gate_hidden=8, subjects=True,
         subject_weight=weight,
     )  # fmt: skip
     model = get_peft_model(backbone, config).eval()
@@ -103,9 +102,23 @@ def test_of_a_long_run_the_last_tokens_count() -> None:
     assert index.names(torch.tensor([long]))[0, -1] != 0
 
 
-def test_an_index_takes_as_many_runs_as_it_has_room_for() -> None:
-    with pytest.raises(InputError, match="2 subjects for an index of 1"):
-        SubjectIndex(1, 64).fill({(1,): (1,), (2,): (2,)}, 3)
+def test_an_index_has_as_many_entries_as_it_was_given_last() -> None:
+    index = SubjectIndex(64)
+    index.fill({(1,): (1,), (2,): (2,)}, 3)
+    assert len(index.fingerprints) == 2
+    other = SubjectIndex(64)
+    other.load_state_dict(index.state_dict())
+    assert torch.equal(other.entries, index.entries)
+    index.fill({(5,): (5,)}, 3)
+    other.load_state_dict(index.state_dict())
+    assert torch.equal(other.entries, index.entries) and len(other.entries) == 1
+    with pytest.raises(RuntimeError, match="size mismatch for subjects"):
+        SubjectIndex(64).load_state_dict({**other.state_dict(), "subjects": torch.zeros(3, dtype=torch.int64)})
+
+
+def test_a_config_of_version_0_1_says_how_many_subjects() -> None:
+    assert MemoryConfig(subjects=500, relations=0).subjects is True  # type: ignore[arg-type]
+    assert MemoryConfig(subjects=500, relations=0).relations is False  # type: ignore[arg-type]
 
 
 def test_the_memory_is_read_from_behind_the_name_on_and_no_further_than_its_reach(tiny_backbone: Build) -> None:
@@ -126,7 +139,7 @@ def test_a_text_without_a_stored_name_keeps_the_backbones_bits(tiny_backbone: Bu
 
 
 def test_until_it_is_filled_an_index_holds_nothing_back(tiny_backbone: Build) -> None:
-    model = get_peft_model(tiny_backbone(), MemoryConfig(layers=[0, 2], sub_keys=8, top_k=3, subjects=4)).eval()
+    model = get_peft_model(tiny_backbone(), MemoryConfig(layers=[0, 2], sub_keys=8, top_k=3, subjects=True)).eval()
     value_pool(model, "default").initialise("normal", 0)
     after, before = _both(model, torch.tensor([[3, 4, 5]]))
     assert not torch.equal(after[:, 0], before[:, 0])
@@ -169,7 +182,7 @@ def marks_with(given: dict[int, int]) -> torch.Tensor:
     ],
 )
 def test_a_name_that_had_begun_before_was_none(before: list[int], named: bool) -> None:
-    index = SubjectIndex(1, 64)
+    index = SubjectIndex(64)
     kinds = {30: SMALL, 40: CAPITAL | LEADS, 41: DIGIT, 42: CAPITAL, 50: PART | LEADS, RUN[0]: CAPITAL | LEADS}
     index.fill({RUN: RUN}, 4, marks_with(kinds))
     ids = torch.tensor([[*before, *RUN, 5]])
@@ -178,7 +191,7 @@ def test_a_name_that_had_begun_before_was_none(before: list[int], named: bool) -
 
 
 def test_a_run_in_the_middle_of_a_word_is_no_name() -> None:
-    index = SubjectIndex(1, 64)
+    index = SubjectIndex(64)
     index.fill({RUN: RUN}, 4, marks_with({RUN[0]: PART | LEADS, 30: SMALL}))
     for before, named in (([], True), ([3], True), ([30], False)):
         assert bool(index.names(torch.tensor([[*before, *RUN]]))[0, -1] != 0) == named
@@ -297,7 +310,7 @@ def test_a_gate_stays_open_across_the_pieces_of_a_text(tiny_backbone: Build, pie
 
 def test_two_memories_have_subjects_of_their_own(tiny_backbone: Build) -> None:
     model = _model(tiny_backbone())
-    config = MemoryConfig(layers=[0, 2], sub_keys=8, heads=2, top_k=3, subjects=1)
+    config = MemoryConfig(layers=[0, 2], sub_keys=8, heads=2, top_k=3, subjects=True)
     model.add_adapter("other", config)
     value_pool(model, "other").initialise("normal", 1)
     memory_layers(model)[0].memlayers_subjects["other"].fill({(3, 4): (3, 4)}, 3)
@@ -349,7 +362,7 @@ def test_a_deep_copy_watches_its_own_tokens(tiny_backbone: Build) -> None:
 
 
 def test_all_spellings_name_one_subject_and_the_longest_run_counts() -> None:
-    index = SubjectIndex(4, 64)
+    index = SubjectIndex(64)
     index.fill({(5, 6): (5, 6), (7, 6): (5, 6), (6,): (6,), (9, 7, 6): (9, 7, 6)}, 4)
     named = index.names(torch.tensor([[5, 6, 1, 7, 6, 1, 6, 9, 7, 6]]))[0].tolist()
     assert [named[t] for t in (0, 2, 3, 5)] == [0] * 4
@@ -377,7 +390,7 @@ def test_a_subjects_code_is_its_own_and_nobodys_is_nothing() -> None:
 
 def test_queries_that_carry_their_subject_read_alike_about_one_and_apart_about_two(tiny_backbone: Build) -> None:
     def shared(weight: float) -> tuple[float, float]:
-        config = MemoryConfig(layers=[0], sub_keys=32, heads=2, top_k=4, subjects=2, subject_weight=weight)
+        config = MemoryConfig(layers=[0], sub_keys=32, heads=2, top_k=4, subjects=True, subject_weight=weight)
         layer = memory_layers(get_peft_model(tiny_backbone(), config))[0]
         states = torch.randn(2, 40, layer.dim, generator=torch.Generator().manual_seed(0))
         one, other = torch.full((40,), fingerprint((1,))), torch.full((40,), fingerprint((2,)))
@@ -397,7 +410,7 @@ def test_queries_that_carry_their_subject_read_alike_about_one_and_apart_about_t
 
 
 def test_without_a_subject_the_state_alone_is_the_query(tiny_backbone: Build) -> None:
-    config = MemoryConfig(layers=[0], sub_keys=8, heads=2, top_k=3, subjects=1, subject_weight=2.0)
+    config = MemoryConfig(layers=[0], sub_keys=8, heads=2, top_k=3, subjects=True, subject_weight=2.0)
     layer = memory_layers(get_peft_model(tiny_backbone(), config))[0]
     x = torch.randn(5, layer.dim, generator=torch.Generator().manual_seed(0))
     nobody, alone = layer.read(x, "default", torch.zeros(5, dtype=torch.int64)), layer.read(x, "default")

@@ -12,6 +12,7 @@ import datetime
 import hashlib
 import random
 import re
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -58,7 +59,8 @@ from memlayers.inference.generation import generate_answers
 from memlayers.inference.memory import Memory, load_memory
 from memlayers.inference.scoring import answer_logits, answered
 from memlayers.linking.mention_forms import facts_words
-from memlayers.tuner.model import gates_off, memory_layers, value_pool, without_memory
+from memlayers.tuner.handle import gates_off, value_pool, without_memory
+from memlayers.tuner.model import memory_layers
 from memlayers.utils.errors import InputError, WorkError
 from memlayers.utils.files import recover_directory, replaced_directory, writing_alone
 from memlayers.utils.progress import progress_bar
@@ -776,11 +778,7 @@ class EditableMemory:
             state = get_peft_model_state_dict(self.model, adapter_name=ADAPTER, save_embedding_layers=False)
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
             save_file(tensors, new / WEIGHTS_FILE, metadata={"format": "pt"})
-            config = (self.folder / CONFIG_FILE).read_bytes()
-            for name in ("subjects", "relations"):
-                room = str(getattr(self._settings, name)).encode()
-                config = re.sub(rb'("%s": )\d+' % name.encode(), rb"\g<1>" + room, config)
-            (new / CONFIG_FILE).write_bytes(config)
+            shutil.copy2(self.folder / CONFIG_FILE, new / CONFIG_FILE)
             if self._use is not None:
                 (new / SLOT_USE_FILE).unlink(missing_ok=True)  # a link to the old one
                 self._use.save(new / SLOT_USE_FILE, {fact.id for fact in facts})

@@ -12,7 +12,7 @@ from memlayers.data.encoding import Encoded
 from memlayers.data.facts import Fact
 from memlayers.gating.relations import relation_keys
 from memlayers.linking.mention_forms import subject_runs_of
-from memlayers.tuner.model import memory_layers
+from memlayers.tuner.handle import memory_handle
 from memlayers.tuner.relation_check import RelationCheck
 from memlayers.tuner.subject_index import SubjectIndex, index_entries
 
@@ -77,16 +77,12 @@ class SubjectKeeper:
     @property
     def index(self) -> SubjectIndex | None:
         """The index, where the memory's gate knows its subjects."""
-        home: Any = memory_layers(self.model, self.adapter)[0].memlayers_subjects
-        found: SubjectIndex | None = home[self.adapter] if self.adapter in home else None
-        return found
+        return memory_handle(self.model, self.adapter).index
 
     @property
     def check(self) -> RelationCheck | None:
         """The check of relations, where there is one."""
-        home: Any = memory_layers(self.model, self.adapter)[0].memlayers_relations
-        found: RelationCheck | None = home[self.adapter] if self.adapter in home else None
-        return found
+        return memory_handle(self.model, self.adapter).relations
 
     def state(self) -> KnownSubjects | None:
         """A copy of what is known now; None where there is no index."""
@@ -110,7 +106,6 @@ class SubjectKeeper:
         index.reach.fill_(state.reach)
         if self.check is not None:
             self.check.store(state.prints, state.keys)
-        self._set_room()
 
     def undo(self, tensors: dict[str, Tensor]) -> None:
         """Back to what `KnownSubjects.undo_tensors` was written down from; nothing where these are not among them."""
@@ -121,7 +116,6 @@ class SubjectKeeper:
         index.reach.copy_(tensors["reach"])
         if check is not None and "prints" in tensors:
             check.store(tensors["prints"], tensors["keys"])
-        self._set_room()
 
     def enter(self, facts: Sequence[Fact], stored: Sequence[Fact], words: Counter[str]) -> None:
         """Has the memory know the subjects of these facts, and what is asked of those that are new.
@@ -145,7 +139,6 @@ class SubjectKeeper:
             keys = keys.repeat_interleave(torch.tensor([len(prints) for _, prints in new]).to(keys.device), dim=0)
             prints = torch.cat([prints for _, prints in new]).to(check.prints)
             check.store(torch.cat([check.prints, prints]), torch.cat([check.keys, keys.to(check.keys)]))
-        self._set_room()
 
     def remove(self, facts: Sequence[Fact], stored: Sequence[Fact], words: Counter[str]) -> None:
         """Takes out the subjects that no fact left needs, and of the others what was asked of them in these facts.
@@ -167,7 +160,6 @@ class SubjectKeeper:
         unneeded = index_entries({run: run for run in gone - needed}).to(index.fingerprints.device)
         index.store(_without(index.entries, unneeded))
         self._remove_keys(facts, [fact for fact, runs in left if runs & gone], gone & needed)
-        self._set_room()
 
     def _remove_keys(self, facts: Sequence[Fact], left: Sequence[Fact], shared: set[tuple[int, ...]]) -> None:
         """Keys of subjects that are gone, and of those that `left` are still about the keys nearer to `facts`."""
@@ -195,17 +187,6 @@ class SubjectKeeper:
         contexts, marks = [one.input_ids for one in self.encoded(fact)], self.index.marks.cpu()
         found = subject_runs_of(self.tokenizer, fact, contexts, words, max(len(stored), 1), marks)
         return found.spelled_out(marks), found.reach
-
-    def _set_room(self) -> None:
-        """The config says how many fingerprints and keys there are, so that the memory is built with room for them."""
-        index, check = self.index, self.check
-        assert index is not None
-        for config in (
-            self.model.peft_config[self.adapter],
-            memory_layers(self.model, self.adapter)[0].memlayers_config[self.adapter],
-        ):
-            config.subjects = len(index.fingerprints)
-            config.relations = 0 if check is None else len(check.prints)
 
 
 def _without(entries: Tensor, others: Tensor) -> Tensor:

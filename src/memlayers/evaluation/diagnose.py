@@ -30,7 +30,7 @@ from memlayers.kernels.reference import read_rows
 from memlayers.linking.token_spans import name_span
 from memlayers.pool.value_pool import ValuePool
 from memlayers.tuner import MemoryLayer, active_part, memory_layers, value_pool
-from memlayers.tuner.model import gates_off, without_memory
+from memlayers.tuner.handle import gates_off, without_memory
 from memlayers.utils.errors import InputError
 from memlayers.utils.progress import progress_bar
 
@@ -121,7 +121,7 @@ def start_layers(model: Any, adapter: str) -> list[MemoryLayer]:
     """The memory layers as they were before anything was calibrated or taught, on the CPU: all of it is seeded."""
     layers = memory_layers(model, adapter)
     config = copy.copy(layers[0].memlayers_config[adapter])
-    config.inference_mode, config.gate, config.subjects = False, False, 0
+    config.inference_mode, config.gate, config.subjects = False, False, False
     made: list[MemoryLayer] = []
     for number in config.layers or []:
         layer = MemoryLayer(nn.Identity(), layers[0].dim)

@@ -27,7 +27,7 @@ from memlayers.evaluation.statistics import Estimate, auroc_interval, mean_inter
 from memlayers.inference.generation import Generated, generate_answers
 from memlayers.inference.memory import Answer, Memory
 from memlayers.teaching.record import TeachReport
-from memlayers.tuner.model import without_memory
+from memlayers.tuner.handle import without_memory
 from memlayers.utils.errors import InputError
 from memlayers.utils.progress import progress_bar
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from memlayers.evaluation.results import Row
 from memlayers.evaluation.statistics import mean_interval, paired_difference
-from memlayers.tuner.model import without_memory
+from memlayers.tuner.handle import without_memory
 from memlayers.utils.errors import InputError
 
 if TYPE_CHECKING:

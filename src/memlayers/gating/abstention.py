@@ -12,7 +12,8 @@ from memlayers.data.answers import exact_match
 from memlayers.data.facts import Fact, Question
 from memlayers.inference.confidence import belief, belief_exceeded_by, count_guesses, place_of
 from memlayers.inference.generation import generate_answers
-from memlayers.tuner.model import memory_layers, without_memory
+from memlayers.tuner.handle import without_memory
+from memlayers.tuner.model import memory_layers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from memlayers.linking.mention_forms import Subjects
-from memlayers.tuner.model import memory_layers
+from memlayers.tuner.handle import memory_handle
 
 MOST_CONTEXTS = 2000  # of the facts, that calibration and the gates are shown
 
 
 def index_subjects(model: Any, adapter: str, subjects: Subjects) -> None:
     """Fills the memory's index of subjects with what `subject_runs` found."""
-    index: Any = memory_layers(model, adapter)[0].memlayers_subjects[adapter]
+    index = memory_handle(model, adapter).index
+    assert index is not None
     index.fill(subjects.runs, subjects.reach, subjects.marks)
 
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from memlayers.data.encoding import padded_batches
+from memlayers.tuner.handle import gates_off, value_pool, without_memory
 from memlayers.tuner.layer import MemoryLayer
-from memlayers.tuner.model import gates_off, memory_layers, value_pool, without_memory
+from memlayers.tuner.model import memory_layers
 
 
 @dataclass(frozen=True, slots=True)

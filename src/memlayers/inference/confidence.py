@@ -20,7 +20,7 @@ from torch import Tensor
 from memlayers.data.answers import normalise_answer
 from memlayers.data.encoding import encode_prompt
 from memlayers.inference.capture import prompt_states
-from memlayers.tuner.model import active_part
+from memlayers.tuner.handle import active_part
 from memlayers.tuner.relation_check import ACCEPTS_ALL
 from memlayers.tuner.subject_index import GUESS_PLACES
 

@@ -13,7 +13,7 @@ from memlayers.inference.confidence import answer_thresholds, belief, place_of, 
 from memlayers.inference.folder import WEIGHTS_FILE, read_adapter_config
 from memlayers.inference.generation import Generated, generate_answers
 from memlayers.tuner import active_part, set_gate_enabled
-from memlayers.tuner.model import without_memory
+from memlayers.tuner.handle import without_memory
 from memlayers.utils.errors import InputError
 
 if TYPE_CHECKING:

@@ -40,7 +40,7 @@ def _pocket(clock: Clock, seed: int) -> dict[str, float]:
     from peft import get_peft_model
 
     from memlayers.backbones import load_backbone
-    from memlayers.tuner.model import without_memory
+    from memlayers.tuner.handle import without_memory
 
     backbone, _ = load_backbone("pocket", "float32", clock.device)
     config = MemoryConfig(sub_keys=384, heads=8, key_dim=64, seed=seed)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memlayers.tuner.model import value_pool
+from memlayers.tuner.handle import value_pool
 from memlayers.utils.errors import InputError
 
 

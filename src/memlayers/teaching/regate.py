@@ -14,8 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-
 from memlayers.backbones import context_length
 from memlayers.data.encoding import encode_example, encode_prompt
 from memlayers.data.facts import Fact, Question
@@ -32,12 +30,11 @@ from memlayers.inference.memory import Memory, load_memory
 from memlayers.linking.mention_forms import subject_runs
 from memlayers.teaching.record import Teaching, read_teaching, write_teaching
 from memlayers.teaching.teach import ADAPTER
-from memlayers.tuner.subject_index import distinct_runs
+from memlayers.tuner.handle import memory_handle
 from memlayers.utils.errors import InputError
 from memlayers.utils.files import atomic_directory, check_output_directory
 from memlayers.utils.progress import progress_bar
 
-OF_THE_GATE = ("memlayers_gate", "memlayers_subjects", "memlayers_relations")
 SOFT = {"batch_size": 4096, "learning_rate": 2e-3}  # the seed's training of its gate, and its width
 SOFT_STEPS = 1200
 SOFT_HIDDEN = 128
@@ -107,15 +104,14 @@ def regate_memory(
     if negatives and not aware:
         chats = tuple((each.question, each.answers[0]) for each in negatives)
         text = GeneralText(text.passages, (*text.chats, *chats))
-    settled = copy.copy(model.peft_config[ADAPTER])
+    memory = memory_handle(model, ADAPTER)
+    settled = copy.copy(memory.config)
     settled.gate, settled.gate_soft = True, config.soft
     settled.gate_hidden = SOFT_HIDDEN if config.soft else type(settled).gate_hidden
-    settled.subjects = settled.relations = 0
+    settled.subjects, settled.relations = aware, aware and config.gate_relations
     if aware:
         subjects = subject_runs(tokenizer, facts, encoded)
-        settled.subjects = distinct_runs(subjects.runs)
-        settled.relations = len(relation_entries(facts, subjects)) if config.gate_relations else 0
-    model = _rebuilt(model, settled, Path(folder))
+    memory.make_gate(settled)
 
     contexts = sampled_contexts([ids for each in encoded for ids in each], config.seed)
     texts = text.encode(tokenizer, min(longest, 256))
@@ -124,7 +120,9 @@ def regate_memory(
     if aware:
         index_subjects(model, ADAPTER, subjects)
     relations = (
-        fit_relations(model, tokenizer, ADAPTER, facts, subjects, seed=config.seed) if settled.relations else None
+        fit_relations(model, tokenizer, ADAPTER, facts, subjects, seed=config.seed)
+        if settled.relations and relation_entries(facts, subjects)
+        else None
     )
     options: dict[str, Any] = {"steps": config.gate_steps}
     if config.soft:
@@ -148,21 +146,6 @@ def regate_memory(
         if taught is not None:
             write_teaching(new, _recorded(taught, config, gates, relations, thresholds))
     return Gated(Memory(model.eval(), tokenizer), gates, relations, thresholds)
-
-
-def _rebuilt(model: Any, config: Any, folder: Path) -> Any:
-    """The same memory on the same backbone, with room for another gate."""
-    from peft import get_peft_model
-    from peft.utils.save_and_load import set_peft_model_state_dict
-
-    backbone = model.unload()
-    device = next(backbone.parameters()).device
-    config.inference_mode = True  # its pool is about to be loaded: no random start
-    rebuilt = get_peft_model(backbone, config)
-    tensors = load_file(folder / WEIGHTS_FILE, device=str(device))
-    kept = {name: value for name, value in tensors.items() if not any(part in name for part in OF_THE_GATE)}
-    set_peft_model_state_dict(rebuilt, kept, adapter_name=ADAPTER)
-    return rebuilt.eval()
 
 
 def _copy_the_rest(folder: Path, new: Path) -> None:

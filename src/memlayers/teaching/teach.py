@@ -48,8 +48,7 @@ from memlayers.teaching.config import TeachConfig
 from memlayers.teaching.protect import protect_slots
 from memlayers.teaching.record import CurvePoint, Teaching, TeachReport, write_teaching
 from memlayers.tuner import MemoryConfig, memory_layers
-from memlayers.tuner.model import memory_auxiliary_loss
-from memlayers.tuner.subject_index import distinct_runs
+from memlayers.tuner.handle import memory_auxiliary_loss
 from memlayers.utils.environment import environment
 from memlayers.utils.errors import InputError, WorkError
 from memlayers.utils.files import atomic_directory, check_output_directory, file_digest
@@ -194,10 +193,10 @@ class _Run:
         if config.gated and config.gate_subjects:
             contexts = [[example.input_ids for example in examples] for examples in self.encoded]
             self.subjects = subject_runs(self.tokenizer, facts, contexts)
-            memory.subjects = distinct_runs(self.subjects.runs)
+            memory.subjects = True
             memory.subject_weight = config.subject_weight if config.recipe == "addressed" else 0.0
-            memory.relations = len(relation_entries(facts, self.subjects)) if config.gate_relations else 0
-        self.relations = memory.relations
+            memory.relations = config.gate_relations
+        self.relations = memory.relations and bool(relation_entries(facts, self.subjects))
         self.model = get_peft_model(backbone, memory)
         self.optimizer = self._make_optimizer()
         self.rates = [group["lr"] for group in self.optimizer.param_groups]

@@ -8,27 +8,34 @@ from peft.utils.peft_types import PeftType
 
 from memlayers.tuner.config import METHOD, MemoryConfig
 from memlayers.tuner.gate import RelevanceGate
-from memlayers.tuner.layer import MemoryLayer, Read
-from memlayers.tuner.model import (
-    MemoryModel,
+from memlayers.tuner.handle import (
+    MemoryHandle,
+    active_memories,
     active_part,
     memory_auxiliary_loss,
-    memory_layers,
+    memory_handle,
     set_gate_enabled,
     value_pool,
+    without_memory,
 )
+from memlayers.tuner.layer import MemoryLayer, Read
+from memlayers.tuner.model import MemoryModel, memory_layers
 
 __all__ = [
     "MemoryConfig",
+    "MemoryHandle",
     "MemoryLayer",
     "MemoryModel",
     "Read",
     "RelevanceGate",
+    "active_memories",
     "active_part",
     "memory_auxiliary_loss",
+    "memory_handle",
     "memory_layers",
     "set_gate_enabled",
     "value_pool",
+    "without_memory",
 ]
 
 

@@ -66,12 +66,13 @@ class MemoryConfig(PeftConfig):
         gate_hidden: width of the gate's hidden layer (the seed's is 128; 256 tells stored subjects from others more
             surely, docs/LOG.md).
         gate_soft: the gate is the seed's: its sigmoid multiplies what the memory adds, at every token and layer.
-        subjects: room for so many fingerprints of subjects; then the memory is read from a stored subject's name on,
-            and one gate at the first memory layer decides for all. 0: a gate per layer, that knows no subjects.
+        subjects: the memory is read from a stored subject's name on, and one gate at the first memory layer decides for
+            all; otherwise there is a gate per layer, that knows no subjects. (Memories of version 0.1 say here how many
+            entries the index has; any number but 0 counts as true.)
         subject_weight: how much of a query is its subject: a direction of the subject's own, times this, is added to
             each normalised half, so that all wordings about one subject read nearly the same slots, and other subjects
             other ones. 0: the state alone. Works where there are `subjects` and `qk_norm`.
-        relations: room for so many keys of what was taught of whom (tuner/relation_check.py); 0: nothing is compared.
+        relations: what is asked of a subject is compared with what was taught of it (tuner/relation_check.py).
         seed: of every random start; the same seed gives the same bits.
         backbone: the name that `memlayers teach` was given, by which `memlayers ask` finds the backbone
             again; peft's `base_model_name_or_path` may be a path on another machine.
@@ -101,9 +102,9 @@ class MemoryConfig(PeftConfig):
     gate: bool = False
     gate_hidden: int = 256
     gate_soft: bool = False
-    subjects: int = 0
+    subjects: bool = False
     subject_weight: float = 0.0
-    relations: int = 0
+    relations: bool = False
     seed: int = 0
     backbone: str | None = None
     fingerprint: dict[str, Any] | None = None
@@ -121,6 +122,7 @@ class MemoryConfig(PeftConfig):
             self.gated_output = dense
         if self.pool_init is None:
             self.pool_init = "normal" if dense else "zero"
+        self.subjects, self.relations = bool(self.subjects), bool(self.relations)
         self._check()
 
     @property
@@ -169,12 +171,9 @@ class MemoryConfig(PeftConfig):
             "protectable slots are kept at zero: take pool_init zero, as the addressed recipe does",
         )
         _require(self.pool_dtype in _DTYPES, f"pool_dtype {self.pool_dtype!r}: take {', '.join(_DTYPES)}")
-        for name in ("subjects", "relations"):
-            value = getattr(self, name)
-            _require(_is_int(value) and value >= 0, f"{name} is {value!r}: give a number from 0")
-        _require(self.subjects > 0 or self.relations == 0, "relations are kept per subject: give subjects too")
+        _require(self.subjects or not self.relations, "relations are kept per subject: give subjects too")
         _require(
-            not self.gate_soft or (self.gate and self.subjects == 0),
+            not self.gate_soft or (self.gate and not self.subjects),
             "gate_soft is a gate of its own kind: take gate=True, and no subjects",
         )
         _require(self.subject_weight >= 0, f"subject_weight is {self.subject_weight!r}: it must not be negative")

@@ -153,18 +153,32 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         self.memlayers_query[adapter] = Query(self.dim, config.heads * key_dim, _derived_seed(config.seed, 2, layer))
         if config.gated_output:
             self.memlayers_out[adapter] = GatedOutput(self.dim, _derived_seed(config.seed, 3, layer))
-        if config.subjects and owner is None:
-            vocabulary = (config.fingerprint or {}).get("vocab_size", 0)
-            self.memlayers_subjects[adapter] = SubjectIndex(config.subjects, vocabulary)
-            self.watch.indexes[adapter] = self.memlayers_subjects
-        if config.relations and owner is None:
-            self.memlayers_relations[adapter] = RelationCheck(config.relations, self.dim)
-        if config.gate and (owner is None or not config.subjects):  # with subjects one decision serves all layers
-            self.memlayers_gate[adapter] = RelevanceGate(
-                self.dim, config.gate_hidden, _derived_seed(config.seed, 4, layer)
-            )
         frozen = () if config.trainable_addressing else ("memlayers_sub_keys", "memlayers_query")
         self.frozen_peft_weight_names[adapter] = ("memlayers_gate", *frozen)
+        self.make_gate(adapter, config, layer)
+
+    def make_gate(self, adapter: str, config: MemoryConfig, layer: int) -> None:
+        """Gives the memory `adapter` the gate that `config` asks for, new, in place of the one it has; the rest stays.
+
+        Args:
+            adapter: its name.
+            config: settled; kept as the memory's own.
+            layer: number of this layer in the backbone.
+        """
+        for parts in (self.memlayers_subjects, self.memlayers_relations, self.memlayers_gate):
+            if adapter in parts:
+                del parts[adapter]
+        self.memlayers_config[adapter] = config
+        first = adapter in self.memlayers_pool  # with subjects one decision, here, serves all layers
+        if config.subjects and first:
+            vocabulary = (config.fingerprint or {}).get("vocab_size", 0)
+            self.memlayers_subjects[adapter] = SubjectIndex(vocabulary)
+            self.watch.indexes[adapter] = self.memlayers_subjects
+        if config.relations and first:
+            self.memlayers_relations[adapter] = RelationCheck(self.dim)
+        if config.gate and (first or not config.subjects):
+            seed = _derived_seed(config.seed, 4, layer)
+            self.memlayers_gate[adapter] = RelevanceGate(self.dim, config.gate_hidden, seed)
         self._move_adapter_to_device_of_base_layer(adapter)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

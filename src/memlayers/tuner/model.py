@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-import torch
 from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner
-from torch import Tensor, nn
+from torch import nn
 
 from memlayers.backbones import backbone_fingerprint, check_fingerprint, default_layers, find_mlp_blocks, hidden_size
-from memlayers.pool.value_pool import ValuePool
 from memlayers.tuner.config import METHOD, MemoryConfig
 from memlayers.tuner.layer import MERGE_REFUSAL, MemoryLayer
 from memlayers.tuner.subject_watch import SubjectWatch
@@ -92,71 +88,8 @@ def memory_layers(model: nn.Module, adapter: str | None = None) -> list[MemoryLa
     return layers if adapter is None else [layer for layer in layers if adapter in layer.memlayers_config]
 
 
-def value_pool(model: nn.Module, adapter: str) -> ValuePool:
-    """The value pool that the memory layers of `adapter` share.
-
-    Raises:
-        InputError: the model has no memory of this name.
-    """
-    layers = memory_layers(model, adapter)
-    if not layers:
-        raise InputError(f"the model has no memory named {adapter!r}")
-    pool = layers[0].memlayers_pool_owner[adapter][adapter]
-    assert isinstance(pool, ValuePool)
-    return pool
-
-
-def active_part(model: nn.Module, name: str) -> tuple[str, Any] | None:
-    """The first active memory that has such a part ("memlayers_subjects", ...), and the part; None without one."""
-    for layer in memory_layers(model):
-        parts = getattr(layer, name)
-        for adapter in layer.active_adapters:
-            if adapter in parts:
-                return str(adapter), parts[adapter]
-    return None
-
-
-def set_gate_enabled(model: nn.Module, enabled: bool) -> None:
-    """Puts the trained gates of all memory layers in force, or has every layer read for every token."""
-    for layer in memory_layers(model):
-        layer.gate_enabled = enabled
-
-
-def memory_auxiliary_loss(model: nn.Module) -> Tensor:
-    """The load-balance loss of the last training forward, weighted by `MemoryConfig.load_balance`.
-
-    Add it to the loss before each backward. It is handed out once and belongs to the last forward alone.
-
-    Returns:
-        A scalar on the model's device: the mean over the memory layers; 0 where there is none.
-    """
-    losses = [loss for layer in memory_layers(model) for loss in layer.take_load_balance()]
-    device = next(model.parameters()).device
-    if not losses:
-        return torch.zeros((), device=device)
-    return torch.stack([loss.to(device) for loss in losses]).mean()
-
-
 def _check_layers(layers: list[int], depth: int) -> list[int]:
     outside = [layer for layer in layers if layer >= depth]
     if outside:
         raise InputError(f"layer {outside[0]} is out of range: this backbone has the layers 0 to {depth - 1}")
     return sorted(layers)
-
-
-def without_memory(model: Any) -> AbstractContextManager[Any]:
-    """A context in which `model` is its bare backbone; the model itself where it has no adapter."""
-    disable = getattr(model, "disable_adapter", None)
-    return disable() if disable is not None else nullcontext()
-
-
-@contextmanager
-def gates_off(model: Any) -> Iterator[None]:
-    """A context in which every token reads; afterwards each layer's gate is in force or not, as it was."""
-    before = [(layer, layer.gate_enabled) for layer in memory_layers(model)]
-    set_gate_enabled(model, False)
-    try:
-        yield
-    finally:
-        for layer, enabled in before:
-            layer.gate_enabled = enabled

@@ -9,13 +9,13 @@ projection are found is in gating/relations.py, who asks is `session.Memory.ask`
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memlayers.tuner.subject_index import fingerprints_in
-from memlayers.utils.errors import InputError
+from memlayers.tuner.subject_index import fingerprints_in, resize_as_stored
 
 RELATION_DIM = 64
 """Width of a key."""
@@ -29,10 +29,10 @@ class RelationCheck(nn.Module):
     Buffers ``mean`` [d] and ``projection`` [d, k], float32, of the first memory layer's input; ``prints`` int64 [n],
     fingerprints of the runs that spell subjects, one entry per relation taught of them; their ``keys`` float16 [n, k];
     ``threshold`` []: the least cosine of a prompt's projected state with a key of a subject that the prompt names.
-    Until `fill` it accepts every prompt.
+    Until `fill` it accepts every prompt. It has as many entries as it was given last, by `fill`, by `store` or from a
+    file; an empty one holds a placeholder.
 
     Args:
-        size: n.
         dim: d, the backbone's hidden size.
     """
 
@@ -42,34 +42,44 @@ class RelationCheck(nn.Module):
     keys: Tensor
     threshold: Tensor
 
-    def __init__(self, size: int, dim: int) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("projection", torch.zeros(dim, min(RELATION_DIM, dim)))
-        self.register_buffer("prints", torch.zeros(size, dtype=torch.int64))
-        self.register_buffer("keys", torch.zeros(size, min(RELATION_DIM, dim), dtype=torch.float16))
+        self.register_buffer("prints", torch.zeros(1, dtype=torch.int64))
+        self.register_buffer("keys", torch.zeros(1, min(RELATION_DIM, dim), dtype=torch.float16))
         self.register_buffer("threshold", torch.tensor(ACCEPTS_ALL))
 
     @torch.no_grad()
     def fill(self, mean: Tensor, projection: Tensor, prints: Sequence[int], keys: Tensor, threshold: float) -> None:
-        """Stores what `relations.fit_relations` found, in place; a projection may have fewer columns than room.
+        """Stores what `relations.fit_relations` found, in place of what it has.
 
-        Raises:
-            InputError: another number of keys.
+        Args:
+            mean: [d].
+            projection: [d, j], j at most k; the columns it lacks are zero.
+            prints: n fingerprints of mentions.
+            keys: one each, [n, j].
+            threshold: see the class.
         """
-        if len(prints) != len(self.prints):
-            raise InputError(f"{len(prints)} keys for a check of {len(self.prints)}: build the memory anew")
         room = self.projection.shape[1]
         self.mean.copy_(mean)
         self.projection.copy_(F.pad(projection, (0, room - projection.shape[1])))
-        self.prints.copy_(torch.tensor(list(prints), dtype=torch.int64))
-        self.keys.copy_(F.pad(keys, (0, room - keys.shape[1])))
+        self.store(torch.tensor(list(prints), dtype=torch.int64), F.pad(keys, (0, room - keys.shape[1])))
         self.threshold.fill_(threshold)
 
     @torch.no_grad()
     def store(self, prints: Tensor, keys: Tensor) -> None:
         """Takes these entries, int64 [n] and [n, k], in place of those it has, however many."""
         self.prints, self.keys = prints.to(self.prints), keys.to(self.keys)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        resize_as_stored(self, ("prints", "keys"), state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    @property
+    def filled(self) -> bool:
+        """Whether there are keys: not where all facts asked for the same thing."""
+        return bool(self.projection.any())
 
     @property
     def accepts_all(self) -> bool:

@@ -14,13 +14,12 @@ the backbone's trunk, and keeps what passed through with the key-value cache, so
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from memlayers.utils.errors import InputError
 
 LONGEST_RUN = 32
 """Tokens of a fingerprint; of a longer subject the last ones count."""
@@ -54,8 +53,9 @@ class SubjectIndex(nn.Module):
     (`session.Memory.ask`); 0 until they are settled. ``guesses`` uint8 [GUESS_PLACES]: how often the backbone gave an
     answer wrongly, by the answer's place (inference/confidence.py); likewise.
 
+    It has as many entries as it was given last, by `fill`, by `store` or from a file; an empty one holds a placeholder.
+
     Args:
-        size: n, room for so many fingerprints.
         vocabulary: v, token ids of the backbone.
     """
 
@@ -66,10 +66,10 @@ class SubjectIndex(nn.Module):
     thresholds: Tensor
     guesses: Tensor
 
-    def __init__(self, size: int, vocabulary: int) -> None:
+    def __init__(self, vocabulary: int) -> None:
         super().__init__()
-        self.register_buffer("fingerprints", torch.zeros(size, dtype=torch.int64))
-        self.register_buffer("subjects", torch.zeros(size, dtype=torch.int64))
+        self.register_buffer("fingerprints", torch.zeros(1, dtype=torch.int64))
+        self.register_buffer("subjects", torch.zeros(1, dtype=torch.int64))
         self.register_buffer("reach", torch.zeros((), dtype=torch.int64))
         self.register_buffer("marks", torch.zeros(vocabulary + 1, dtype=torch.uint8))
         self.register_buffer("thresholds", torch.zeros(2))
@@ -77,22 +77,14 @@ class SubjectIndex(nn.Module):
 
     @torch.no_grad()
     def fill(self, runs: Mapping[tuple[int, ...], tuple[int, ...]], reach: int, marks: Tensor | None = None) -> None:
-        """Stores the runs, in place.
+        """Stores the runs, in place of those it has.
 
         Args:
-            runs: token ids of each run, and of the run that stands for its subject in all spellings; as many different
-                ones as the index has room for.
+            runs: token ids of each run, and of the run that stands for its subject in all spellings.
             reach: see the class.
             marks: uint8, of the first token ids, all others' are 0; None for 0 everywhere.
-
-        Raises:
-            InputError: another number of runs.
         """
-        entries = index_entries(runs)
-        distinct = len(entries[:, 0].unique())
-        if distinct != len(self.fingerprints):
-            raise InputError(f"{distinct} subjects for an index of {len(self.fingerprints)}: build the memory anew")
-        self.store(entries)
+        self.store(index_entries(runs))
         self.reach.fill_(reach)
         self.marks.zero_()
         if marks is not None:
@@ -117,6 +109,10 @@ class SubjectIndex(nn.Module):
         first[1:] = entries[1:, 0] != entries[:-1, 0]
         entries = entries[first].to(self.fingerprints.device)
         self.fingerprints, self.subjects = entries[:, 0].clone(), entries[:, 1].clone()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        resize_as_stored(self, ("fingerprints", "subjects"), state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def names(self, ids: Tensor, latest: int | None = None) -> Tensor:
         """Whom the longest stored run that ends at each token names, int64 [b, t] for token ids [b, t]; 0: none ends.
@@ -163,6 +159,18 @@ class SubjectIndex(nn.Module):
         return marks_of(self.marks, ids)
 
 
+def resize_as_stored(module: nn.Module, names: Sequence[str], state_dict: dict[str, Any], prefix: str) -> None:
+    """Gives buffers, of one row per entry, the number of rows that a state dict has for them; they are then loaded.
+
+    Rows that do not belong together, of different numbers, are left to torch, which refuses them.
+    """
+    stored = {name: state_dict[prefix + name] for name in names if prefix + name in state_dict}
+    if len(stored) == len(names) and len({len(tensor) if tensor.dim() else None for tensor in stored.values()}) == 1:
+        for name, tensor in stored.items():
+            own: Tensor = getattr(module, name)
+            setattr(module, name, own.new_zeros(len(tensor), *own.shape[1:]) if tensor.dim() else own)
+
+
 def marks_of(marks: Tensor, ids: Tensor) -> Tensor:
     """The marks of token ids of any shape; the last mark stands for all ids beyond, and for none (-1)."""
     last = len(marks) - 1
@@ -205,11 +213,6 @@ def index_entries(runs: Mapping[tuple[int, ...], tuple[int, ...]]) -> Tensor:
     """What an index stores of runs and of the runs that stand for their subjects, int64 [n, 2], in their order."""
     entries = [(fingerprint(run), fingerprint(subject) or 1) for run, subject in runs.items()]
     return torch.tensor(entries, dtype=torch.int64).view(-1, 2)
-
-
-def distinct_runs(runs: Iterable[Sequence[int]]) -> int:
-    """How much room an index of these runs needs."""
-    return len({fingerprint(run) for run in runs})
 
 
 def fingerprints_in(ids: Sequence[int]) -> Tensor:

@@ -1,0 +1,182 @@
+"""One handle on a memory: where its parts are on a model. And what holds for all memories of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from memlayers.pool.value_pool import ValuePool
+from memlayers.tuner.config import MemoryConfig
+from memlayers.tuner.gate import RelevanceGate
+from memlayers.tuner.layer import MemoryLayer
+from memlayers.tuner.model import memory_layers
+from memlayers.tuner.relation_check import RelationCheck
+from memlayers.tuner.subject_index import SubjectIndex
+from memlayers.utils.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryHandle:
+    """One memory on one model: where its parts are. Made by `memory_handle`; it holds nothing that can change.
+
+    Attributes:
+        model: the PEFT model.
+        adapter: name of the memory.
+        layers: its memory layers, in layer order.
+    """
+
+    model: Any
+    adapter: str
+    layers: tuple[MemoryLayer, ...]
+
+    @property
+    def config(self) -> MemoryConfig:
+        """How it is built."""
+        return self.layers[0].memlayers_config[self.adapter]
+
+    @property
+    def pool(self) -> ValuePool:
+        """The value pool that its layers share."""
+        pool = self.layers[0].memlayers_pool_owner[self.adapter][self.adapter]
+        assert isinstance(pool, ValuePool)
+        return pool
+
+    @property
+    def index(self) -> SubjectIndex | None:
+        """The index of subjects, where its gate knows them."""
+        return _part(self.layers[0].memlayers_subjects, self.adapter, SubjectIndex)
+
+    @property
+    def relations(self) -> RelationCheck | None:
+        """The check of what is asked, where there is one and it has keys."""
+        check = _part(self.layers[0].memlayers_relations, self.adapter, RelationCheck)
+        return check if check is not None and check.filled else None
+
+    @property
+    def gates(self) -> list[RelevanceGate]:
+        """Its relevance gates, in layer order; one alone where it knows its subjects."""
+        found = (_part(layer.memlayers_gate, self.adapter, RelevanceGate) for layer in self.layers)
+        return [gate for gate in found if gate is not None]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the backbone's embeddings are, and so the token ids of a forward pass."""
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    def make_gate(self, config: MemoryConfig) -> None:
+        """Gives the memory the gate that `config` asks for, new, in place of the one it has; the rest stays.
+
+        Args:
+            config: this memory's, but for its fields about the gate.
+        """
+        for layer, number in zip(self.layers, config.layers or (), strict=True):
+            layer.make_gate(self.adapter, config, number)
+        self.model.peft_config[self.adapter] = config
+
+
+_Part = TypeVar("_Part", bound=nn.Module)
+
+
+def _part(parts: nn.ModuleDict, adapter: str, kind: type[_Part]) -> _Part | None:
+    if adapter not in parts:
+        return None
+    part = parts[adapter]
+    assert isinstance(part, kind)
+    return part
+
+
+def memory_handle(model: nn.Module, adapter: str | None = None) -> MemoryHandle:
+    """One handle on a memory.
+
+    Args:
+        model: a PEFT model with a memory.
+        adapter: its name; None for the first active one.
+
+    Raises:
+        InputError: the model has no memory of this name, or none that is active.
+    """
+    if adapter is None:
+        active = active_memories(model)
+        if not active:
+            raise InputError("the model has no active memory")
+        return active[0]
+    layers = memory_layers(model, adapter)
+    if not layers:
+        raise InputError(f"the model has no memory named {adapter!r}")
+    return MemoryHandle(model, adapter, tuple(layers))
+
+
+def active_memories(model: nn.Module) -> list[MemoryHandle]:
+    """The memories that are read in a forward pass, in their order; none for a bare backbone."""
+    active = dict.fromkeys(name for layer in memory_layers(model) for name in layer.active_adapters)
+    found = ((name, memory_layers(model, name)) for name in active)
+    return [MemoryHandle(model, name, tuple(layers)) for name, layers in found if layers]
+
+
+def value_pool(model: nn.Module, adapter: str) -> ValuePool:
+    """The value pool that the memory layers of `adapter` share.
+
+    Raises:
+        InputError: the model has no memory of this name.
+    """
+    layers = memory_layers(model, adapter)
+    if not layers:
+        raise InputError(f"the model has no memory named {adapter!r}")
+    pool = layers[0].memlayers_pool_owner[adapter][adapter]
+    assert isinstance(pool, ValuePool)
+    return pool
+
+
+def active_part(model: nn.Module, name: str) -> tuple[str, Any] | None:
+    """The first active memory that has such a part ("memlayers_subjects", ...), and the part; None without one."""
+    for layer in memory_layers(model):
+        parts = getattr(layer, name)
+        for adapter in layer.active_adapters:
+            if adapter in parts:
+                return str(adapter), parts[adapter]
+    return None
+
+
+def set_gate_enabled(model: nn.Module, enabled: bool) -> None:
+    """Puts the trained gates of all memory layers in force, or has every layer read for every token."""
+    for layer in memory_layers(model):
+        layer.gate_enabled = enabled
+
+
+def memory_auxiliary_loss(model: nn.Module) -> Tensor:
+    """The load-balance loss of the last training forward, weighted by `MemoryConfig.load_balance`.
+
+    Add it to the loss before each backward. It is handed out once and belongs to the last forward alone.
+
+    Returns:
+        A scalar on the model's device: the mean over the memory layers; 0 where there is none.
+    """
+    losses = [loss for layer in memory_layers(model) for loss in layer.take_load_balance()]
+    device = next(model.parameters()).device
+    if not losses:
+        return torch.zeros((), device=device)
+    return torch.stack([loss.to(device) for loss in losses]).mean()
+
+
+def without_memory(model: Any) -> AbstractContextManager[Any]:
+    """A context in which `model` is its bare backbone; the model itself where it has no adapter."""
+    disable = getattr(model, "disable_adapter", None)
+    return disable() if disable is not None else nullcontext()
+
+
+@contextmanager
+def gates_off(model: Any) -> Iterator[None]:
+    """A context in which every token reads; afterwards each layer's gate is in force or not, as it was."""
+    before = [(layer, layer.gate_enabled) for layer in memory_layers(model)]
+    set_gate_enabled(model, False)
+    try:
+        yield
+    finally:
+        for layer, enabled in before:
+            layer.gate_enabled = enabled
