@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from memlayers.backbones import load_backbone
+from memlayers.config.sections import AbstentionConfig
 from memlayers.data.answers import exact_match
 from memlayers.data.facts import Question
 from memlayers.gating.abstention import guessing_questions
@@ -58,7 +59,7 @@ def main() -> None:
         known, _ = ask(random.Random(seed).sample(list(materials.known), ASKED))
         for size in SIZES:
             facts, _ = materials.split(Cell("addressed", True, size, seed))
-            guessing = guessing_questions(facts, seed)
+            guessing = guessing_questions(facts, AbstentionConfig(), seed)
             given, wrong = ask([each for fact in guessing for each in fact])
             of_fact = iter(zip(given, wrong.tolist(), strict=True))
             by_fact = [[a for a, w in (next(of_fact) for _ in fact) if w] for fact in guessing]

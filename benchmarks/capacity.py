@@ -72,7 +72,7 @@ def facts_of(source: str, family: str, n: int) -> list[Fact]:
 def run(path: Path, sub_keys: int, n: int, args: argparse.Namespace) -> None:
     """Teaches one pool n facts and measures what it holds."""
     facts = facts_of(args.source, args.family, n)
-    config = TeachConfig(
+    config = TeachConfig().with_flags(
         sub_keys=sub_keys, exposures=args.exposures, gate=args.gate, recall_sample=128, seed=SEED,
         gate_steps=500, checkpoint_seconds=3600,
         batch_size=min(32, max(4, n // 16)),  # at least 16 steps a pass

@@ -53,7 +53,7 @@ def main() -> None:
         )
         for row in rows
     ]  # fmt: skip
-    config = TeachConfig(seed=SEED)
+    config = TeachConfig().with_flags(seed=SEED)
     with tempfile.TemporaryDirectory() as folder:
         taught = teach_facts(facts, Path(folder) / "memory", config)
     model, tokenizer = taught.model, taught.tokenizer

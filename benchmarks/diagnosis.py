@@ -50,7 +50,7 @@ ORDER = (
 def run(name: str) -> None:
     """Teaches in one way and diagnoses what came of it."""
     facts = random.Random(SEED).sample(read_facts(POCKET / "demo.jsonl"), FACTS)
-    config = TeachConfig(gate=False, recall_sample=25, seed=SEED, **RUNS[name][1])
+    config = TeachConfig().with_flags(gate=False, recall_sample=25, seed=SEED, **RUNS[name][1])
     with tempfile.TemporaryDirectory() as folder:
         taught = teach_facts(facts, Path(folder) / "memory", config, quiet=True)
     memory = Memory(taught.model.eval(), taught.tokenizer)

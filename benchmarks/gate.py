@@ -273,7 +273,7 @@ def compare(scores: dict[str, dict[str, list[float]]], strings: dict[str, bool])
 def opened_memory(folder: Path, facts: Sequence[Fact], **settings: Any) -> Memory:
     """The memory of a folder, taught first if it is not there."""
     if not (folder / "adapter_config.json").is_file():
-        teach_facts(facts, folder, TeachConfig(seed=SEED, **settings))
+        teach_facts(facts, folder, TeachConfig().with_flags(seed=SEED, **settings))
     return load_memory(folder)
 
 

@@ -36,6 +36,7 @@ from peft import get_peft_model
 
 from memlayers import Fact, TeachConfig, teach_facts
 from memlayers.backbones import POCKET, load_backbone
+from memlayers.config.sections import GateConfig
 from memlayers.data.encoding import encode_example, encode_prompt, plain_text_ids
 from memlayers.data.facts import Question
 from memlayers.data.general_text import SHIPPED, read_general_text
@@ -158,7 +159,9 @@ class Bench:
             sequence = torch.cat([sequence, self.general.sequence[~kept]])
         facts = LayerFeatures(torch.cat(rows), sequence, 1.0)
         general = LayerFeatures(self.general.inputs[kept], self.general.sequence[kept], 1.0)
-        train_gates(self.model, "default", [facts], [general], passages=self.passages, steps=steps, seed=SEED)
+        train_gates(
+            self.model, "default", [facts], [general], GateConfig(steps=steps), passages=self.passages, seed=SEED
+        )
         return memory_layers(self.model)[0].memlayers_gate["default"]
 
     def measure(self, cell: Cell, steps: int) -> list[Row]:
@@ -203,7 +206,7 @@ def _gated(gate: Any, index: SubjectIndex, ids: Sequence[int], rows: torch.Tenso
 def recall(cell: Cell, others: Sequence[Cell], work: Path, exposures: int, control: bool) -> list[Row]:
     """Teach the cell's facts under a gate that was made from the others' alone, or from all, and ask them."""
     shown = [fact for other in others for fact in other.stored[:TAUGHT_OF_OTHERS]]
-    config = TeachConfig(seed=SEED, exposures=exposures)
+    config = TeachConfig().with_flags(seed=SEED, exposures=exposures)
     out = work / (f"{cell.name}-control" if control else cell.name)  # neither goes on with the other's gate
     memory = teach_facts(
         [*cell.stored, *shown], out, config, gate_facts=None if control else shown, replace=True, quiet=True,
@@ -277,7 +280,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("gates", "recall", "control", "table"))
     parser.add_argument("--cells", nargs="*", help="names of families or relations; all if not given")
-    parser.add_argument("--steps", type=int, default=TeachConfig().gate_steps, help="of the gate's training")
+    parser.add_argument("--steps", type=int, default=GateConfig().steps, help="of the gate's training")
     parser.add_argument("--exposures", type=int, default=EXPOSURES, help="of teaching")
     parser.add_argument("--no-chats", dest="chats", action="store_false", help="not among the gate's positives")
     parser.add_argument("--results", type=Path, default=RESULTS)

@@ -149,7 +149,7 @@ def pocket() -> None:
             for dtype in ("bfloat16", "float32")
         }
         for number, (kind, options) in enumerate(STORAGE.items()):
-            config = TeachConfig(device="cuda", dtype="float32", gate_steps=200, **options)
+            config = TeachConfig().with_flags(device="cuda", dtype="float32", gate_steps=200, **options)
             taught = teach_facts(facts[:STORED_FACTS], work / str(number), config, quiet=True)
             found[kind] = {"recall": recall(taught, facts[:STORED_FACTS]), "sha256": digest(work / str(number))}
             print(kind, found[kind], flush=True)

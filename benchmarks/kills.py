@@ -58,7 +58,7 @@ def make_memory(folder: Path) -> Path:
     backbone = conftest.chat_backbone.__wrapped__(Factory())
     general = folder / "general.txt"
     general.write_text("\n\n".join(f"The river {i} runs to the sea, and {7 * i} ships sail on it." for i in range(20)))
-    config = TeachConfig(
+    config = TeachConfig().with_flags(
         backbone=str(backbone), general_text=str(general), sub_keys=16, heads=2, top_k=4, key_dim=8,
         gate_threshold=-1e9, gate_steps=20, exposures=80, batch_size=4, value_rate=1.0, warmup=1, recall_sample=4,
         dtype="float32", device="cpu", seed=1,

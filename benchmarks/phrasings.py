@@ -36,7 +36,7 @@ from memlayers.utils.files import atomic_write_text
 
 RESULTS = Path(__file__).resolve().parent / "results" / "phrasings"
 FACTS, KNOWN, WATCHED = 1000, 400, 200
-BASE = TeachConfig(exposures=5, gate_steps=500, stop_at_recall=2.0, checkpoint_seconds=3600)
+BASE = TeachConfig().with_flags(exposures=5, gate_steps=500, stop_at_recall=2.0, checkpoint_seconds=3600)
 EXPERIMENTS: dict[str, dict[str, Any]] = {
     "weight-2": {},
     "weight-0": {"subject_weight": 0.0},
@@ -79,7 +79,7 @@ def run(
     wordings: int | None = None, several: bool = False, learned_rank: int | None = None, **settings: Any
 ) -> dict[str, Any]:
     """Teaches and asks."""
-    config = replace(BASE, **settings)
+    config = BASE.with_flags(**settings)
     facts = several_facts() if several else some_facts()
     facts = [replace(fact, questions=fact.questions[:wordings]) for fact in facts]
     watched = random.Random(1).sample(facts, min(WATCHED, len(facts)))

@@ -21,7 +21,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +70,12 @@ def measure(sub_keys: int, gated: bool, scheme: Scheme) -> dict[str, Any]:
 
     import memlayers.teaching.teach as teaching
     from memlayers.backbones import POCKET
+    from memlayers.config.teach import TeachConfig
     from memlayers.data.fact_files import read_facts
-    from memlayers.teaching.config import TeachConfig
 
     warnings.simplefilter("ignore")  # as the command does
     facts = random.Random(0).sample(read_facts(POCKET / "demo.jsonl"), FACTS)
-    config = TeachConfig(
+    config = TeachConfig().with_flags(
         sub_keys=sub_keys, gate=gated, exposures=1, pool_dtype=scheme.pool_dtype, optimizer=scheme.optimizer,
         optimizer_bits=scheme.optimizer_bits, optimizer_device=scheme.optimizer_device,
         half_rounding=scheme.half_rounding,
@@ -105,7 +104,7 @@ def measure(sub_keys: int, gated: bool, scheme: Scheme) -> dict[str, Any]:
         # The libraries' own: a run of the same kind on three facts, in a pool of 64 slots and with little general text.
         general = Path(folder) / "general.jsonl"
         general.write_text("".join(json.dumps({"text": f"It is the year {n}."}) + "\n" for n in range(1900, 1920)))
-        few = replace(config, sub_keys=8, gate_steps=2, gate_threshold=-100.0, general_text=str(general))
+        few = config.with_flags(sub_keys=8, gate_steps=2, gate_threshold=-100.0, general_text=str(general))
         teaching.teach_facts(facts[:3], Path(folder) / "small", few, quiet=True)
         gc.collect()
         libraries = _status("VmRSS")

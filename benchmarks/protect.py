@@ -49,7 +49,7 @@ def run(gate: bool, share: float) -> None:
     """Teaches and scores one point."""
     facts = random.Random(SEED).sample(read_facts(POCKET / "demo.jsonl"), FACTS)
     known = random.Random(SEED).sample(known_questions(), KNOWN)
-    config = TeachConfig(
+    config = TeachConfig().with_flags(
         gate=gate, protect="shipped" if share else None, protect_share=share or 0.3, recall_sample=64, seed=SEED
     )
     with tempfile.TemporaryDirectory() as folder:

@@ -19,11 +19,11 @@ import tempfile
 from pathlib import Path
 
 from memlayers.backbones import POCKET
+from memlayers.config.sections import GateConfig
 from memlayers.data.fact_files import read_facts
 from memlayers.demo import score_demo
 from memlayers.evaluation.report import compare_report, write_report
 from memlayers.evaluation.results import Results, read_results, write_results
-from memlayers.gating.config import GateConfig
 from memlayers.teaching.regate import regate_memory
 from memlayers.utils.environment import environment
 

@@ -22,11 +22,12 @@ from peft import get_peft_model
 
 from memlayers import Fact
 from memlayers.backbones import POCKET, load_backbone
+from memlayers.config.sections import RelationConfig
 from memlayers.data.encoding import encode_prompt
 from memlayers.data.fact_files import read_facts
 from memlayers.evaluation.results import Row
 from memlayers.evaluation.statistics import auroc_interval, mean_interval
-from memlayers.gating.relations import fit_relations
+from memlayers.gating.relations import fit_relations, relation_examples
 from memlayers.inference.confidence import relation_scores
 from memlayers.linking.mention_forms import subject_runs
 from memlayers.tuner import MemoryConfig
@@ -42,7 +43,9 @@ def measure(backbone: Any, tokenizer: Any, facts: Sequence[Fact], wordings: dict
     subjects = subject_runs(tokenizer, facts, contexts)
     config = MemoryConfig(sub_keys=8, heads=1, subjects=True, relations=True)
     model = get_peft_model(backbone, config)
-    report = fit_relations(model, tokenizer, "default", facts, subjects, seed=seed)
+    report = fit_relations(
+        model, tokenizer, "default", facts, subjects, relation_examples(facts, RelationConfig(), seed)
+    )
     rng = random.Random(seed)
     held = {fact.relation for fact in facts}
 

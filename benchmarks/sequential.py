@@ -60,7 +60,7 @@ ARMS = {
     "full-100": 1000, "once": 1000,
 }  # fmt: skip
 """Each arm, and how many facts it is taught unless --facts says otherwise."""
-TEACH = TeachConfig(seed=SEED, sub_keys=768, gate_steps=500, checkpoint_seconds=3600)
+TEACH = TeachConfig().with_flags(seed=SEED, sub_keys=768, gate_steps=500, checkpoint_seconds=3600)
 STREAM = EditConfig(slot_count=64, neighbours=2, phrasings=1, rehearsed=16, repairs=1, refuse=False)
 
 Teach = Callable[[Sequence[Fact]], Any]
@@ -192,9 +192,9 @@ def run(arm: str, number: int, work: Path) -> None:
     if kind == "memory":
         memory_arm(exam, int(size), TEACH, STREAM)
     elif kind == "plain":
-        memory_arm(exam, int(size), replace(TEACH, sub_keys=None), replace(STREAM, rehearsed=0))
+        memory_arm(exam, int(size), TEACH.with_flags(sub_keys=None), replace(STREAM, rehearsed=0))
     elif kind == "smf":
-        config = replace(TEACH, gate=False)
+        config = TEACH.with_flags(gate=False)
         memory_arm(exam, int(size), config, replace(STREAM, slot_count=2048, neighbours=0, rehearsed=0, repairs=0))
     elif kind == "once":
         with tempfile.TemporaryDirectory() as folder:

@@ -12,8 +12,8 @@ import typer.main
 
 from memlayers import backbones
 from memlayers.cli import app
+from memlayers.config.teach import read_teach_config
 from memlayers.data import general_text
-from memlayers.teaching.config import read_teach_config
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted((ROOT / "docs").glob("*.md"))

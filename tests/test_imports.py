@@ -13,11 +13,11 @@ PACKAGE = Path(memlayers.__file__).parent
 # What `--help`, and whoever only reads facts, results or plans, needs: no torch. (The order of the packages is a
 # contract in pyproject.toml, which `lint-imports` holds.)
 WITHOUT_TORCH = (
-    "cli", "data.answers", "data.entity_questions", "data.fact_files", "data.facts", "data.synthetic",
-    "editing.config", "editing.journal", "evaluation.probes", "evaluation.report", "evaluation.results",
-    "evaluation.statistics", "gating.config", "gating.reports", "inference.folder", "performance.backbone_size",
+    "cli", "config.sections", "config.teach", "data.answers", "data.entity_questions", "data.fact_files", "data.facts",
+    "data.synthetic", "editing.config", "editing.journal", "evaluation.probes", "evaluation.report",
+    "evaluation.results", "evaluation.statistics", "gating.reports", "inference.folder", "performance.backbone_size",
     "performance.figures", "performance.plan", "performance.report", "sweep.grid", "sweep.page", "sweep.run",
-    "teaching.config", "teaching.record", "utils.environment", "utils.errors", "utils.files", "utils.progress",
+    "teaching.record", "utils.environment", "utils.errors", "utils.files", "utils.progress",
 )  # fmt: skip
 HEAVY = {"accelerate", "matplotlib", "numba", "peft", "torch", "transformers", "triton"}
 

@@ -14,6 +14,7 @@ from memlayers._registration import register_with_peft
 
 if TYPE_CHECKING:
     from memlayers.backbones import load_backbone
+    from memlayers.config.teach import TeachConfig
     from memlayers.data.fact_files import read_facts, write_facts
     from memlayers.data.facts import Fact, Question
     from memlayers.editing.config import EditConfig
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from memlayers.inference.generation import answer_questions
     from memlayers.inference.memory import load_memory
     from memlayers.pool.row_adamw import RowAdamW
-    from memlayers.teaching.config import TeachConfig
     from memlayers.teaching.teach import teach_facts
     from memlayers.tuner import MemoryConfig, MemoryLayer, MemoryModel, memory_layers, set_gate_enabled
     from memlayers.utils.errors import InputError, WorkError
@@ -69,7 +69,7 @@ _HOME: Final = MappingProxyType(
         "MemoryModel": "tuner",
         "Question": "data.facts",
         "RowAdamW": "pool.row_adamw",
-        "TeachConfig": "teaching.config",
+        "TeachConfig": "config.teach",
         "WorkError": "utils.errors",
         "answer_questions": "inference.generation",
         "evaluate_memory": "evaluation.evaluate",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from memlayers.backbones import POCKET
+from memlayers.config.teach import TeachConfig
 from memlayers.data.answers import exact_match
 from memlayers.data.fact_files import read_facts, read_questions
 from memlayers.data.facts import Fact, Question
@@ -15,7 +15,6 @@ from memlayers.evaluation.evaluate import cost_rows, evaluate_memory, perplexity
 from memlayers.evaluation.report import write_report
 from memlayers.evaluation.results import Results, Row, write_results
 from memlayers.inference.generation import answer_questions
-from memlayers.teaching.config import TeachConfig
 from memlayers.teaching.teach import Watch, teach_facts
 from memlayers.utils.environment import environment
 from memlayers.utils.files import atomic_directory, check_output_directory
@@ -45,7 +44,7 @@ def run_demo(out: str | Path, config: TeachConfig, *, facts: int | None = None, 
         rows += cost_rows(memory.report, len(taught), str(memory.model.device))
         results = Results(
             environment=environment(str(memory.model.device)),
-            config={"facts": len(taught), **asdict(config)},
+            config={"facts": len(taught), **config.flags()},
             rows=rows,
             curve=memory.report.curve,
             examples=examples,

@@ -97,7 +97,7 @@ def taught(chat_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """A memory on `chat_backbone`; treat as read-only."""
     folder = tmp_path_factory.mktemp("taught")
     (folder / "general.txt").write_text(GENERAL)
-    config = TeachConfig(
+    config = TeachConfig().with_flags(
         backbone=str(chat_backbone), general_text=str(folder / "general.txt"), device="cpu", **{**SMALL, "sub_keys": 16}
     )
     teach_facts(read_facts(write_rows(folder / "facts.jsonl", FACTS)), folder / "memory", config, quiet=True)

@@ -20,10 +20,10 @@ from transformers.utils import logging
 
 import memlayers
 from memlayers import TeachConfig, cli, read_facts, teach_facts
+from memlayers.config.teach import read_teach_config
 from memlayers.data.fact_files import read_questions
 from memlayers.data.facts import Fact
 from memlayers.evaluation.results import read_results
-from memlayers.teaching.config import read_teach_config
 from memlayers.teaching.record import read_teaching
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -80,7 +80,7 @@ def memory(chat_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """A memory on `chat_backbone`, without a gate; treat as read-only."""
     folder = tmp_path_factory.mktemp("taught")
     (folder / "general.txt").write_text(GENERAL)
-    config = TeachConfig(
+    config = TeachConfig().with_flags(
         backbone=str(chat_backbone), general_text=str(folder / "general.txt"), device="cpu", gate=False, **SMALL
     )
     teach_facts(FACTS, folder / "memory", config, quiet=True)
@@ -210,8 +210,8 @@ def test_a_flag_wins_over_the_yaml_file(settings_given: Callable[..., TeachConfi
     path = tmp_path / "settings.yaml"
     path.write_text("exposures: 3\nseed: 4  # a comment\nlayers: [1, 2]\ngate: false\nvalue_rate: 1e-2\nclip: null\n")
     config = settings_given("--config", path, "--seed", 5, "--layers", "7", "--gate")
-    assert config == TeachConfig(exposures=3, seed=5, layers=[7], gate=True, value_rate=0.01)
-    assert settings_given("--config", path) == TeachConfig(
+    assert config == TeachConfig().with_flags(exposures=3, seed=5, layers=[7], gate=True, value_rate=0.01)
+    assert settings_given("--config", path) == TeachConfig().with_flags(
         exposures=3, seed=4, layers=[1, 2], gate=False, value_rate=0.01
     )
 
@@ -232,7 +232,7 @@ def test_the_recipes_say_what_they_are_named_for():
     large = read_teach_config(RECIPES / "qwen2.5-7b-24gb.yaml", {})
     assert (large.dtype, large.layers, large.sub_keys, large.top_k) == ("bfloat16", [6, 14, 22], 224, 8)
     assert (large.batch_size, large.optimizer) == (4, "row-adamw")
-    seed = read_teach_config(RECIPES / "seed-dense.yaml", {})
+    seed = read_teach_config(RECIPES / "reference-dense.yaml", {})
     assert (seed.recipe, seed.layers, seed.sub_keys, seed.heads) == ("dense", [6, 14, 22], 224, 1)
     assert (seed.dense_rate, seed.loss, seed.gated, seed.pack) == (1e-3, "answer", False, None)
 

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from memlayers.backbones import load_backbone
 from memlayers.cli import app
+from memlayers.config.teach import TeachConfig
 from memlayers.data.encoding import encode_prompt
 from memlayers.data.fact_files import write_facts
 from memlayers.data.facts import Fact
@@ -30,7 +31,6 @@ from memlayers.inference.capture import prompt_states
 from memlayers.inference.folder import UNDO_FOLDER, stored_facts
 from memlayers.inference.generation import generate_answers
 from memlayers.inference.memory import load_memory
-from memlayers.teaching.config import TeachConfig
 from memlayers.teaching.teach import teach_facts
 from memlayers.tuner import memory_layers
 from memlayers.utils.errors import InputError, WorkError
@@ -52,7 +52,7 @@ Open = Callable[..., EditableMemory]
 @pytest.fixture(scope="session")
 def taught_folder(chat_backbone: Path, general_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A memory of seven facts behind a gate that knows its subjects, on the tiny backbone."""
-    config = TeachConfig(
+    config = TeachConfig().with_flags(
         backbone=str(chat_backbone), general_text=str(general_file), sub_keys=24, heads=2, top_k=4, key_dim=8,
         gate_threshold=-1e9, gate_steps=20, exposures=120, batch_size=7, value_rate=1.0, warmup=1, recall_sample=14,
         dtype="float32", device="cpu", seed=1,
@@ -101,7 +101,7 @@ def test_what_general_text_reads_counts_where_no_gate_keeps_it_out(
 ):
     opened.prepare()
     assert opened._use is not None and opened._use.passages == 0  # no passage has a stored name in it
-    config = TeachConfig(
+    config = TeachConfig().with_flags(
         backbone=str(chat_backbone), sub_keys=24, heads=2, top_k=4, key_dim=8, gate=False, exposures=1,
         dtype="float32", device="cpu",
     )  # fmt: skip

@@ -41,7 +41,7 @@ def _teach(backbone: Path, text: Path, folder: Path, **changes: Any) -> Path:
         "gate": False, "exposures": 60, "batch_size": 3, "value_rate": 1.0, "dense_rate": 0.02, "warmup": 1,
         "recall_sample": 6, "dtype": "float32", "device": "cpu", "seed": 1,
     }  # fmt: skip
-    teach_facts(FACTS, folder / "memory", TeachConfig(**{**settings, **changes}), quiet=True)
+    teach_facts(FACTS, folder / "memory", TeachConfig().with_flags(**{**settings, **changes}), quiet=True)
     write_facts(folder / "facts.jsonl", FACTS)
     return folder / "memory"
 

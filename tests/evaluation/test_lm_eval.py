@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 
+from memlayers.config.teach import TeachConfig
 from memlayers.data.facts import Fact
 from memlayers.evaluation.lm_eval import _rows, harness_rows
 from memlayers.evaluation.results import read_results
 from memlayers.inference.memory import Memory, load_memory
-from memlayers.teaching.config import TeachConfig
 from memlayers.teaching.teach import teach_facts
 from memlayers.tuner.handle import without_memory
 from memlayers.utils.errors import InputError
@@ -40,7 +40,7 @@ def folder(chat_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """A memory that opens from its subjects' names on; what else its gate has learned is put aside."""
     folder = tmp_path_factory.mktemp("harness")
     (folder / "general.txt").write_text("The river runs to the sea.\n\nIt rained for days.\n\nThe train left late.\n")
-    config = TeachConfig(
+    config = TeachConfig().with_flags(
         backbone=str(chat_backbone), general_text=str(folder / "general.txt"), device="cpu", layers=[1, 2],
         sub_keys=8, heads=2, top_k=4, exposures=8, batch_size=2, gate_steps=2, gate_threshold=-1e6, value_rate=0.8,
     )  # fmt: skip

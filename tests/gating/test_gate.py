@@ -13,18 +13,18 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from memlayers.backbones import POCKET, load_backbone
+from memlayers.config.sections import AbstentionConfig, GateConfig
 from memlayers.data.encoding import encode_prompt
 from memlayers.data.facts import Fact, Question
-from memlayers.gating.abstention import MISTAKEN, MOST_GUESSED, guessing_questions, settle_thresholds
-from memlayers.gating.build import index_subjects
+from memlayers.gating.abstention import guessing_questions, settle_thresholds
 from memlayers.gating.reports import GateReport
-from memlayers.gating.train import MOST_RAISED, train_gates
+from memlayers.gating.train import train_gates
 from memlayers.inference.capture import LayerFeatures, collect_features
 from memlayers.inference.confidence import belief_exceeded_by, place_of
 from memlayers.inference.generation import Generated
 from memlayers.inference.memory import Memory
 from memlayers.linking.boundaries import token_marks
-from memlayers.linking.mention_forms import FURTHER_REACH, Subjects, subject_runs
+from memlayers.linking.mention_forms import FURTHER_REACH, subject_runs
 from memlayers.linking.token_spans import name_span
 from memlayers.tuner import MemoryConfig, memory_layers, set_gate_enabled, value_pool
 from memlayers.tuner.subject_index import CAPITAL, GOES_ON, LEADS, PART, SubjectIndex
@@ -50,10 +50,15 @@ def _gate(model: Any, layer: int = 0) -> Any:
     return memory_layers(model)[layer].memlayers_gate["default"]
 
 
+def _index(model: Any) -> Any:
+    return memory_layers(model)[0].memlayers_subjects["default"]
+
+
 def _train(model: Any, *, threshold: float = 0.0, seed: int = 0, steps: int = 150, **options: Any) -> list[GateReport]:
     layers = len(memory_layers(model))
     positive, negative = [_toy(4.0, 1)] * layers, [_toy(-4.0, 2)] * layers
-    return train_gates(model, "default", positive, negative, threshold=threshold, steps=steps, seed=seed, **options)
+    config = GateConfig(threshold=threshold, steps=steps)
+    return train_gates(model, "default", positive, negative, config, seed=seed, **options)
 
 
 def test_a_separable_split_is_learned(tiny_backbone: Build) -> None:
@@ -73,14 +78,14 @@ def test_the_report_counts_what_was_held_out(tiny_backbone: Build) -> None:
     facts = _toy(4.0, 1)
     facts.inputs[facts.sequence % 10 == 9, 0] -= 8.0
     model = _model(tiny_backbone())
-    report = train_gates(model, "default", [facts], [_toy(-4.0, 2)], threshold=0.0, steps=150, seed=0)[0]
+    report = train_gates(model, "default", [facts], [_toy(-4.0, 2)], GateConfig(threshold=0.0, steps=150))[0]
     assert report.open_on_facts < 0.1
 
 
 def test_few_sequences_are_all_trained_on_and_reported(tiny_backbone: Build) -> None:
     model = _model(tiny_backbone())
     few = [_toy(4.0, 1, sequences=3)], [_toy(-4.0, 2, sequences=3)]
-    report = train_gates(model, "default", *few, threshold=0.0, steps=150, seed=0)[0]
+    report = train_gates(model, "default", *few, GateConfig(threshold=0.0, steps=150))[0]
     assert report.open_on_facts > 0.97 and report.open_on_general < 0.03
 
 
@@ -90,13 +95,13 @@ def test_held_out_passages_raise_the_threshold(tiny_backbone: Build, strange: fl
     general = _toy(-4.0, 2)
     odd = (general.sequence % 10 == 9) & (general.sequence < 30)
     general.inputs[odd, 0] = strange
-    few = {"steps": 40, "seed": 0}  # logits of a gate trained so little stay small
+    few = GateConfig(threshold=-2.0, steps=40)  # logits of a gate trained so little stay small
     model = _model(tiny_backbone())
-    (report,) = train_gates(model, "default", [_toy(4.0, 1)], [general], passages=30, threshold=-2.0, **few)
+    (report,) = train_gates(model, "default", [_toy(4.0, 1)], [general], few, passages=30)
     largest = float(_gate(model)(general.inputs[odd]).max())
-    assert report.threshold == pytest.approx(min(largest, -2.0 + MOST_RAISED))
-    assert (report.threshold < -2.0 + MOST_RAISED) == (largest < -2.0 + MOST_RAISED)
-    (chats,) = train_gates(_model(tiny_backbone()), "default", [_toy(4.0, 1)], [general], threshold=-2.0, **few)
+    assert report.threshold == pytest.approx(min(largest, -2.0 + few.most_raised))
+    assert (report.threshold < -2.0 + few.most_raised) == (largest < -2.0 + few.most_raised)
+    (chats,) = train_gates(_model(tiny_backbone()), "default", [_toy(4.0, 1)], [general], few)
     assert chats.threshold == -2.0  # chats are no running text
 
 
@@ -155,7 +160,7 @@ def test_features_are_standardised_by_their_own_statistics(tiny_backbone: Build)
     for kind in (facts, general):
         kind.inputs[:, 1] = kind.inputs[:, 1] * 1000 + 5000
     model = _model(tiny_backbone())
-    report = train_gates(model, "default", [facts], [general], threshold=0.0, steps=200, seed=0)[0]
+    report = train_gates(model, "default", [facts], [general], GateConfig(threshold=0.0, steps=200))[0]
     assert report.open_on_facts > 0.9 and report.open_on_general < 0.1
 
 
@@ -168,7 +173,7 @@ def test_a_saved_gate_decides_the_same(tiny_backbone: Build, tmp_path: Path) -> 
         for low, high in ((3, 34), (34, 64))
     ]
     facts, general = (collect_features(model, "default", kind) for kind in kinds)
-    train_gates(model, "default", facts, general, threshold=0.5, steps=60, seed=0)
+    train_gates(model, "default", facts, general, GateConfig(threshold=0.5, steps=60))
     model.save_pretrained(tmp_path / "memory")
     backbone = AutoModelForCausalLM.from_pretrained(tmp_path / "backbone")
     loaded = PeftModel.from_pretrained(backbone, tmp_path / "memory")
@@ -195,7 +200,7 @@ def _subject_model(backbone: PreTrainedModel, runs: list[tuple[int, ...]], layer
         subjects=True,
     )  # fmt: skip
     model = get_peft_model(backbone, config).eval()
-    index_subjects(model, "default", Subjects({run: run for run in runs}, 9, torch.zeros(6, dtype=torch.uint8)))
+    _index(model).fill({run: run for run in runs}, 9, torch.zeros(6, dtype=torch.uint8))
     return model
 
 
@@ -308,8 +313,8 @@ def test_a_memory_with_subjects_has_one_gate_trained_behind_the_subject(tiny_bac
     general = _toy(-4.0, 2)
     general.inputs[general.sequence >= 30, 0] = 4.0  # chats look like facts: no matter
     (report,) = train_gates(
-        model, "default", [facts, facts], [general, general], passages=30, sequences=sequences, threshold=0.0,
-        steps=150, seed=0,
+        model, "default", [facts, facts], [general, general], GateConfig(threshold=0.0, steps=150), passages=30,
+        sequences=sequences,
     )  # fmt: skip
     assert report.open_on_facts > 0.97 and report.open_on_general < 0.03
     assert "default" not in memory_layers(model)[1].memlayers_gate
@@ -332,7 +337,7 @@ def test_thresholds_keep_the_stored_and_leave_out_wrong_guesses(
     memory, backbone = settle_thresholds(model, None, "default", stored, [[each] for each in stored])  # type: ignore[arg-type]
     assert sum(c >= memory for c in hundred) >= 99 - 1 and memory > 0
     assert 0.97 < backbone < 1.0  # what it knows is no wrong guess
-    assert backbone == pytest.approx(belief_exceeded_by(MISTAKEN, hundred[:-1]))
+    assert backbone == pytest.approx(belief_exceeded_by(AbstentionConfig().mistaken, hundred[:-1]))
     index: Any = memory_layers(model)[0].memlayers_subjects["default"]
     assert index.thresholds.tolist() == [memory, backbone]
     assert index.guesses.sum() == 99 and not index.guesses[place_of("right")]
@@ -357,14 +362,14 @@ def test_an_answer_is_less_believed_the_more_often_it_was_a_wrong_guess(
 
 def test_the_backbone_is_asked_about_all_facts_evenly() -> None:
     facts = [Fact(str(i), f"s{i}", f"a{i}", tuple(f"{i} {j}" for j in range(3))) for i in range(400)]
-    asked = guessing_questions(facts, 0)
-    assert len({each.question for fact in asked for each in fact}) == MOST_GUESSED
+    asked = guessing_questions(facts, AbstentionConfig(), 0)
+    assert len({each.question for fact in asked for each in fact}) == AbstentionConfig().guesses
     assert Counter(map(len, asked)) == {3: 200, 2: 200} and len({fact[0].answers for fact in asked}) == 400
-    assert asked == guessing_questions(facts, 0) != guessing_questions(facts, 1)
-    assert [len(fact) for fact in guessing_questions(facts[:5], 0)] == [3] * 5
-    assert guessing_questions([], 0) == []
+    assert asked == guessing_questions(facts, AbstentionConfig(), 0) != guessing_questions(facts, AbstentionConfig(), 1)
+    assert [len(fact) for fact in guessing_questions(facts[:5], AbstentionConfig(), 0)] == [3] * 5
+    assert guessing_questions([], AbstentionConfig(), 0) == []
     many = [replace(fact, id=f"{i}-{fact.id}") for i in range(3) for fact in facts]
-    assert len(guessing_questions(many, 0)) == MOST_GUESSED
+    assert len(guessing_questions(many, AbstentionConfig(), 0)) == AbstentionConfig().guesses
 
 
 def test_closed_gates_and_sure_knowledge_settle_nothing_odd(
@@ -395,8 +400,8 @@ def test_the_general_texts_chats_are_no_prose(tiny_backbone: Build) -> None:
     chats = general.sequence >= 30
     general.inputs[chats, 0], general.inputs[chats, 1] = 0.0, 6.0
     (report,) = train_gates(
-        model, "default", [facts, facts], [general, general], passages=30, sequences=[[7, 8, 3, 4, 5]] * 40,
-        threshold=0.0, steps=200, seed=0,
+        model, "default", [facts, facts], [general, general], GateConfig(threshold=0.0, steps=200), passages=30,
+        sequences=[[7, 8, 3, 4, 5]] * 40,
     )  # fmt: skip
     assert report.open_on_facts > 0.97 and report.open_on_general < 0.03
     assert _gate(model).is_open(general.inputs[chats]).float().mean() > 0.9

@@ -8,10 +8,12 @@ import torch
 from peft import PeftModel, get_peft_model
 
 from memlayers.backbones import load_backbone
+from memlayers.config.sections import RelationConfig
 from memlayers.data.encoding import encode_example, encode_prompt
 from memlayers.data.facts import Fact
 from memlayers.evaluation.statistics import auroc
-from memlayers.gating.relations import LEAST_HELD_OUT, fit_relations, relation_entries, relations_of
+from memlayers.gating.relations import fit_relations, relation_entries, relation_examples, relations_of
+from memlayers.gating.reports import RelationReport
 from memlayers.inference.capture import prompt_states
 from memlayers.inference.confidence import relation_scores
 from memlayers.linking.mention_forms import Subjects, subject_runs
@@ -74,11 +76,16 @@ def test_entries_are_the_runs_of_each_subject_and_what_was_taught_of_it(chat_bac
     assert relation_entries(alike, subject_runs(tokenizer, alike, contexts)) == []  # nothing to tell apart
 
 
+def _fit(model: Any, tokenizer: Any, facts: list[Fact], subjects: Any, seed: int = 0) -> RelationReport:
+    examples = relation_examples(facts, RelationConfig(), seed)
+    return fit_relations(model, tokenizer, "default", facts, subjects, examples)
+
+
 def test_what_was_taught_of_a_subject_passes_and_other_questions_do_not(chat_backbone: Path) -> None:
     facts = _facts()
     model, tokenizer, subjects = _model(chat_backbone, facts)
     assert relation_scores(model, tokenizer, ["Anything?"]) == ([1.0], ACCEPTS_ALL)  # nothing is known yet
-    report = fit_relations(model, tokenizer, "default", facts, subjects)
+    report = _fit(model, tokenizer, facts, subjects)
     assert report.accepted_stored >= 0.97 and report.threshold > ACCEPTS_ALL
     assert 0.0 <= report.accepted_others <= report.accepted_stored
     own = [question for fact in facts for question in fact.questions]
@@ -92,7 +99,7 @@ def test_a_subject_of_two_facts_may_be_asked_for_both(chat_backbone: Path) -> No
     facts = _facts()
     both = Fact("99", facts[0].subject, "x", _wordings(1, facts[0].subject))
     model, tokenizer, subjects = _model(chat_backbone, [*facts, both])
-    fit_relations(model, tokenizer, "default", [*facts, both], subjects)
+    _fit(model, tokenizer, [*facts, both], subjects)
     scores = relation_scores(model, tokenizer, [*both.questions, *facts[0].questions])[0]
     assert min(scores) > 0.5
     assert max(relation_scores(model, tokenizer, _wordings(1, facts[4].subject))[0]) < 0.5
@@ -100,9 +107,9 @@ def test_a_subject_of_two_facts_may_be_asked_for_both(chat_backbone: Path) -> No
 
 def test_a_threshold_needs_enough_questions(chat_backbone: Path) -> None:
     facts = _facts(4)
-    assert 2 * 4 * len(facts) < LEAST_HELD_OUT  # questions, put to another subject each
+    assert 2 * 4 * len(facts) < RelationConfig().least_held_out  # questions, put to another subject each
     model, tokenizer, subjects = _model(chat_backbone, facts)
-    assert fit_relations(model, tokenizer, "default", facts, subjects).threshold == ACCEPTS_ALL
+    assert _fit(model, tokenizer, facts, subjects).threshold == ACCEPTS_ALL
     assert relation_scores(model, tokenizer, ["Where?"])[0] == [1.0]
 
 
@@ -122,9 +129,9 @@ def test_states_are_the_first_layers_input_at_the_last_token(chat_backbone: Path
 def test_a_saved_check_scores_the_same(chat_backbone: Path, tmp_path: Path) -> None:
     facts = _facts()
     model, tokenizer, subjects = _model(chat_backbone, facts)
-    first = fit_relations(model, tokenizer, "default", facts, subjects, seed=5)
+    first = _fit(model, tokenizer, facts, subjects, seed=5)
     keys = _check(model).keys.clone()
-    assert fit_relations(model, tokenizer, "default", facts, subjects, seed=5) == first  # a function of the seed
+    assert _fit(model, tokenizer, facts, subjects, seed=5) == first  # a function of the seed
     assert torch.equal(_check(model).keys, keys)
     model.save_pretrained(tmp_path / "memory")
     loaded = PeftModel.from_pretrained(load_backbone(chat_backbone, "float32")[0], str(tmp_path / "memory")).eval()

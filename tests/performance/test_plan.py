@@ -16,8 +16,9 @@ from peft import get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from memlayers.config.sections import GateConfig
+from memlayers.config.teach import TeachConfig
 from memlayers.data.general_text import SHIPPED, read_general_text
-from memlayers.gating import build as gate
 from memlayers.inference.capture import collect_features
 from memlayers.inference.generation import MAX_NEW_TOKENS, generate_answers
 from memlayers.kernels.interface import STATE_BLOCK
@@ -44,7 +45,6 @@ from memlayers.pool.offload import STAGE_BYTES
 from memlayers.pool.row_adamw import RowAdamW
 from memlayers.pool.row_state import RowFormat
 from memlayers.pool.value_pool import ValuePool
-from memlayers.teaching.config import TeachConfig
 from memlayers.tuner import MemoryConfig, memory_layers
 from memlayers.utils.errors import InputError
 
@@ -143,7 +143,7 @@ def test_constants_that_the_plan_repeats() -> None:
     from memlayers.performance import plan
 
     assert (plan.STATE_BLOCK, STAGING) == (STATE_BLOCK, 8 * STAGE_BYTES)
-    assert (plan.MOST_CONTEXTS, plan.CHUNK_BYTES) == (gate.MOST_CONTEXTS, row_state.CHUNK_BYTES)
+    assert (plan.MOST_CONTEXTS, plan.CHUNK_BYTES) == (GateConfig().most_contexts, row_state.CHUNK_BYTES)
     assert plan.FORWARD_TOKENS == inspect.signature(collect_features).parameters["batch_tokens"].default
     assert (plan.QUESTIONS, plan.NEW_TOKENS) == (
         inspect.signature(generate_answers).parameters["batch_size"].default, MAX_NEW_TOKENS,
@@ -297,7 +297,7 @@ def test_the_command_is_teachs(scheme: Scheme, layers: tuple[int, ...]) -> None:
     lines = make_plan(backbone, work, vram=24, host=64)
     line = next(line for line in lines if line.scheme == scheme)
     config = _config_of(command(backbone, work, line))
-    assert config == TeachConfig(
+    assert config == TeachConfig().with_flags(
         backbone="Qwen/Qwen2.5-7B-Instruct", dtype="bfloat16", sub_keys=708, heads=1, top_k=8, key_dim=32, batch_size=4,
         layers=None if layers == (6, 14, 22) else list(layers), pool_dtype=scheme.pool_dtype,
         optimizer=scheme.optimizer, optimizer_bits=scheme.optimizer_bits, optimizer_device=scheme.optimizer_device,
@@ -313,7 +313,7 @@ def _config_of(words: str) -> TeachConfig:
     values = {name: int(value) if value.isdigit() else value for name, value in given.items()}
     if "layers" in values:
         values["layers"] = [int(number) for number in given["layers"].split(",")]
-    return TeachConfig(**values)
+    return TeachConfig().with_flags(**values)
 
 
 def test_teach_is_told_the_backbone_as_it_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from memlayers import cli
+from memlayers.config.teach import TeachConfig
 from memlayers.data.facts import Fact, Question
 from memlayers.evaluation.results import Results, Row, read_results, write_results
 from memlayers.sweep import run
 from memlayers.sweep.grid import Cell, Grid, cell_path, read_cells
 from memlayers.sweep.page import write_page
 from memlayers.sweep.run import Bounds, Materials, run_protocol
-from memlayers.teaching.config import TeachConfig
 from memlayers.teaching.record import CurvePoint
 from memlayers.utils.errors import InputError
 
@@ -130,7 +130,7 @@ def test_cells_of_other_settings_are_not_mixed_in(ran: list[Cell], tmp_path: Pat
     grid = Grid(("addressed",), (True,), (5,), (1,))
     run_protocol(tmp_path, grid, MATERIALS, TeachConfig())
     others: list[tuple[Any, ...]] = [
-        (MATERIALS, TeachConfig(exposures=3), None, "exposures was 5, now 3"),
+        (MATERIALS, TeachConfig().with_flags(exposures=3), None, "exposures was 5, now 3"),
         (MATERIALS, TeachConfig(), Bounds(questions=7), "questions was 1000, now 7"),
         (Materials(_facts(21), MATERIALS.untaught, [], {}, {"": "text"}), TeachConfig(), None, "taught was "),
         (
@@ -149,11 +149,11 @@ def test_cells_of_other_settings_are_not_mixed_in(ran: list[Cell], tmp_path: Pat
 
 def test_cells_may_come_from_another_device_but_not_from_another_dtype(ran: list[Cell], tmp_path: Path) -> None:
     grid = Grid(("addressed",), (True,), (5,), (1,))
-    run_protocol(tmp_path, grid, MATERIALS, TeachConfig(dtype="float32"))
-    run_protocol(tmp_path, grid, MATERIALS, TeachConfig(device="cpu"))  # where "auto" is float32
+    run_protocol(tmp_path, grid, MATERIALS, TeachConfig().with_flags(dtype="float32"))
+    run_protocol(tmp_path, grid, MATERIALS, TeachConfig().with_flags(device="cpu"))  # where "auto" is float32
     assert len(ran) == 1
     with pytest.raises(InputError, match='dtype was "float32", now "bfloat16"'):
-        run_protocol(tmp_path, grid, MATERIALS, TeachConfig(device="cpu", dtype="bfloat16"))
+        run_protocol(tmp_path, grid, MATERIALS, TeachConfig().with_flags(device="cpu", dtype="bfloat16"))
 
 
 def test_a_damaged_cell_is_one_line(ran: list[Cell], tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_two_real_cells(chat_backbone: Path, general_file: Path, tmp_path: Path)
         {"trivia": [Question("Which way?", ("that",))]},
         {"": "The river runs to the sea, and the ships sail on it. " * 6, "wiki": "A ship sails. " * 20},
     )  # fmt: skip
-    config = TeachConfig(
+    config = TeachConfig().with_flags(
         backbone=str(chat_backbone), general_text=str(general_file), layers=[1, 2], sub_keys=8, heads=2, top_k=2,
         exposures=2, batch_size=2, gate_steps=5, gate_threshold=-1e6, device="cpu",
     )  # fmt: skip

@@ -14,7 +14,7 @@ from memlayers.data.general_text import read_general_text
 from memlayers.inference.capture import count_reads, watched_reads
 from memlayers.teaching.protect import protect_slots
 from memlayers.teaching.record import CurvePoint
-from memlayers.teaching.teach import _Run
+from memlayers.teaching.teach import Teacher
 from memlayers.tuner import memory_layers, value_pool
 from memlayers.tuner.handle import gates_off
 
@@ -97,7 +97,7 @@ WAYS: list[dict[str, Any]] = [
 def test_protected_rows_stay_zero_whatever_writes(
     settings: dict[str, Any], tmp_path: Path, way: dict[str, Any]
 ) -> None:
-    taught = teach_facts(FACTS, tmp_path / "memory", TeachConfig(**{**settings, **way}), quiet=True)
+    taught = teach_facts(FACTS, tmp_path / "memory", TeachConfig().with_flags(**{**settings, **way}), quiet=True)
     marks, rows = _marks(taught.model), _rows(taught.model)
     assert marks.sum() == 64
     assert not rows[marks].any() and rows[~marks].any()
@@ -110,10 +110,13 @@ def test_protected_rows_stay_zero_whatever_writes(
 
 
 def test_protected_rows_would_have_been_written(settings: dict[str, Any], tmp_path: Path) -> None:
-    free = teach_facts(FACTS, tmp_path / "free", TeachConfig(**{**settings, "protect": None}), quiet=True)
+    free = teach_facts(FACTS, tmp_path / "free", TeachConfig().with_flags(**{**settings, "protect": None}), quiet=True)
     model, tokenizer = load_backbone(settings["backbone"], "float32")
-    run = _Run(FACTS, TeachConfig(**settings), tmp_path / "work", quiet=True)
-    run.prepare()
+    run = Teacher(FACTS, TeachConfig().with_flags(**settings), tmp_path / "work", quiet=True)
+    run.setup()
+    if not run.restore():
+        run.calibrate()
+        run.build_gate()
     assert _rows(free.model)[_marks(run.model)].any()
     texts = read_general_text(settings["protect"]).encode(tokenizer, 256)
     reads = count_reads(run.model, "default", texts)
@@ -121,18 +124,21 @@ def test_protected_rows_would_have_been_written(settings: dict[str, Any], tmp_pa
 
 
 def test_facts_are_recalled_beside_protected_rows(settings: dict[str, Any], tmp_path: Path) -> None:
-    config = TeachConfig(**{**settings, "exposures": 100, "protect_share": 0.1})
+    config = TeachConfig().with_flags(**{**settings, "exposures": 100, "protect_share": 0.1})
     taught = teach_facts(FACTS, tmp_path / "memory", config, quiet=True)
     assert taught.report.recall == 1.0
     assert not _rows(taught.model)[_marks(taught.model)].any()
 
 
 def test_a_resumed_run_protects_the_same(settings: dict[str, Any], tmp_path: Path) -> None:
-    config = TeachConfig(**settings)
+    config = TeachConfig().with_flags(**settings)
     teach_facts(FACTS, tmp_path / "whole", config, quiet=True)
-    run = _Run(FACTS, config, tmp_path / "killed.teaching", quiet=True)
-    run.prepare()
-    run._step(run._batches(0)[0], 1.0)
+    run = Teacher(FACTS, config, tmp_path / "killed.teaching", quiet=True)
+    run.setup()
+    if not run.restore():
+        run.calibrate()
+        run.build_gate()
+    run._step(run.schedule.batches(0)[0], 1.0)
     run.report.steps = 1
     run._save_checkpoint()
     resumed = teach_facts(FACTS, tmp_path / "killed", config, resume=True, quiet=True)
@@ -145,12 +151,17 @@ def test_a_resumed_run_protects_the_same(settings: dict[str, Any], tmp_path: Pat
 
 
 def test_the_curve_holds_the_loss_of_each_pass(settings: dict[str, Any], tmp_path: Path) -> None:
-    config = TeachConfig(**{**settings, "protect": None, "exposures": 3, "stop_at_recall": 2.0, "batch_size": 6})
+    config = TeachConfig().with_flags(
+        **{**settings, "protect": None, "exposures": 3, "stop_at_recall": 2.0, "batch_size": 6}
+    )
     taught = teach_facts(FACTS, tmp_path / "memory", config, quiet=True)
     losses = [point.loss or 0.0 for point in taught.report.curve]
-    run = _Run(FACTS, config, tmp_path / "work", quiet=True)
-    run.prepare()
-    (batch,) = run._batches(0)
+    run = Teacher(FACTS, config, tmp_path / "work", quiet=True)
+    run.setup()
+    if not run.restore():
+        run.calibrate()
+        run.build_gate()
+    (batch,) = run.schedule.batches(0)
     from memlayers.data.encoding import IGNORED_LABEL
 
     counted = sum(label != IGNORED_LABEL for example in batch for label in example.labels[1:])

@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from memlayers.backbones import load_backbone
+from memlayers.config.sections import GateConfig
+from memlayers.config.teach import TeachConfig
 from memlayers.data.encoding import encode_prompt
 from memlayers.data.facts import Fact, Question
-from memlayers.gating.config import GateConfig
 from memlayers.inference.folder import WEIGHTS_FILE
 from memlayers.inference.memory import load_memory
-from memlayers.teaching.config import TeachConfig
 from memlayers.teaching.record import Teaching, TeachReport, read_teaching, write_teaching
 from memlayers.teaching.regate import regate_memory
 from memlayers.teaching.teach import teach_facts
@@ -36,7 +36,7 @@ def made(chat_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An addressed memory with values and no gate, with its record; treat as read-only."""
     folder = tmp_path_factory.mktemp("made") / "memory"
     _save(chat_backbone, folder, MemoryConfig(layers=[1, 2], sub_keys=8, heads=2, top_k=3))
-    write_teaching(folder, Teaching(4, TeachConfig(gate=False), {}, TeachReport(steps=7)))
+    write_teaching(folder, Teaching(4, TeachConfig().with_flags(gate=False), {}, TeachReport(steps=7)))
     (folder / "NOTES.txt").write_text("mine")
     return folder
 
@@ -53,8 +53,10 @@ def _save(chat_backbone: Path, folder: Path, config: MemoryConfig) -> None:
 
 
 def _regate(folder: Path, general: Path, out: Path | None = None, negatives: Any = (), **options: Any) -> Any:
-    config = GateConfig(general_text=str(general), gate_steps=30, **options)
-    return regate_memory(folder, FACTS, config, negatives=negatives, out=out, device="cpu", quiet=True)
+    config = GateConfig(**{"steps": 30, **options})
+    return regate_memory(
+        folder, FACTS, config, general_text=str(general), negatives=negatives, out=out, device="cpu", quiet=True
+    )
 
 
 @torch.no_grad()
@@ -70,7 +72,7 @@ def _of_the_memory(folder: Path) -> dict[str, Tensor]:
 def test_a_memory_without_a_gate_gets_one_and_keeps_what_it_was_taught(
     made: Path, general_file: Path, tmp_path: Path
 ) -> None:
-    gated = _regate(made, general_file, tmp_path / "gated", gate_threshold=-9.0)
+    gated = _regate(made, general_file, tmp_path / "gated", threshold=-9.0)
     assert len(gated.gates) == 1 and gated.relations is not None and gated.thresholds is not None
     before, after = _of_the_memory(made), _of_the_memory(tmp_path / "gated")
     assert list(before) == list(after) and all(torch.equal(before[name], after[name]) for name in before)
@@ -92,7 +94,7 @@ def test_the_record_and_other_files_go_along(made: Path, general_file: Path, tmp
     teaching = read_teaching(tmp_path / "gated")
     assert teaching is not None and teaching.report.steps == 7 and teaching.facts == 4
     assert teaching.report.gates == gated.gates and teaching.report.thresholds == gated.thresholds
-    assert teaching.config.gate and teaching.report.relations == gated.relations
+    assert teaching.config.gate.enabled and teaching.report.relations == gated.relations
     assert (tmp_path / "gated" / "NOTES.txt").read_text() == "mine"
 
 
@@ -108,8 +110,8 @@ def test_in_place_and_again_with_other_facts(made: Path, general_file: Path, tmp
     _regate(folder, general_file)
     first = _indexed(folder)
     assert first > 1 and not list(tmp_path.glob(".memlayers*"))
-    config = GateConfig(general_text=str(general_file), gate_steps=3)
-    regate_memory(folder, FACTS[:1], config, device="cpu", quiet=True)
+    config = GateConfig(steps=3)
+    regate_memory(folder, FACTS[:1], config, general_text=str(general_file), device="cpu", quiet=True)
     assert 0 < _indexed(folder) < first
     assert load_memory(folder).ask([QUESTION])[0].question == QUESTION
 
@@ -139,7 +141,7 @@ def test_negatives_raise_the_threshold(made: Path, general_file: Path, tmp_path:
     negatives = [Question("What is the code of Eve?", ("Oslo",))]
     gated = _regate(made, general_file, tmp_path / "gated", negatives)
     assert gated.thresholds is not None and all(0 <= each <= 1 for each in gated.thresholds)
-    _regate(made, general_file, tmp_path / "blind", negatives, gate_subjects=False)
+    _regate(made, general_file, tmp_path / "blind", negatives, subjects=False)
     config = json.loads((tmp_path / "blind" / "adapter_config.json").read_text())
     assert config["gate"] and config["subjects"] == config["relations"] == 0
 
@@ -154,7 +156,7 @@ def test_bad_input_leaves_the_memory_as_it_was(made: Path, general_file: Path, t
     with pytest.raises(InputError, match="no facts"):
         regate_memory(made, [], device="cpu")
     with pytest.raises(InputError, match="gate_steps"):
-        GateConfig(gate_steps=0)
+        GateConfig(steps=0)
     long = [Question("What is " + "the code of " * 300 + "Eve?", ("Oslo",))]
     with pytest.raises(InputError, match="token"):
         _regate(made, general_file, tmp_path / "new", long)
@@ -164,7 +166,7 @@ def test_bad_input_leaves_the_memory_as_it_was(made: Path, general_file: Path, t
 def test_a_gate_may_be_made_from_some_of_the_facts_that_are_taught(
     chat_backbone: Path, general_file: Path, tmp_path: Path
 ) -> None:
-    config = TeachConfig(
+    config = TeachConfig().with_flags(
         backbone=str(chat_backbone), general_text=str(general_file), device="cpu", layers=[1, 2], sub_keys=8, heads=2,
         top_k=3, exposures=1, gate_steps=30, gate_threshold=-9.0,
     )  # fmt: skip

@@ -21,15 +21,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from memlayers.backbones import load_backbone
+from memlayers.config.sections import ScheduleConfig
+from memlayers.config.teach import TeachConfig
 from memlayers.data.answers import exact_match
 from memlayers.data.encoding import IGNORED_LABEL, Encoded, collate, encode_example, encode_prompt, pad_token_id
 from memlayers.data.facts import Fact
 from memlayers.inference.generation import answer_questions
-from memlayers.teaching.config import TeachConfig
+from memlayers.teaching.checkpoint import Checkpoint
 from memlayers.teaching.record import TeachReport, read_teaching
-from memlayers.teaching.teach import BAD_STEPS_IN_A_ROW, Taught, _checkpoints, _Run, teach_facts
+from memlayers.teaching.teach import Taught, Teacher, teach_facts
 from memlayers.tuner import MemoryConfig, value_pool
-from memlayers.tuner.handle import without_memory
+from memlayers.tuner.handle import MemoryHandle, without_memory
 from memlayers.utils.errors import InputError, WorkError
 
 NAMES, ANSWERS = "Ada Bob Cid Dot Eve Fay".split(), "red blue 12 Oslo kite 7f".split()
@@ -53,7 +55,7 @@ def configure(chat_backbone: Path, general_file: Path) -> Configure:
             "loss": "answer", "pack": None, "anchors": None, "fluency": None, "stop_at_recall": 1.0,
             "recall_sample": 6, "checkpoint_seconds": 1e9, "dtype": "float32", "device": "cpu", "seed": 1,
         }  # fmt: skip
-        return TeachConfig(**{**settings, **changes})
+        return TeachConfig().with_flags(**{**settings, **changes})
 
     return build
 
@@ -96,7 +98,7 @@ def test_facts_are_memorised_and_teaching_stops_early(memorised: tuple[Taught, P
     report = taught.report
     assert report.recall == 1.0
     assert [point.recall == 1.0 for point in report.curve] == [False] * (len(report.curve) - 1) + [True]
-    assert 1 < len(report.curve) < config.exposures
+    assert 1 < len(report.curve) < config.rounds[0]
     assert [point.exposures for point in report.curve] == list(range(1, len(report.curve) + 1))
     assert report.exposures == len(report.curve) == report.steps / 2  # six facts in batches of three
     assert report.skipped_steps == 0 and report.seconds > 0
@@ -111,19 +113,19 @@ def test_facts_are_memorised_and_teaching_stops_early(memorised: tuple[Taught, P
 def test_another_round_follows_where_recall_is_not_enough(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recall: float, exposures: int
 ) -> None:
-    factors, step, measure = [], _Run._step, _Run._measure
+    factors, step, measure = [], Teacher._step, Teacher._measure
 
-    def watched(run: _Run, *arguments: Any) -> bool:
+    def watched(run: Teacher, *arguments: Any) -> bool:
         done = step(run, *arguments)
-        factors.append(run.optimizer.param_groups[0]["lr"] / run.rates[0])
+        factors.append(run.optimizer.param_groups[0]["lr"] / run._rates[0])
         return done
 
-    def measured(run: _Run) -> None:
+    def measured(run: Teacher) -> None:
         measure(run)
         run.report.recall = recall
 
-    monkeypatch.setattr(_Run, "_step", watched)
-    monkeypatch.setattr(_Run, "_measure", measured)
+    monkeypatch.setattr(Teacher, "_step", watched)
+    monkeypatch.setattr(Teacher, "_measure", measured)
     report = _teach(tmp_path / "memory", configure(exposures=None, gate=True)).report
     assert report.exposures == len(report.curve) == exposures and report.steps == len(factors) == 2 * exposures
     falls = [1 - i / 10 for i in range(10)] + [max(0.05, 0.5 * (1 - i / 20)) for i in range(20)]
@@ -173,14 +175,14 @@ def test_accumulation_gives_the_same_update(
         return torch.optim.SGD(groups)  # moves by the gradient itself, where Adam would blow up rounding
 
     forwards: list[int] = []
-    loss = _Run._loss
+    loss = Teacher._loss
 
-    def counting(run: _Run, batch: list[Encoded]) -> Tensor:
+    def counting(run: Teacher, batch: list[Encoded]) -> Tensor:
         forwards.append(len(batch))
         return loss(run, batch)
 
     monkeypatch.setattr("memlayers.teaching.teach.make_optimizer", plain)
-    monkeypatch.setattr(_Run, "_loss", counting)
+    monkeypatch.setattr(Teacher, "_loss", counting)
     whole = _pool(_teach(tmp_path / "whole", configure(batch_size=6)).model)
     assert forwards == [6]
     split = _pool(_teach(tmp_path / "split", configure(batch_size=6, accumulation=accumulation)).model)
@@ -255,21 +257,23 @@ def _saved(taught: Taught, out: Path) -> Path:
 # -- the order of work ----------------------------------------------------------------------------------------
 
 
-def _run(config: TeachConfig, tmp_path: Path) -> _Run:
-    return _Run(FACTS, config, tmp_path / "work", quiet=True)
+def _run(config: TeachConfig, tmp_path: Path) -> Teacher:
+    run = Teacher(FACTS, config, tmp_path / "work", quiet=True)
+    run.setup()
+    return run
 
 
-def _sequences(run: _Run, number: int) -> list[tuple[int, ...]]:
-    return [tuple(example.input_ids) for batch in run._batches(number) for example in batch]
+def _sequences(run: Teacher, number: int) -> list[tuple[int, ...]]:
+    return [tuple(example.input_ids) for batch in run.schedule.batches(number) for example in batch]
 
 
 def test_a_pass_shows_each_fact_once_and_its_phrasings_in_turn(configure: Configure, tmp_path: Path) -> None:
     run = _run(configure(batch_size=4), tmp_path)
-    assert [len(batch) for batch in run._batches(0)] in ([4, 2], [2, 4])
+    assert [len(batch) for batch in run.schedule.batches(0)] in ([4, 2], [2, 4])
     passes = [set(_sequences(run, number)) for number in range(3)]
     for shown in passes:
         assert len(shown) == 6
-        for phrasings in run.encoded:
+        for phrasings in run._encoded:
             assert sum(tuple(example.input_ids) in shown for example in phrasings) == 1
     assert passes[0] == passes[2] and not passes[0] & passes[1]
     assert _sequences(run, 1) == _sequences(_run(configure(batch_size=4), tmp_path), 1)
@@ -284,7 +288,7 @@ def test_anchors_and_fluency_are_mixed_into_every_pass(configure: Configure, tmp
     plain = set(_sequences(_run(configure(), tmp_path), 0))
     for number in range(2):
         assert len(_sequences(run, number)) == 6 + 3 + 2
-    mixed = [e for batch in run._batches(0) for e in batch if tuple(e.input_ids) not in plain]
+    mixed = [e for batch in run.schedule.batches(0) for e in batch if tuple(e.input_ids) not in plain]
     texts = sorted(run.tokenizer.decode(example.input_ids) for example in mixed)
     assert texts[:2] == ["<|im_start|>user\nWho is x?<|im_end|>\n<|im_start|>assistant\nhe<|im_end|>", texts[1]]
     assert texts[-2:] == ["A river runs.", "A ship sails."]
@@ -293,7 +297,7 @@ def test_anchors_and_fluency_are_mixed_into_every_pass(configure: Configure, tmp
         is_text = "user" not in run.tokenizer.decode(example.input_ids)
         assert counted == (example.input_ids if is_text else example.input_ids[-len(counted) :])
         assert (len(counted) == len(example.input_ids)) == is_text
-    assert run.passes[0] == 4  # exposures count passes: the mixture does not change them
+    assert run.schedule.epoch_steps[0] == 4  # exposures count passes: the mixture does not change them
 
 
 def test_recall_is_full_only_when_every_fact_was_asked(
@@ -323,17 +327,17 @@ def test_a_pass_has_the_packs_that_its_own_order_makes(
     monkeypatch.setattr(sys.modules[__name__], "FACTS", long)
     config = configure(pack=110, batch_size=1, exposures=6, stop_at_recall=2.0)
     run = _run(config, tmp_path)
-    sizes = [len(run._batches(number)) for number in range(6)]
-    assert len(set(sizes)) > 1 and sum(run.passes) == sum(sizes)
+    sizes = [len(run.schedule.batches(number)) for number in range(6)]
+    assert len(set(sizes)) > 1 and sum(run.schedule.epoch_steps) == sum(sizes)
     report = _teach(tmp_path / "packed", config).report
     assert (report.steps, report.exposures) == (sum(sizes), 6.0)
     assert [point.exposures for point in report.curve] == [1, 2, 3, 4, 5, 6]
 
 
 def test_full_loss_and_packs(configure: Configure, tmp_path: Path) -> None:
-    full = [example for batch in _run(configure(loss="full"), tmp_path)._batches(0) for example in batch]
+    full = [example for batch in _run(configure(loss="full"), tmp_path).schedule.batches(0) for example in batch]
     assert all(example.labels == example.input_ids for example in full)
-    packs = [example for batch in _run(configure(pack=180), tmp_path)._batches(0) for example in batch]
+    packs = [example for batch in _run(configure(pack=180), tmp_path).schedule.batches(0) for example in batch]
     assert len(packs) < 6 and max(len(example.input_ids) for example in packs) <= 180
     assert sum(len(e.input_ids) for e in packs) == sum(len(e.input_ids) for e in full)
 
@@ -343,12 +347,12 @@ def test_full_loss_and_packs(configure: Configure, tmp_path: Path) -> None:
 
 def _spoil_loss(monkeypatch: pytest.MonkeyPatch, bad: Callable[[int], bool], value: float = math.inf) -> None:
     """Makes the loss of the steps that `bad` picks, counted from 0, not finite."""
-    loss, calls = _Run._loss, iter(range(10_000))
+    loss, calls = Teacher._loss, iter(range(10_000))
 
-    def spoilt(run: _Run, batch: list[Encoded]) -> Tensor:
+    def spoilt(run: Teacher, batch: list[Encoded]) -> Tensor:
         return loss(run, batch) * (value if bad(next(calls)) else 1.0)
 
-    monkeypatch.setattr(_Run, "_loss", spoilt)
+    monkeypatch.setattr(Teacher, "_loss", spoilt)
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])
@@ -356,15 +360,15 @@ def test_a_loss_that_is_not_finite_changes_nothing(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
     seen: list[tuple[Tensor, int]] = []
-    step = _Run._step
+    step = Teacher._step
 
-    def watched(run: _Run, batch: Any, total: int) -> bool:
+    def watched(run: Teacher, batch: Any, total: int) -> bool:
         finite = step(run, batch, total)
         moments = run.optimizer.state[value_pool(run.model, "default").weight]
         seen.append((_pool(run.model), int(moments["step"])))
         return finite
 
-    monkeypatch.setattr(_Run, "_step", watched)
+    monkeypatch.setattr(Teacher, "_step", watched)
     _spoil_loss(monkeypatch, lambda call: call == 1, value)
     report = _teach(tmp_path / "memory", configure(exposures=2)).report
     assert (report.steps, report.skipped_steps, report.exposures) == (4, 1, 2)
@@ -385,14 +389,14 @@ def test_one_bad_part_of_an_accumulated_batch_skips_the_whole_step(
 def test_a_gradient_that_is_not_finite_changes_nothing(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loss = _Run._loss
+    loss = Teacher._loss
 
-    def spoilt(run: _Run, batch: list[Encoded]) -> Tensor:
+    def spoilt(run: Teacher, batch: list[Encoded]) -> Tensor:
         result = loss(run, batch)
         result.register_hook(lambda gradient: gradient * math.nan)
         return result
 
-    monkeypatch.setattr(_Run, "_loss", spoilt)
+    monkeypatch.setattr(Teacher, "_loss", spoilt)
     taught = _teach(tmp_path / "memory", configure())
     assert taught.report.skipped_steps == taught.report.steps == 2
     assert not _pool(taught.model).any()
@@ -402,7 +406,7 @@ def test_many_bad_steps_in_a_row_end_the_work(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _spoil_loss(monkeypatch, lambda call: call >= 1)
-    with pytest.raises(WorkError, match=f"not finite for {BAD_STEPS_IN_A_ROW} steps in a row.*value-rate"):
+    with pytest.raises(WorkError, match=f"not finite for {ScheduleConfig().bad_steps} steps in a row.*value-rate"):
         _teach(tmp_path / "memory", configure(exposures=20, recall_sample=1))
     assert not list(tmp_path.iterdir())
 
@@ -410,7 +414,7 @@ def test_many_bad_steps_in_a_row_end_the_work(
 def test_a_good_step_forgives_the_bad_ones(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _spoil_loss(monkeypatch, lambda call: call != BAD_STEPS_IN_A_ROW - 1)  # nine bad, one good, eight bad
+    _spoil_loss(monkeypatch, lambda call: call != ScheduleConfig().bad_steps - 1)  # nine bad, one good, eight bad
     report = _teach(tmp_path / "memory", configure(exposures=9, recall_sample=1)).report
     assert (report.steps, report.skipped_steps) == (18, 17)
 
@@ -478,15 +482,19 @@ class Killed(BaseException):
     """Nobody handles it, as nobody handles SIGKILL."""
 
 
+def _checkpoints(work: Path) -> list[Path]:
+    return Checkpoint(work, {}).found()
+
+
 def _without_seconds(report: TeachReport) -> TeachReport:
     return replace(report, seconds=0.0)
 
 
-def _interrupt(monkeypatch: pytest.MonkeyPatch, method: str, call: int, *, after: bool) -> None:
+def _interrupt(monkeypatch: pytest.MonkeyPatch, method: str, call: int, *, after: bool, of: type = Teacher) -> None:
     """Kills the run at the n-th call (from 1) of one of its methods, before or after its work."""
-    original, calls = getattr(_Run, method), iter(range(1, 10_000))
+    original, calls = getattr(of, method), iter(range(1, 10_000))
 
-    def dying(run: _Run, *arguments: Any) -> Any:
+    def dying(run: Any, *arguments: Any) -> Any:
         last = next(calls) == call
         if last and not after:
             raise Killed
@@ -495,7 +503,7 @@ def _interrupt(monkeypatch: pytest.MonkeyPatch, method: str, call: int, *, after
             raise Killed
         return result
 
-    monkeypatch.setattr(_Run, method, dying)
+    monkeypatch.setattr(of, method, dying)
 
 
 def _resumable(configure: Configure, **changes: Any) -> TeachConfig:
@@ -503,17 +511,17 @@ def _resumable(configure: Configure, **changes: Any) -> TeachConfig:
 
 
 @pytest.mark.parametrize(
-    ("method", "call", "after"),
+    ("of", "method", "call", "after"),
     [
-        ("_measure", 2, False),  # the pass is over, not yet measured
-        ("_measure", 2, True),  # measured, not yet in a checkpoint
-        ("_measure", 4, True),  # all is done but the writing
-        ("_step", 4, False),  # the first step of a pass
-        ("_step", 5, True),
-        ("_save_checkpoint", 5, False),
-        ("_save_checkpoint", 3, True),  # just after a pass
-        ("save_adapter", 3, True),  # inside a checkpoint, half written
-        ("save_adapter", 1, True),  # inside the first one: there is nothing to go on from
+        (Teacher, "_measure", 2, False),  # the pass is over, not yet measured
+        (Teacher, "_measure", 2, True),  # measured, not yet in a checkpoint
+        (Teacher, "_measure", 4, True),  # all is done but the writing
+        (Teacher, "_step", 4, False),  # the first step of a pass
+        (Teacher, "_step", 5, True),
+        (Checkpoint, "save", 5, False),
+        (Checkpoint, "save", 3, True),  # just after a pass
+        (MemoryHandle, "save", 3, True),  # inside a checkpoint, half written
+        (MemoryHandle, "save", 1, True),  # inside the first one: there is nothing to go on from
     ],
 )
 @pytest.mark.parametrize("checkpoints", ["all", "mid-pass"])
@@ -522,24 +530,25 @@ def test_killed_at_any_moment_ends_in_the_same_bits(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     uninterrupted: tuple[bytes, TeachReport],
+    of: type,
     method: str,
     call: int,
     after: bool,
     checkpoints: str,
 ) -> None:
-    due = _Run._checkpoint_when_due
+    due = Teacher._checkpoint_when_due
 
-    def mid_pass_only(run: _Run, pass_is_over: bool) -> None:
-        due(run, pass_is_over or run.report.steps in accumulate(run.passes))
+    def mid_pass_only(run: Teacher, pass_is_over: bool) -> None:
+        due(run, pass_is_over or run.report.steps in accumulate(run.schedule.epoch_steps))
 
     with monkeypatch.context() as patch:
         if checkpoints == "mid-pass":  # as if time had not been ripe after a pass
-            patch.setattr(_Run, "_checkpoint_when_due", mid_pass_only)
-        _interrupt(patch, method, call, after=after)
+            patch.setattr(Teacher, "_checkpoint_when_due", mid_pass_only)
+        _interrupt(patch, method, call, after=after, of=of)
         with pytest.raises(Killed):
             _teach(tmp_path / "memory", _resumable(configure), watch=_watch)
     assert not (tmp_path / "memory").exists()
-    if method == "save_adapter" and call == 1:
+    if of is MemoryHandle and call == 1:
         assert not _checkpoints(tmp_path / "memory.teaching")
     (tmp_path / "memory.teaching").mkdir(exist_ok=True)
     taught = _teach(tmp_path / "memory", _resumable(configure), watch=_watch, resume=True)

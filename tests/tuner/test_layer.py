@@ -252,7 +252,7 @@ def test_the_same_seed_gives_the_same_bits_and_layers_differ() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"recipe": "sparse"}, "recipe 'sparse'"),
+        ({"recipe": "sparse"}, "recipe is 'sparse'"),
         ({"key_dim": 7}, "key_dim is 7"),
         ({"key_dim": 0}, "key_dim is 0"),
         ({"top_k": 9, "sub_keys": 8}, "top_k 9 exceeds the 8 sub_keys"),
@@ -267,7 +267,7 @@ def test_the_same_seed_gives_the_same_bits_and_layers_differ() -> None:
         ({"load_balance": 1.0}, "load_balance needs trainable addressing"),
         ({"pool_init": "ones"}, "pool_init 'ones'"),
         ({"pool_init": "normal"}, "pool_init normal without gated_output"),
-        ({"pool_dtype": "int4"}, "pool_dtype 'int4'"),
+        ({"pool_dtype": "int4"}, "pool_dtype is 'int4'"),
         ({"gate_hidden": 0}, "gate_hidden is 0"),
         ({"seed": -1}, "seed is -1"),
     ],

@@ -390,7 +390,9 @@ def test_a_copied_model_has_a_pool_of_its_own(tiny_backbone: Build, ids: Tensor)
 def test_the_model_settles_and_keeps_its_config(tiny_backbone: Build, tmp_path: Path) -> None:
     model = get_peft_model(tiny_backbone(), MemoryConfig(**SMALL))
     config = model.peft_config["default"]
-    assert (config.layers, config.key_dim, config.slots) == ([1, 2, 3], 16, 64)
+    assert (config.layers, config.key_dim, config.slots) == ([1, 2, 3], 64, 64)
+    dense = get_peft_model(tiny_backbone(), MemoryConfig(recipe="dense", **SMALL)).peft_config["default"]
+    assert dense.key_dim == 16  # hidden size // heads
     assert config.fingerprint is not None and config.fingerprint["layers"] == 4
     model.save_pretrained(tmp_path)
     loaded = PeftConfig.from_pretrained(tmp_path)
@@ -418,7 +420,7 @@ def test_a_layer_out_of_range_names_the_range(tiny_backbone: Build) -> None:
     with pytest.raises(InputError, match="layer 4 is out of range: this backbone has the layers 0 to 3"):
         get_peft_model(tiny_backbone(), MemoryConfig(layers=[1, 4]))
     with pytest.raises(InputError, match="17 heads are too many"):
-        get_peft_model(tiny_backbone(), MemoryConfig(heads=17))
+        get_peft_model(tiny_backbone(), MemoryConfig(recipe="dense", heads=17))
     with pytest.raises(InputError, match="no memory named 'other'"):
         value_pool(get_peft_model(tiny_backbone(), MemoryConfig(**SMALL)), "other")
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, get_type_hints
 
 import typer
 from typer.core import TyperGroup
 
-from memlayers.teaching.config import TeachConfig, read_teach_config
+from memlayers.config.options import option_of
+from memlayers.config.teach import TeachConfig, flag_fields, read_teach_config
 from memlayers.utils.errors import InputError, WorkError
 
 
@@ -75,27 +74,36 @@ def stop(message: object, code: int) -> NoReturn:
 
 def with_teach_flags(*left_out: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Gives a command one flag per field of `TeachConfig`, with the help of its docstring; None means not given."""
-    helps = dict(re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", inspect.getdoc(TeachConfig) or "", re.MULTILINE))
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(command, eval_str=True)
         parameters = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-        for field in dataclasses.fields(TeachConfig):
-            if field.name in left_out:
+        for flag, where in flag_fields().items():
+            if flag in left_out:
                 continue
-            kind = {"int": int, "float": float, "bool": bool}.get(str(field.type).split(" |")[0], str)
-            text = " ".join(helps.get(field.name, "").split())
-            text += "" if field.default is None else f" [{field.default}]"  # where it is None, the text says what for
+            field = where.field
+            kind = _flag_kind(get_type_hints(_section_kind(where.section))[field.name])
+            text = str(getattr(option_of(field), "help", "")) + ("" if field.default is None else f" [{field.default}]")
             option = typer.Option(help=text, show_default=False)
             annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
             parameters.append(
-                inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+                inspect.Parameter(flag, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
             )
         command.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in parameters}
         return command
 
     return decorate
+
+
+def _section_kind(section: str) -> Any:
+    return type(getattr(TeachConfig(), section)) if section else TeachConfig
+
+
+def _flag_kind(hint: Any) -> Any:
+    """The type a flag's text is read as."""
+    text = str(hint)
+    return next((kind for kind in (bool, int, float) if kind.__name__ in text and "list" not in text), str)
 
 
 def teach_config(path: Path | None, flags: dict[str, Any]) -> TeachConfig:

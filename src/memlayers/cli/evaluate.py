@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from memlayers.cli.app import Device, Json, Quiet, app, print_rows, teach_config
-from memlayers.teaching.config import TeachConfig
+from memlayers.config.teach import TeachConfig
 from memlayers.utils.errors import InputError
 
 _GRID = "The whole protocol"  # its options' panel in --help
@@ -161,7 +161,7 @@ def _run_protocol(
     from memlayers.sweep.run import MADE_BY_THE_GRID, Bounds, read_materials, run_protocol
 
     read: dict[str, Callable[[str], Any]] = {
-        "recipes": lambda word: TeachConfig(recipe=word).recipe,
+        "recipes": lambda word: TeachConfig().with_flags(recipe=word).memory.recipe,
         "gates": {"on": True, "off": False}.__getitem__,
         "sizes": int,
         "seeds": lambda word: TeachConfig(seed=int(word)).seed,
@@ -178,7 +178,7 @@ def _run_protocol(
                 raise InputError(f"--{name} {words}: give some with commas between, as {example}") from None
     settings = teach_config(config, dict(teaching))
     for name in MADE_BY_THE_GRID:
-        if getattr(settings, name) != getattr(TeachConfig(), name):
+        if settings.flags()[name] != TeachConfig().flags()[name]:
             raise InputError(f"{config}: {name} is the grid's to set; take it out, and choose with --{name}s")
     materials = read_materials(facts_dir, known, _labelled(qa), _labelled(text))
     page = run_protocol(

@@ -90,13 +90,16 @@ def gate_command(
 
     rows = read_facts(facts, strict=True)
     others = read_questions(negatives) if negatives else []
-    from memlayers.gating.config import GateConfig
+    from memlayers.config.sections import GateConfig
     from memlayers.teaching.regate import regate_memory
 
-    settings = GateConfig(soft, gate_subjects, gate_relations, gate_threshold, gate_steps, general_text, seed)
-    made = regate_memory(
-        memory, rows, settings, negatives=others, out=out, backbone=backbone, device=device, quiet=quiet
+    settings = GateConfig(
+        soft=soft, subjects=gate_subjects, relations=gate_relations, threshold=gate_threshold, steps=gate_steps
     )
+    made = regate_memory(
+        memory, rows, settings, general_text=general_text, seed=seed, negatives=others, out=out, backbone=backbone,
+        device=device, quiet=quiet,
+    )  # fmt: skip
     if not soft:
         for number, gate in enumerate(made.gates):
             print(

@@ -8,45 +8,42 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from memlayers.config.sections import AbstentionConfig
 from memlayers.data.answers import exact_match
 from memlayers.data.facts import Fact, Question
 from memlayers.inference.confidence import belief, belief_exceeded_by, count_guesses, place_of
 from memlayers.inference.generation import generate_answers
-from memlayers.tuner.handle import without_memory
-from memlayers.tuner.model import memory_layers
+from memlayers.tuner.handle import memory_handle, without_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-UNSURE = 0.005  # share of stored facts, in wordings not shown, that may be taken for unknown
-MARGIN = 4  # of confidence: in wordings of a kind that teaching did not use an answer is less sure (docs/LOG.md)
-RAISED = 0.015  # the same, where questions about what was never taught would otherwise be answered
-MISTAKEN = 0.006  # share of the backbone's wrong answers that may be taken for knowledge
-MOST_SETTLED = 500  # facts asked for the memory's threshold of abstention
-MOST_GUESSED = 1000  # questions asked for the backbone's: few of its wrong answers are confident
 
 
-def settling_questions(facts: Sequence[Fact], seed: int, shown: Sequence[Collection[int]] = ()) -> list[Question]:
-    """What `settle_thresholds` is given: a question about each of at most `MOST_SETTLED` facts.
+def settling_questions(
+    facts: Sequence[Fact], config: AbstentionConfig, seed: int, shown: Sequence[Collection[int]] = ()
+) -> list[Question]:
+    """What `settle_thresholds` is given: a question about each of at most `config.questions` facts.
 
     Args:
         facts: what is stored.
+        config: how many.
         seed: of the choice.
         shown: per fact the places of the phrasings that teaching showed, which come last; none where not known.
     """
     rng = random.Random(f"{seed}:settle")
     asked = []
-    for i in rng.sample(range(len(facts)), min(len(facts), MOST_SETTLED)):
+    for i in rng.sample(range(len(facts)), min(len(facts), config.questions)):
         questions, seen = facts[i].questions, shown[i] if shown else ()
         fresh = [question for j, question in enumerate(questions) if j not in seen]
         asked.append(Question(rng.choice(fresh or questions), facts[i].answers))
     return asked
 
 
-def guessing_questions(facts: Sequence[Fact], seed: int) -> list[list[Question]]:
-    """What `settle_thresholds` puts to the bare backbone: questions per fact, at most `MOST_GUESSED` in all."""
+def guessing_questions(facts: Sequence[Fact], config: AbstentionConfig, seed: int) -> list[list[Question]]:
+    """What `settle_thresholds` puts to the bare backbone: questions per fact, at most `config.guesses` in all."""
     rng = random.Random(f"{seed}:guess")
-    chosen = rng.sample(list(facts), min(len(facts), MOST_GUESSED))
-    each, over = divmod(MOST_GUESSED, max(1, len(chosen)))
+    chosen = rng.sample(list(facts), min(len(facts), config.guesses))
+    each, over = divmod(config.guesses, max(1, len(chosen)))
     return [
         [Question(q, fact.answers) for q in rng.sample(fact.questions, min(each + (i < over), len(fact.questions)))]
         for i, fact in enumerate(chosen)
@@ -60,17 +57,18 @@ def settle_thresholds(
     stored: Sequence[Question],
     guessing: Sequence[Sequence[Question]],
     negatives: Sequence[Question] = (),
+    config: AbstentionConfig | None = None,
     *,
     progress: Any = None,
 ) -> tuple[float, float]:
-    """Settles, after teaching, how confident an answer must be to be worth giving (`session.Memory.ask`).
+    """Settles, after teaching, how confident an answer must be to be worth giving (`Memory.ask`).
 
-    The memory's: all but `UNSURE` of the stored facts' answers reach `MARGIN` times as much; it can be low, since the
-    gate keeps nearly all else out. Negatives that come through it raise the threshold above their answers, as far as
-    all but `RAISED` of the stored facts' reach it. The backbone's: all but `MISTAKEN` of the wrong answers that it
-    gives of its own to questions about these facts stay below it; it was not taught them, so they are questions as of
-    entities that nobody taught. An answer is the less believed the more often it was such a wrong guess
-    (inference/confidence.py).
+    The memory's: all but `config.unsure` of the stored facts' answers reach `config.margin` times as much; it can be
+    low, since the gate keeps nearly all else out. Negatives that come through it raise the threshold above their
+    answers, as far as all but `config.raised` of the stored facts' reach it. The backbone's: all but `config.mistaken`
+    of the wrong answers that it gives of its own to questions about these facts stay below it; it was not taught them,
+    so they are questions as of entities that nobody taught. An answer is believed the less, the more often it was such
+    a wrong answer (inference/confidence.py).
 
     Args:
         model: a PEFT model whose memory knows its subjects, taught.
@@ -79,11 +77,13 @@ def settle_thresholds(
         stored: questions about taught facts, best in wordings that teaching did not show, for the memory.
         guessing: per fact, questions about it for the bare backbone (`guessing_questions`).
         negatives: questions about what was never taught, for both.
+        config: the shares and the margin.
         progress: called with the number of questions done after each batch, with the memory and without.
 
     Returns:
         The memory's threshold and the backbone's, which are also stored with the index, as are the wrong guesses.
     """
+    config = config or AbstentionConfig()
     to_memory = [each.question for each in (*stored, *negatives)]
     to_backbone = [*guessing, *([each] for each in negatives)]
     recalled = generate_answers(model, tokenizer, to_memory, progress=progress)
@@ -97,11 +97,12 @@ def settle_thresholds(
     guesses = count_guesses([given.text for given in fact] for fact in wrong)
     # Each is believed as far as other facts' guesses allow: a new question's own is not among them either.
     believed = [belief(given.confidence, int(guesses[place_of(given.text)]) - 1) for fact in wrong for given in fact]
-    index: Any = memory_layers(model, adapter)[0].memlayers_subjects[adapter]
-    least, most = sure.quantile(UNSURE) / MARGIN, sure.quantile(RAISED)
+    index = memory_handle(model, adapter).index
+    assert index is not None
+    least, most = sure.quantile(config.unsure) / config.margin, sure.quantile(config.raised)
     through = others[(others >= least) & (others < most)]
     index.thresholds[0] = torch.nextafter(through.max(), most) if len(through) else least
-    index.thresholds[1] = belief_exceeded_by(MISTAKEN, believed)
+    index.thresholds[1] = belief_exceeded_by(config.mistaken, believed)
     index.guesses.copy_(guesses)
     memory, backbone = index.thresholds.tolist()
     return memory, backbone

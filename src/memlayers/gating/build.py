@@ -1,24 +1,131 @@
-"""Makes a gate: index of subjects, relation check, trained gates. One recipe for `teach` and `gate`."""
+"""Makes a gate, before a value is written or for a memory that was taught: the one recipe of `teach` and `gate`.
+
+Three parts decide when a memory may be read (docs/method.md): the index of subjects, at whose mentions it opens; a
+small network that tells the facts' contexts from general text; and the relation check, which tells what was taught of a
+subject from what was not. All three need the bare backbone alone. Thresholds of confidence are settled after teaching.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from memlayers.config.sections import GateConfig
+from memlayers.data.facts import Fact, Question
+from memlayers.gating.abstention import guessing_questions, settle_thresholds, settling_questions
+from memlayers.gating.relations import fit_relations, relation_entries, relation_examples
+from memlayers.gating.reports import GateReport, RelationReport
+from memlayers.gating.train import train_gates
+from memlayers.inference.capture import LayerFeatures
 from memlayers.linking.mention_forms import Subjects
-from memlayers.tuner.handle import memory_handle
+from memlayers.tuner.handle import MemoryHandle
+from memlayers.utils.progress import progress_bar
 
-MOST_CONTEXTS = 2000  # of the facts, that calibration and the gates are shown
-
-
-def index_subjects(model: Any, adapter: str, subjects: Subjects) -> None:
-    """Fills the memory's index of subjects with what `subject_runs` found."""
-    index = memory_handle(model, adapter).index
-    assert index is not None
-    index.fill(subjects.runs, subjects.reach, subjects.marks)
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
-def sampled_contexts(contexts: Sequence[list[int]], seed: int) -> list[list[int]]:
-    """At most `MOST_CONTEXTS` of the facts' contexts, token ids of questions and answers, in an order of their own."""
-    return random.Random(seed).sample(contexts, min(len(contexts), MOST_CONTEXTS))
+@dataclass(frozen=True, slots=True)
+class GateMaterials:
+    """What a gate is made from.
+
+    Attributes:
+        contexts: token ids of the facts' questions and answers (`sampled_contexts`).
+        features: what each memory layer saw of them, and of general text, on the bare backbone: two lists, with one
+            entry per memory layer each.
+        passages: so many of the general text's sequences, the first ones, are running text rather than chats.
+        subjects: the surface forms of the facts' subjects; None where the gate shall not know them.
+    """
+
+    contexts: Sequence[Sequence[int]]
+    features: tuple[Sequence[LayerFeatures], Sequence[LayerFeatures]]
+    passages: int
+    subjects: Subjects | None
+
+
+def build_gate(
+    memory: MemoryHandle,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Fact],
+    materials: GateMaterials,
+    config: GateConfig,
+    *,
+    seed: int,
+    quiet: bool = False,
+) -> tuple[list[GateReport], RelationReport | None]:
+    """Fills the index of subjects, fits the relation check, trains the gates.
+
+    Args:
+        memory: has the parts that `config` asks for (`MemoryConfig.gate`, `.subjects`, `.relations`).
+        tokenizer: the backbone's.
+        facts: all that the memory holds, or will hold.
+        materials: see there; the gates may be trained on some of the facts alone.
+        config: how.
+        seed: of everything random.
+        quiet: no progress bars.
+
+    Returns:
+        One report per gate, and that of the relation check, where all facts do not ask for the same thing.
+    """
+    model, adapter = memory.model, memory.adapter
+    relations = None
+    if materials.subjects is not None:
+        index = memory.index
+        assert index is not None
+        index.fill(materials.subjects.runs, materials.subjects.reach, materials.subjects.marks)
+        if config.relations and relation_entries(facts, materials.subjects):
+            examples = relation_examples(facts, config.relation_check, seed)
+            with progress_bar("Fitting the relation check", len(examples), quiet=quiet) as advance:
+                relations = fit_relations(
+                    model, tokenizer, adapter, facts, materials.subjects, examples, config.relation_check,
+                    progress=advance,
+                )  # fmt: skip
+    gates = 1 if materials.subjects is not None else len(memory.layers)
+    with progress_bar("Training the gates", config.steps * gates, quiet=quiet) as advance:
+        reports = train_gates(
+            model, adapter, *materials.features, config, passages=materials.passages, sequences=materials.contexts,
+            seed=seed, progress=advance,
+        )  # fmt: skip
+    return reports, relations
+
+
+def settle_confidence(
+    memory: MemoryHandle,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Fact],
+    config: GateConfig,
+    *,
+    seed: int,
+    shown: Sequence[Collection[int]] = (),
+    negatives: Sequence[Question] = (),
+    quiet: bool = False,
+) -> tuple[float, float]:
+    """Settles, after teaching, from which confidence on an answer is worth giving (`settle_thresholds`).
+
+    Args:
+        memory: knows its subjects, and is taught.
+        tokenizer: the backbone's.
+        facts: what it was taught.
+        config: its `abstention` says how.
+        seed: of the choice of questions.
+        shown: per fact the places of the wordings that teaching showed; none where not known.
+        negatives: questions about what was never taught.
+        quiet: no progress bar.
+
+    Returns:
+        The memory's threshold, and the backbone's.
+    """
+    asked = settling_questions(facts, config.abstention, seed, shown)
+    guessing = guessing_questions(facts, config.abstention, seed)
+    total = len(asked) + sum(map(len, guessing)) + 2 * len(negatives)
+    with progress_bar("Settling thresholds", total, quiet=quiet) as advance:
+        return settle_thresholds(
+            memory.model, tokenizer, memory.adapter, asked, guessing, negatives, config.abstention, progress=advance
+        )
+
+
+def sampled_contexts(contexts: Sequence[list[int]], most: int, seed: int) -> list[list[int]]:
+    """At most `most` of the facts' contexts, token ids of questions and answers, in an order of their own."""
+    return random.Random(seed).sample(contexts, min(len(contexts), most))

@@ -18,29 +18,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from memlayers.config.sections import RelationConfig
 from memlayers.data.encoding import encode_prompt
 from memlayers.data.facts import Fact
 from memlayers.gating.reports import RelationReport
 from memlayers.inference.capture import prompt_states
 from memlayers.linking.mention_forms import Subjects, subject_names
+from memlayers.tuner.handle import memory_handle
 from memlayers.tuner.model import memory_layers
-from memlayers.tuner.relation_check import ACCEPTS_ALL, RELATION_DIM
+from memlayers.tuner.relation_check import ACCEPTS_ALL, RELATION_DIM, RelationCheck
 from memlayers.tuner.subject_index import fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-EXAMPLES = 1000  # of the taught questions, at most
-SWAPPED = 2000  # of their wordings put to other subjects
-FOLDS = 4  # parts of the wordings that the threshold is settled on, each by keys made of the others
-REFUSED = 0.005  # share of stored facts, in wordings that the keys were not made from, that may be refused
-LEAST_HELD_OUT = 50  # questions that a threshold rests on; with fewer nothing is refused
-SHRINKAGE = 0.1  # of the scatter towards a ball, in units of its mean variance
 _SUBJECT = "\0"  # in a wording, where the subject stands
 
 
 @dataclass(frozen=True, slots=True)
-class _Example:
+class RelationExample:
     """A question put to a fact's subject: what it asks for, and which wording of it."""
 
     text: str
@@ -85,14 +81,15 @@ def fit_relations(
     adapter: str,
     facts: Sequence[Fact],
     subjects: Subjects,
+    examples: Sequence[RelationExample],
+    config: RelationConfig | None = None,
     *,
-    seed: int = 0,
     progress: Any = None,
 ) -> RelationReport:
     """Fills the memory's check with keys of the facts, and settles its threshold.
 
-    The threshold comes from keys made without some of the wordings, which are then asked: all but `REFUSED` of the
-    facts' own questions reach it. The keys that are kept are made of all.
+    The threshold comes from keys made without some of the wordings, which are then asked: all but `config.refused` of
+    the facts' own questions reach it. The keys that are kept are made of all.
 
     Args:
         model: a PEFT model whose memory has room for the facts' `relation_entries`.
@@ -100,11 +97,12 @@ def fit_relations(
         adapter: name of the memory.
         facts: what it holds.
         subjects: what `gate.subject_runs` found.
-        seed: of the choice of examples.
+        examples: from `relation_examples`.
+        config: how.
         progress: called with the number of examples done after each batch.
     """
+    config = config or RelationConfig()
     relations = relations_of(facts)
-    examples = _examples(facts, relations, seed)
     states = prompt_states(
         model, adapter, [encode_prompt(tokenizer, example.text) for example in examples], progress=progress
     )
@@ -113,12 +111,12 @@ def fit_relations(
     taught_of: dict[str, set[int]] = {}
     for fact, relation in zip(facts, relations, strict=True):
         taught_of.setdefault(fact.subject, set()).add(relation)
-    for fold in range(FOLDS):
-        kept = [i for i, example in enumerate(examples) if example.wording % FOLDS != fold]
-        asked = [i for i, example in enumerate(examples) if example.wording % FOLDS == fold]
+    for fold in range(config.folds):
+        kept = [i for i, example in enumerate(examples) if example.wording % config.folds != fold]
+        asked = [i for i, example in enumerate(examples) if example.wording % config.folds == fold]
         if not kept or not asked:
             continue
-        mean, projection, keys = _fit(states[kept], [examples[i].relation for i in kept])
+        mean, projection, keys = _fit(states[kept], [examples[i].relation for i in kept], config.shrinkage)
         rows = F.normalize((states[asked].float() - mean) @ projection, dim=1)
         for i, row in zip(asked, rows, strict=True):
             example = examples[i]
@@ -126,10 +124,11 @@ def fit_relations(
             if relation in keys:
                 same = example.relation in taught_of[facts[example.fact].subject] | {relation}
                 (own if same else others).append(row @ keys[relation])
-    mean, projection, keys = _fit(states, [example.relation for example in examples])
-    threshold = float(torch.stack(own).quantile(REFUSED)) if len(own) >= LEAST_HELD_OUT else ACCEPTS_ALL
+    mean, projection, keys = _fit(states, [example.relation for example in examples], config.shrinkage)
+    threshold = float(torch.stack(own).quantile(config.refused)) if len(own) >= config.least_held_out else ACCEPTS_ALL
     entries = relation_entries(facts, subjects)
-    check: Any = memory_layers(model, adapter)[0].memlayers_relations[adapter]
+    check = memory_layers(model, adapter)[0].memlayers_relations[adapter]
+    assert isinstance(check, RelationCheck)
     kept_keys = torch.stack([keys[relation] for _, relation in entries])
     check.fill(mean, projection, [each for each, _ in entries], kept_keys, threshold)
     return RelationReport(threshold, *(_share_from(scores, threshold) for scores in (own, others)))
@@ -137,7 +136,8 @@ def fit_relations(
 
 def relation_keys(model: Any, tokenizer: PreTrainedTokenizerBase, adapter: str, facts: Sequence[Fact]) -> Tensor:
     """The keys of facts that come later, [n, k], from their phrasings and the memory's own projection."""
-    check: Any = memory_layers(model, adapter)[0].memlayers_relations[adapter]
+    check = memory_handle(model, adapter).relations
+    assert check is not None
     prompts = [encode_prompt(tokenizer, question) for fact in facts for question in fact.questions]
     projected = check.project(prompt_states(model, adapter, prompts).to(check.mean.device))
     means = [each.mean(0) for each in projected.split([len(fact.questions) for fact in facts])]
@@ -156,39 +156,46 @@ def _wordings(facts: Sequence[Fact]) -> list[list[str]]:
     ]
 
 
-def _examples(facts: Sequence[Fact], relations: Sequence[int], seed: int) -> list[_Example]:
-    """Taught questions, at least two for each relation that has them, and wordings put to other facts' subjects."""
+def relation_examples(facts: Sequence[Fact], config: RelationConfig, seed: int) -> list[RelationExample]:
+    """What the check is fitted to: taught questions, at least two per relation that has them, and swapped wordings.
+
+    Args:
+        facts: what the memory holds.
+        config: how many of each kind.
+        seed: of the choice.
+    """
+    relations = relations_of(facts)
     rng = random.Random(f"{seed}:relations")
     names, wordings = subject_names(facts), _wordings(facts)
     numbers: dict[tuple[int, str], int] = {}  # of the wordings within their relation
     counts: dict[int, int] = {}
-    taught: list[_Example] = []
+    taught: list[RelationExample] = []
     for i, (fact, relation) in enumerate(zip(facts, relations, strict=True)):
         for question, wording in zip(fact.questions, wordings[i], strict=True):
             sign = relation, wording
             if sign not in numbers:
                 numbers[sign] = counts.get(relation, 0)
                 counts[relation] = numbers[sign] + 1
-            taught.append(_Example(question, i, relation, numbers[sign]))
+            taught.append(RelationExample(question, i, relation, numbers[sign]))
     rng.shuffle(taught)
     needed: dict[int, int] = {}
-    kept: list[_Example] = []
+    kept: list[RelationExample] = []
     for example in taught:
         needed[example.relation] = needed.get(example.relation, 0) + 1
-        if needed[example.relation] <= 2 or len(kept) < EXAMPLES:
+        if needed[example.relation] <= 2 or len(kept) < config.examples:
             kept.append(example)
     swapped = []
-    for _ in range(min(SWAPPED, 2 * len(taught))):
+    for _ in range(min(config.swapped, 2 * len(taught))):
         example, other = rng.choice(taught), rng.randrange(len(facts))
         name = rng.choice(names[other])
         wording = wordings[example.fact][facts[example.fact].questions.index(example.text)]
         if _SUBJECT in wording:
             text = wording.replace(_SUBJECT, name)
-            swapped.append(_Example(text, other, example.relation, example.wording))
+            swapped.append(RelationExample(text, other, example.relation, example.wording))
     return kept + swapped
 
 
-def _fit(states: Tensor, relations: Sequence[int]) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
+def _fit(states: Tensor, relations: Sequence[int], shrinkage: float) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
     """The discriminant's mean [d] and projection [d, k], and the unit key [k] of each relation; float32."""
     present = sorted(set(relations))
     order = {relation: i for i, relation in enumerate(present)}
@@ -198,7 +205,7 @@ def _fit(states: Tensor, relations: Sequence[int]) -> tuple[Tensor, Tensor, dict
     means = torch.zeros(len(present), x.shape[1], dtype=torch.float64).index_add(0, place, x) / counts[:, None]
     scatter = x - means[place]
     variances, directions = torch.linalg.eigh(scatter.T @ scatter / len(x))
-    spread = variances.clamp_min(0) + SHRINKAGE * variances.clamp_min(0).mean().clamp_min(1e-12)
+    spread = variances.clamp_min(0) + shrinkage * variances.clamp_min(0).mean().clamp_min(1e-12)
     whiten = directions * spread.rsqrt()
     mean = means.mean(0)
     apart = torch.linalg.svd((means - mean) @ whiten, full_matrices=False)[2]

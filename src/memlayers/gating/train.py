@@ -17,12 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from memlayers.config.sections import GateConfig
 from memlayers.gating.reports import GateReport
 from memlayers.inference.capture import LayerFeatures
-from memlayers.tuner.model import memory_layers
+from memlayers.tuner.handle import memory_handle
 from memlayers.tuner.subject_index import SubjectIndex
-
-MOST_RAISED = 1.5  # logits; one odd token shall not shut the gate on the facts
 
 
 def train_gates(
@@ -30,13 +29,10 @@ def train_gates(
     adapter: str,
     facts: Sequence[LayerFeatures],
     general: Sequence[LayerFeatures],
+    config: GateConfig | None = None,
     *,
     passages: int = 0,
     sequences: Sequence[Sequence[int]] = (),
-    threshold: float = 1.0,
-    steps: int = 2000,
-    batch_size: int = 1024,
-    learning_rate: float = 6e-3,
     seed: int = 0,
     progress: Any = None,
 ) -> list[GateReport]:
@@ -54,23 +50,21 @@ def train_gates(
         adapter: name of the memory.
         facts: features of the facts' contexts, one entry per memory layer.
         general: features of general text, likewise.
+        config: threshold, steps, batch size and rate. The threshold is raised, by at most `config.most_raised`, to the
+            largest logit on held-out passages: on running text a gate has no business at all.
         passages: so many of the general text's sequences, the first ones, are running text rather than chats.
         sequences: the token ids of the facts' contexts; needed where the memory knows its subjects.
-        threshold: the logit above which a gate is open. It is raised, by at most `MOST_RAISED`, to the largest logit on
-            held-out passages: on running text a gate has no business at all.
-        steps: optimizer steps per layer.
-        batch_size: tokens per step, half of each class.
-        learning_rate: Adam's at the start; it falls linearly to zero.
         seed: of the order of the tokens.
         progress: called with 1 after each step.
 
     Returns:
         One report per gate.
     """
+    config = config or GateConfig()
     reports = []
-    layers = memory_layers(model, adapter)
+    memory = memory_handle(model, adapter)
+    layers, index = memory.layers, memory.index
     chats = facts[0].inputs[:0]
-    index: Any = layers[0].memlayers_subjects[adapter] if adapter in layers[0].memlayers_subjects else None
     if index is not None:
         kept = _behind_the_subject(index, facts[0], sequences)
         layers, facts = layers[:1], [_rows(facts[0], kept)]
@@ -86,12 +80,12 @@ def train_gates(
         rows = torch.cat([train_positive, train_negative]).float()
         gate.mean.copy_(rows.mean(0))
         gate.std.copy_(rows.std(0).clamp_min(1e-6))
-        half = batch_size // 2
+        half = config.batch_size // 2
         labels = torch.cat([torch.ones(half), torch.zeros(half)]).to(device)
         parameters = [parameter.requires_grad_(True) for parameter in gate.parameters()]
-        optimizer = torch.optim.Adam(parameters, lr=learning_rate)
-        for step in range(steps):
-            optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
+        optimizer = torch.optim.Adam(parameters, lr=config.rate)
+        for step in range(config.steps):
+            optimizer.param_groups[0]["lr"] = config.rate * (1 - step / config.steps)
             picked = [
                 source[torch.randint(len(source), (half,), generator=generator)]
                 for source in (train_positive, train_negative)
@@ -105,7 +99,7 @@ def train_gates(
         for parameter in parameters:
             parameter.requires_grad_(False)
         largest = _largest_on_passages(gate, negative, passages)
-        settled = min(max(threshold, largest), threshold + MOST_RAISED)
+        settled = min(max(config.threshold, largest), config.threshold + config.most_raised)
         gate.threshold.fill_(settled)
         gate.trained.fill_(1)
         opened = [gate.is_open(rows.to(device)).float().mean().item() for rows in (held_positive, held_negative)]

@@ -12,17 +12,17 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from memlayers.config.teach import TeachConfig
 from memlayers.data.entity_questions import read_entity_questions
 from memlayers.data.fact_files import read_facts, read_questions
 from memlayers.data.facts import Fact, Question
 from memlayers.evaluation.results import Results, write_results
 from memlayers.sweep.grid import Cell, Grid, cell_path, read_cells
 from memlayers.sweep.page import write_page
-from memlayers.teaching.config import TeachConfig
 from memlayers.utils.environment import environment
 from memlayers.utils.errors import InputError
 from memlayers.utils.files import check_output_directory, read_text
@@ -228,7 +228,7 @@ def _run_cell(
 
 def _config(cell: Cell, config: TeachConfig) -> TeachConfig:
     # As many exposures in every cell: no second round where one recipe or gate recalls less than another.
-    return replace(config, recipe=cell.recipe, gate=cell.gate, seed=cell.seed, exposures=config.rounds[0])
+    return config.with_flags(recipe=cell.recipe, gate=cell.gate, seed=cell.seed, exposures=config.rounds[0])
 
 
 def _settings(cell: Cell, materials: Materials, config: TeachConfig, bounds: Bounds) -> dict[str, Any]:
@@ -239,12 +239,12 @@ def _settings(cell: Cell, materials: Materials, config: TeachConfig, bounds: Bou
     from memlayers.backbones import device_chosen, dtype_on
 
     facts, untaught = materials.split(cell)
-    taught = asdict(_config(cell, config))
+    taught = _config(cell, config).flags()
     device = device_chosen(taught.pop("device"))
     settings = {
         "facts": cell.facts,
         **taught,
-        "dtype": dtype_on(device, config.dtype),
+        "dtype": dtype_on(device, config.machine.dtype),
         **asdict(bounds),
         "taught": _digest(facts),
         "untaught": _digest(untaught),

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from memlayers.config.teach import TeachConfig, config_from_record
 from memlayers.gating.reports import GateReport, RelationReport
 from memlayers.inference.folder import TEACHING_FILE
-from memlayers.teaching.config import TeachConfig
 from memlayers.utils.errors import InputError
 from memlayers.utils.files import read_text
 
@@ -92,7 +92,7 @@ def read_teaching(folder: str | Path) -> Teaching | None:
         read = json.loads(read_text(path))
         return Teaching(
             read["facts"],
-            TeachConfig(**read["config"]),
+            config_from_record(read["config"]),
             read["environment"],
             TeachReport.from_dict(read["report"]),
         )

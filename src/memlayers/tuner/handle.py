@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -68,6 +69,16 @@ class MemoryHandle:
         """Where the backbone's embeddings are, and so the token ids of a forward pass."""
         device: torch.device = next(self.model.parameters()).device
         return device
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the adapter into a folder, as peft does: safetensors and JSON."""
+        self.model.save_pretrained(str(folder), selected_adapters=[self.adapter])
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Takes the tensors that `save` wrote, in place."""
+        from peft.utils.save_and_load import set_peft_model_state_dict
+
+        set_peft_model_state_dict(self.model, tensors, adapter_name=self.adapter)
 
     def make_gate(self, config: MemoryConfig) -> None:
         """Gives the memory the gate that `config` asks for, new, in place of the one it has; the rest stays.

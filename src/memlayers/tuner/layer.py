@@ -137,7 +137,8 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
             layer: number of this layer in the backbone; every layer has keys of its own.
             owner: the memory layer that holds the value pool, None when this one shall.
         """
-        key_dim = config.key_dim or 0
+        sub_keys, heads, key_dim = config.shape
+        assert key_dim is not None  # settled
         self.memlayers_config[adapter] = config
         self._load_balance[adapter] = None
         if owner is None:
@@ -148,9 +149,9 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
             self.memlayers_pool[adapter] = pool
         self.memlayers_pool_owner[adapter] = (owner or self).memlayers_pool
         self.memlayers_sub_keys[adapter] = nn.Parameter(
-            make_sub_keys(config.heads, config.sub_keys, key_dim // 2, _derived_seed(config.seed, 1, layer))
+            make_sub_keys(heads, sub_keys, key_dim // 2, _derived_seed(config.seed, 1, layer))
         )
-        self.memlayers_query[adapter] = Query(self.dim, config.heads * key_dim, _derived_seed(config.seed, 2, layer))
+        self.memlayers_query[adapter] = Query(self.dim, heads * key_dim, _derived_seed(config.seed, 2, layer))
         if config.gated_output:
             self.memlayers_out[adapter] = GatedOutput(self.dim, _derived_seed(config.seed, 3, layer))
         frozen = () if config.trainable_addressing else ("memlayers_sub_keys", "memlayers_query")
@@ -330,17 +331,17 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         """The tempered scores of both halves, float32 [n, heads, m] each."""
         config = self.memlayers_config[adapter]
         sub_keys = self.memlayers_sub_keys[adapter].float()
-        query = self.memlayers_query[adapter](x).view(x.shape[0], config.heads, 2, sub_keys.shape[-1])
+        query = self.memlayers_query[adapter](x).view(x.shape[0], config.shape.heads, 2, sub_keys.shape[-1])
         if config.qk_norm:
             query = F.normalize(query, dim=-1)
             if about is not None:
                 code = subject_code(about, query[0].numel()).view_as(query)  # each half of norm (2 heads)^-0.5
-                query = F.normalize(query + config.subject_weight * (2 * config.heads) ** 0.5 * code, dim=-1)
+                query = F.normalize(query + config.subject_weight * (2 * config.shape.heads) ** 0.5 * code, dim=-1)
             if config.trainable_addressing:  # frozen ones are made with unit norm
                 sub_keys = F.normalize(sub_keys, dim=-1)
         query = (config.temperature * query).permute(2, 1, 0, 3)  # [2, h, n, key_dim / 2]
         scores = query.flatten(0, 1) @ sub_keys.flatten(0, 1).mT  # [2 h, n, m]: one product per half and head
-        by_half = scores.unflatten(0, (2, config.heads)).transpose(1, 2)  # [2, n, h, m], a view
+        by_half = scores.unflatten(0, (2, config.shape.heads)).transpose(1, 2)  # [2, n, h, m], a view
         return by_half[0], by_half[1]
 
     def _choose(self, scores_a: Tensor, scores_b: Tensor, adapter: str) -> Read:

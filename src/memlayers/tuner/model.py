@@ -35,7 +35,7 @@ class MemoryModel(BaseTuner):
         adapter = next(name for name, known in self.peft_config.items() if known is peft_config)
         blocks = find_mlp_blocks(self.model)
         config.layers = _check_layers(config.layers or default_layers(len(blocks)), len(blocks))
-        config.key_dim = config.key_dim or hidden_size(self.model) // config.heads // 2 * 2
+        config.key_dim = config.key_dim or hidden_size(self.model) // config.shape.heads // 2 * 2
         if config.key_dim == 0:
             raise InputError(f"{config.heads} heads are too many for this backbone's width: take fewer")
         config.fingerprint = config.fingerprint or backbone_fingerprint(self.model)

@@ -1,14 +1,24 @@
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from memlayers.config.options import option_of
+from memlayers.config.sections import (
+    AbstentionConfig,
+    DataConfig,
+    GateConfig,
+    MemorySettings,
+    MentionConfig,
+    RelationConfig,
+    ScheduleConfig,
+)
+from memlayers.config.teach import TeachConfig, config_from_record, flag_fields, read_teach_config
 from memlayers.gating.reports import GateReport
 from memlayers.inference.folder import TEACHING_FILE
-from memlayers.teaching.config import TeachConfig, read_teach_config
 from memlayers.teaching.record import CurvePoint, Teaching, TeachReport, read_teaching, write_teaching
 from memlayers.utils.errors import InputError
 
@@ -26,6 +36,23 @@ REPORT = TeachReport(
 def test_every_field_is_explained() -> None:
     text = str(TeachConfig.__doc__)
     assert [name for name in asdict(TeachConfig()) if f"\n        {name}: " not in text] == []
+    unexplained = [flag for flag, where in flag_fields().items() if len(option_of(where.field).help) < 10]
+    assert unexplained == []
+    sections = (MentionConfig, RelationConfig, AbstentionConfig, GateConfig, MemorySettings, DataConfig, ScheduleConfig)
+    bare = [each.name for kind in sections for each in fields(kind) if option_of(each) is None]
+    assert bare == ["mentions", "relation_check", "abstention"]  # sections of their own
+
+
+def test_flags_are_the_inverse_of_with_flags() -> None:
+    config = TeachConfig().with_flags(sub_keys=7, gate=False, optimizer_bits=8, layers=[3], seed=5, device="cpu")
+    assert TeachConfig().with_flags(**config.flags()) == config
+    with pytest.raises(InputError, match="unknown setting 'sub_key'; known settings: backbone"):
+        TeachConfig().with_flags(sub_key=3)
+
+
+def test_flat_settings_of_version_0_1_are_read() -> None:
+    config = TeachConfig().with_flags(sub_keys=7, gate_steps=3)
+    assert config_from_record(config.flags()) == config_from_record(asdict(config)) == config
 
 
 @pytest.mark.parametrize(
@@ -33,13 +60,13 @@ def test_every_field_is_explained() -> None:
     [("addressed", None, True), ("dense", None, False), ("addressed", False, False), ("dense", True, True)],
 )
 def test_the_gate_follows_the_recipe_unless_told(recipe: str, gate: bool | None, gated: bool) -> None:
-    assert TeachConfig(recipe=recipe, gate=gate).gated is gated
+    assert TeachConfig().with_flags(recipe=recipe, gate=gate).gated is gated
 
 
 def test_rounds() -> None:
     assert TeachConfig().rounds == (5, 10)
-    assert TeachConfig(exposures=8).rounds == (8,)  # as told, no more
-    assert TeachConfig(recipe="dense").rounds == TeachConfig(gate=False).rounds == (5,)
+    assert TeachConfig().with_flags(exposures=8).rounds == (8,)  # as told, no more
+    assert TeachConfig().with_flags(recipe="dense").rounds == TeachConfig().with_flags(gate=False).rounds == (5,)
 
 
 @pytest.mark.parametrize(
@@ -72,31 +99,37 @@ def test_rounds() -> None:
 )
 def test_values_that_make_no_sense_are_named(values: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as told:
-        TeachConfig(**values)
+        TeachConfig().with_flags(**values)
     assert message in str(told.value)
 
 
 def test_whole_numbers_do_for_real_ones_and_none_where_it_may_be() -> None:
-    config = TeachConfig(value_rate=1, clip=2, layers=[0, 3], pack=None, device=None)
-    assert (config.value_rate, config.clip, config.layers) == (1, 2, [0, 3])
+    config = TeachConfig().with_flags(value_rate=1, clip=2, layers=[0, 3], pack=None, device=None)
+    assert (config.optimizer.value_rate, config.optimizer.clip, config.memory.layers) == (1, 2, [0, 3])
 
 
 def test_yaml_and_flags_laid_over_it(tmp_path: Path) -> None:
     path = tmp_path / "teach.yaml"
-    path.write_text("exposures: 7\nvalue_rate: 0.25\nlayers: [0, 2]\ngate: false\nrecipe: dense\n")
+    path.write_text(
+        "schedule: {exposures: 7}\noptimizer: {value_rate: 0.25}\n"
+        "memory:\n  layers: [0, 2]\n  recipe: dense\ngate:\n  enabled: false\n"
+    )
     config = read_teach_config(path, {"exposures": 3, "value_rate": None, "gate": True})
-    assert config == TeachConfig(exposures=3, value_rate=0.25, layers=[0, 2], gate=True, recipe="dense")
-    assert read_teach_config(None, {"seed": 5, "clip": None}) == TeachConfig(seed=5)
+    assert config == TeachConfig().with_flags(exposures=3, value_rate=0.25, layers=[0, 2], gate=True, recipe="dense")
+    assert read_teach_config(None, {"seed": 5, "clip": None}) == TeachConfig().with_flags(seed=5)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("exposure: 7\n", "unknown key 'exposure'; known keys: backbone, recipe"),
+        ("exposure: 7\n", "unknown key 'exposure'; known keys: backbone, data, memory"),
         ("- 1\n- 2\n", "not a mapping"),
         ("exposures: [1\n", "not YAML"),
-        ("exposures: '7'\n", "exposures is '7': give a whole number"),
-        ("recipe: sparse\n", "take one of addressed, dense"),
+        ("exposures: 7\n", "unknown key 'exposures'; it belongs under 'schedule:'"),
+        ("schedule: {exposures: '7'}\n", "exposures is '7': give a whole number"),
+        ("schedule: {exposure: 7}\n", "unknown key 'schedule.exposure'; known keys: exposures, batch_size"),
+        ("schedule: 7\n", "schedule is 7: indent its own keys below it"),
+        ("memory: {recipe: sparse}\n", "take one of addressed, dense"),
         ("", "the file is empty"),
         ("1: 2\n", "unknown key 1"),
     ],
@@ -118,7 +151,7 @@ def test_a_bad_flag_does_not_blame_a_file_that_is_not_there(tmp_path: Path) -> N
 
 
 def test_the_record_round_trips(tmp_path: Path) -> None:
-    written = Teaching(500, TeachConfig(layers=[1, 2], clip=1.0), {"torch": "2"}, REPORT)
+    written = Teaching(500, TeachConfig().with_flags(layers=[1, 2], clip=1.0), {"torch": "2"}, REPORT)
     write_teaching(tmp_path, written)
     assert read_teaching(tmp_path) == written
     assert read_teaching(tmp_path / "elsewhere") is None
@@ -138,7 +171,7 @@ def test_the_record_round_trips(tmp_path: Path) -> None:
     ids=["cut", "list", "empty", "type", "field", "gate", "curve"],
 )
 def test_a_damaged_record_is_named(tmp_path: Path, damage: Any) -> None:
-    write_teaching(tmp_path, Teaching(500, TeachConfig(exposures=12), {}, REPORT))
+    write_teaching(tmp_path, Teaching(500, TeachConfig().with_flags(exposures=12), {}, REPORT))
     path = tmp_path / TEACHING_FILE
     damaged = damage(path.read_text())
     assert damaged != path.read_text()

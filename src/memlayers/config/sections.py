@@ -1,0 +1,326 @@
+"""The sections of the settings: data, memory, gate, schedule, optimizer, machine. Loads no torch.
+
+A section's defaults stand here and nowhere else. The figures that chose them are in docs/LOG.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from memlayers.config.options import at_least, check_section, not_negative, option, positive, share
+from memlayers.utils.errors import InputError
+
+
+class Shape(NamedTuple):
+    """The size of a memory: sub-keys per half, heads, and the width of a head's query (None: hidden size // heads)."""
+
+    sub_keys: int
+    heads: int
+    key_dim: int | None
+
+
+SHAPES = {"addressed": Shape(384, 8, 64), "dense": Shape(224, 1, None)}
+"""The size of a memory where nothing else is asked for, by its recipe (docs/LOG.md)."""
+
+
+@dataclass
+class MemorySettings:
+    """How a memory is built. `tuner.MemoryConfig` has these fields too, and those that a saved memory needs besides."""
+
+    recipe: Literal["addressed", "dense"] = option(
+        "addressed",
+        "addressed: addressing is calibrated and frozen, only the value pool learns; dense: query, sub-keys and a "
+        "gated output learn beside the pool (the v0.2 reference recipe).",
+    )
+    layers: list[int] | None = option(
+        None,
+        "Numbers of the layers that get a memory, from 0; 6, 14, 22 of 28 scaled to the backbone's depth if not given.",
+    )
+    sub_keys: int | None = option(
+        None,
+        "Sub-keys per half; the pool has as many slots as their square; 384 (addressed) or 224 (dense) if not given.",
+        check=at_least(1),
+    )
+    heads: int | None = option(
+        None, "Lookups per token and layer; 8 (addressed) or 1 (dense) if not given.", check=at_least(1)
+    )
+    top_k: int = option(8, "Slots read per head.", check=at_least(1))
+    key_dim: int | None = option(
+        None, "Width of a head's query, even; 64 (addressed) or hidden size // heads (dense) if not given."
+    )
+    pool_dtype: Literal["float32", "bfloat16", "float16", "int8"] = option(
+        "float32", "Storage of the value pool; int8 has a float32 scale per row."
+    )
+    subject_weight: float = option(
+        2.0,
+        "How much of a query is a direction of its subject's own, against 1 of the hidden state's, so that all "
+        "wordings about one subject read nearly the same slots; 0 for none; addressed recipe, where the gate knows "
+        "subjects.",
+        check=not_negative,
+    )
+    temperature: float = option(20.0, "Factor on the scores before the softmax.", flag=None, check=positive)
+    qk_norm: bool = option(
+        True,
+        "Cosine scores, each half normalised (Berges et al. 2024, section 2.3); plain products otherwise.",
+        flag=None,
+    )
+    load_balance: float = option(
+        0.0,
+        "Weight of the loss that spreads reads over the sub-keys; needs trainable addressing.",
+        flag=None,
+        check=not_negative,
+    )
+    protectable: bool = option(False, "The pool has room for a mark per slot that keeps it at zero.", flag=None)
+
+    def __post_init__(self) -> None:
+        check_section(self)
+        shape = self.shape
+        if self.top_k > shape.sub_keys:
+            raise InputError(f"top_k {self.top_k} exceeds the {shape.sub_keys} sub_keys")
+        if shape.key_dim is not None and (shape.key_dim < 2 or shape.key_dim % 2):
+            raise InputError(
+                f"key_dim is {self.key_dim!r}: it must be an even number from 2, two halves of equal width"
+            )
+        if self.layers is not None and (
+            not self.layers or min(self.layers) < 0 or len(set(self.layers)) < len(self.layers)
+        ):
+            raise InputError(f"layers is {self.layers!r}: give a list of distinct layer numbers, from 0")
+
+    @property
+    def shape(self) -> Shape:
+        """The memory's size, settled by the recipe where nothing is given."""
+        given = {"sub_keys": self.sub_keys, "heads": self.heads, "key_dim": self.key_dim}
+        return SHAPES[self.recipe]._replace(**{name: value for name, value in given.items() if value is not None})
+
+
+@dataclass(frozen=True, slots=True)
+class MentionConfig:
+    """How the surface forms of the stored subjects are found (linking/mention_forms.py)."""
+
+    further_scope: int = option(
+        32, "Tokens of scope beyond what a taught wording and its answer took: other wordings are longer.", flag=None
+    )
+    contradicted: float = option(
+        0.01,
+        "Share of the facts beside whose mentions a kind of token may stand and still tell of longer names.",
+        flag=None,
+    )
+    rare: int = option(
+        100, "A word is part of a subject without a name where at most one in so many facts has it.", flag=None
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RelationConfig:
+    """How the check of what is asked is fitted (gating/relations.py)."""
+
+    examples: int = option(1000, "Taught questions that it is fitted to, at most.", flag=None)
+    swapped: int = option(2000, "Of their wordings put to other subjects, at most.", flag=None)
+    folds: int = option(
+        4, "Parts of the wordings that the threshold is settled on, each by keys made of the others.", flag=None
+    )
+    refused: float = option(
+        0.005, "Share of stored facts, in wordings that the keys were not made from, that may be refused.", flag=None
+    )
+    least_held_out: int = option(
+        50, "Questions that the threshold rests on, at least; with fewer nothing is refused.", flag=None
+    )
+    shrinkage: float = option(
+        0.1, "Of the scatter towards a ball, in units of its mean variance (Ledoit and Wolf 2004).", flag=None
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class AbstentionConfig:
+    """From which confidence on an answer is worth giving (gating/abstention.py)."""
+
+    unsure: float = option(
+        0.005, "Share of stored facts, in wordings not shown, that may be taken for unknown.", flag=None
+    )
+    margin: float = option(
+        4.0,
+        "Factor of confidence: in wordings of a kind that teaching did not use an answer is less sure (docs/LOG.md).",
+        flag=None,
+    )
+    raised: float = option(
+        0.015, "As unsure, where questions about what was never taught would otherwise be answered.", flag=None
+    )
+    mistaken: float = option(0.006, "Share of the backbone's wrong answers that may be taken for knowledge.", flag=None)
+    questions: int = option(500, "Facts asked for the memory's threshold, at most.", flag=None)
+    guesses: int = option(
+        1000, "Questions asked for the backbone's, at most: few of its wrong answers are confident.", flag=None
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class GateConfig:
+    """When the memory may be read (docs/method.md)."""
+
+    enabled: bool | None = option(
+        None, "Train the relevance gate first; on (addressed) or off (dense) if not given.", flag="gate"
+    )
+    subjects: bool = option(
+        True,
+        "It opens behind a stored subject's name, and nowhere else (tuner/subject_index.py).",
+        flag="gate_subjects",
+    )
+    relations: bool = option(
+        True,
+        "What is asked of a stored subject is compared with what was taught of it (gating/relations.py).",
+        flag="gate_relations",
+    )
+    threshold: float = option(1.0, "Logit above which it is open.", flag="gate_threshold")
+    steps: int = option(2000, "Optimizer steps per gate.", flag="gate_steps", check=at_least(1))
+    soft: bool = option(
+        False,
+        "The v0.2 reference recipe's gate: at every layer its sigmoid multiplies what the memory adds; no subjects, no "
+        "threshold, at most 1,200 steps.",
+        flag=None,
+    )
+    batch_size: int = option(1024, "Tokens per step of its training, half of each class.", flag=None)
+    rate: float = option(6e-3, "Adam's learning rate at the start; it falls linearly to zero.", flag=None)
+    hidden: int = option(256, "Width of its hidden layer.", flag=None)
+    most_raised: float = option(
+        1.5,
+        "Logits that the threshold is raised by, at most: one odd token shall not shut the gate on the facts.",
+        flag=None,
+    )
+    most_contexts: int = option(
+        2000, "Questions and answers that calibration and the gates are shown, at most.", flag=None
+    )
+    mentions: MentionConfig = field(default_factory=MentionConfig)
+    relation_check: RelationConfig = field(default_factory=RelationConfig)
+    abstention: AbstentionConfig = field(default_factory=AbstentionConfig)
+
+    def __post_init__(self) -> None:
+        check_section(self)
+
+
+@dataclass(frozen=True, slots=True)
+class DataConfig:
+    """Which text is read beside the facts."""
+
+    general_text: str | None = option(
+        None,
+        "General text for calibration and the gate: the shipped sample if not given, `sampled` for text sampled from "
+        "the backbone, or a file.",
+    )
+    protect: str | None = option(
+        None, "Keep at zero the slots that this text reads most: `shipped`, `sampled`, or a file.", advanced=True
+    )
+    protect_share: float = option(
+        0.3,
+        "Of all slots, the most that are protected (never one that the text does not read).",
+        advanced=True,
+        check=share("the slots"),
+    )
+    anchors: str | None = option(
+        None, "Public facts mixed in among the facts, a file of questions (the v0.2 reference recipe's mixed corpus).",
+        advanced=True,
+    )  # fmt: skip
+    fluency: str | None = option(None, "General text mixed in, a file (likewise).", advanced=True)
+    keep_facts: bool = option(
+        True, "The memory remembers its facts (facts.jsonl), so that they can be listed, updated and forgotten."
+    )
+
+    def __post_init__(self) -> None:
+        check_section(self)
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleConfig:
+    """How long, in which steps, and until when facts are taught."""
+
+    exposures: int | None = option(
+        None,
+        "How often each fact is shown, at most, each time in one wording; 5 if not given, and with the addressed "
+        "recipe and a gate 10 more at half the rate where measured recall is still below 98 %.",
+        check=at_least(1),
+    )
+    batch_size: int = option(32, "Sequences per optimizer step.", check=at_least(1))
+    accumulation: int = option(1, "Forward passes that a step is split into.", check=at_least(1))
+    stop_at_recall: float = option(1.0, "Stop when measured recall reaches it.", check=positive)
+    recall_sample: int = option(
+        128,
+        "Facts asked, in free generation, after each exposure; all are asked where the sample is full.",
+        check=at_least(1),
+    )
+    loss: Literal["answer", "full"] = option(
+        "answer", "Tokens that count: the answer's, or the whole sequence's.", advanced=True
+    )
+    pack: int | None = option(
+        None, "Tokens per packed sequence; not packed if not given.", advanced=True, check=at_least(1)
+    )
+    checkpoint_seconds: float = option(
+        60.0, "At least so long between two checkpoints.", advanced=True, check=not_negative
+    )
+    enough_recall: float = option(0.98, "Recall with which no further round is taught.", flag=None)
+    later_rate: float = option(0.5, "Where the rate of a further round begins, as a share of the first's.", flag=None)
+    bad_steps: int = option(10, "Steps in a row whose loss is not finite, before teaching fails.", flag=None)
+
+    def __post_init__(self) -> None:
+        check_section(self)
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerConfig:
+    """How the value pool is written."""
+
+    name: Literal["row-adamw", "adamw"] = option(
+        "row-adamw", "row-adamw moves the rows that were read; adamw is torch's, over the whole pool.", flag="optimizer"
+    )
+    value_rate: float = option(
+        0.12,
+        "Adam's learning rate of the values, in units of the MLP output's RMS (addressed recipe).",
+        check=positive,
+    )
+    dense_rate: float = option(
+        1e-3, "Learning rate of everything else that learns, and of the dense recipe's values.", check=positive
+    )
+    warmup: int = option(
+        10, "Steps until the full learning rate, which then falls linearly to a twentieth.", check=not_negative
+    )
+    clip: float | None = option(None, "Largest norm of the gradient; not clipped if not given.", check=positive)
+    semantics: Literal["dense", "lazy"] | None = option(
+        None,
+        "Of row-adamw: dense (torch's AdamW over the whole pool, to the last digit) or lazy (a row moves when it has a "
+        "gradient); dense if not given, or lazy where the state is lossy.",
+        flag="optimizer_semantics",
+        advanced=True,
+    )
+    bits: Literal[32, 8] = option(32, "Of row-adamw's moments.", flag="optimizer_bits", advanced=True)
+    device: Literal["device", "host"] = option(
+        "device",
+        "Where row-adamw keeps its state: with the pool, or in host memory.",
+        flag="optimizer_device",
+        advanced=True,
+    )
+    rounding: Literal["master", "stochastic"] = option(
+        "master",
+        "How row-adamw writes a bfloat16 pool: through a float32 copy of touched rows, or by stochastic rounding.",
+        flag="half_rounding",
+        advanced=True,
+    )
+
+    def __post_init__(self) -> None:
+        check_section(self)
+        lossy = self.bits == 8 or self.device == "host" or self.rounding == "stochastic"
+        if self.semantics == "dense" and lossy:
+            raise InputError(
+                "optimizer_semantics dense means torch's AdamW to the last digit: take optimizer_bits 32, "
+                "optimizer_device device and half_rounding master, or optimizer_semantics lazy"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class MachineConfig:
+    """Where it runs."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
+        "auto", "Of the backbone; auto is float32 on a CPU and the checkpoint's own elsewhere."
+    )
+    device: str | None = option(None, "cpu, cuda, cuda:1 ...; chosen if not given.")
+
+    def __post_init__(self) -> None:
+        check_section(self)

@@ -1,0 +1,118 @@
+"""Checkpoints of teaching: whole folders of safetensors and JSON, written aside and renamed, the newest alone kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from memlayers.data.facts import Fact
+from memlayers.inference.folder import WEIGHTS_FILE
+from memlayers.teaching.record import TeachReport
+from memlayers.tuner.handle import MemoryHandle
+from memlayers.utils.errors import InputError
+from memlayers.utils.files import atomic_directory, file_digest
+
+OPTIMIZER_FILE = "optimizer.safetensors"
+STATE_FILE = "state.json"
+
+
+class Progress(NamedTuple):
+    """How far teaching has come.
+
+    Attributes:
+        report: so far; its seconds include the run under way.
+        epoch_loss: of the epoch under way, in nats.
+        epoch_tokens: that it is summed over.
+    """
+
+    report: TeachReport
+    epoch_loss: float = 0.0
+    epoch_tokens: int = 0
+
+
+class Checkpoint:
+    """The checkpoints of one run, in a folder of their own.
+
+    Args:
+        folder: where they lie; it need not be there yet.
+        identity: what a run that continues must agree on, as JSON: its settings, the digests of its facts.
+    """
+
+    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
+        self.folder, self.identity = folder, json.loads(json.dumps(identity))
+
+    def save(self, memory: MemoryHandle, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+        """Writes one, and removes the others."""
+        report = progress.report
+        name = f"step-{report.steps:08d}-{len(report.curve):04d}"
+        with atomic_directory(self.folder / name, replace=True) as folder:
+            memory.save(folder)
+            tensors = {
+                f"{index}.{key}": value.contiguous()
+                for index, values in optimizer.state_dict()["state"].items()
+                for key, value in values.items()
+                if isinstance(value, Tensor)
+            }
+            save_file(tensors, folder / OPTIMIZER_FILE)
+            record = {
+                "identity": self.identity,
+                "report": asdict(report),
+                "epoch": [progress.epoch_loss, progress.epoch_tokens],
+                "digests": {name: file_digest(folder / name) for name in (WEIGHTS_FILE, OPTIMIZER_FILE)},
+            }
+            (folder / STATE_FILE).write_text(json.dumps(record), encoding="utf-8")
+        for other in self.found():
+            if other.name != name:
+                shutil.rmtree(other, ignore_errors=True)
+
+    def restore(self, memory: MemoryHandle, optimizer: torch.optim.Optimizer) -> Progress | None:
+        """Loads the newest whole one into memory and optimizer, and says how far it was; None where there is none.
+
+        Raises:
+            InputError: it is damaged, or of a run with other settings or other facts.
+        """
+        found = self.found()
+        if not found:
+            return None
+        folder = found[-1]
+        try:
+            record = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+            for file, digest in record["digests"].items():
+                if file_digest(folder / file) != digest:
+                    raise ValueError(f"{file} is not as it was written")
+            adapter = load_file(folder / WEIGHTS_FILE, device=str(memory.device))
+            tensors = load_file(folder / OPTIMIZER_FILE, device="cpu")
+            identity = record["identity"]
+            progress = Progress(TeachReport.from_dict(record["report"]), *record["epoch"])
+        except Exception as error:  # the safetensors parser raises its own
+            raise InputError(f"{folder}: damaged checkpoint ({error}); delete {self.folder} and start again") from error
+        if identity != self.identity:
+            raise InputError(
+                f"{self.folder}: left by a run with other settings or other facts; "
+                "resume with the same ones, or delete the folder"
+            )
+        memory.load(adapter)
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            index, name = key.split(".", 1)
+            state.setdefault(int(index), {})[name] = value
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        return progress
+
+    def found(self) -> list[Path]:
+        """The folders of those that are whole, oldest first."""
+        return sorted(path for path in self.folder.glob("step-????????-????") if path.is_dir())
+
+
+def facts_digest(facts: Sequence[Fact]) -> str:
+    """SHA-256 of facts, in their order."""
+    return hashlib.sha256(repr([asdict(fact) for fact in facts]).encode()).hexdigest()

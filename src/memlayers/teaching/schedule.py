@@ -1,0 +1,111 @@
+"""The order of work: which sequences each step of teaching shows. A function of seed and epoch alone.
+
+An epoch shows every fact once, in one of its wordings: one exposure. A round is some epochs over which the learning
+rate falls; a further round follows where recall is not enough yet.
+"""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+from memlayers.data.encoding import Encoded, pack
+
+
+class Place(NamedTuple):
+    """Where a step lies.
+
+    Attributes:
+        epoch: that is next or under way, from 0.
+        done: steps of it that are over.
+    """
+
+    epoch: int
+    done: int
+
+
+class Round(NamedTuple):
+    """A round of teaching, in optimizer steps.
+
+    Attributes:
+        start: its first step.
+        steps: how many it has, at most.
+    """
+
+    start: int
+    steps: int
+
+
+class Schedule:
+    """Which batches each epoch has.
+
+    Args:
+        examples: per fact its wordings, prompt and answer each.
+        mixed: further sequences, which every epoch shows too.
+        rounds: epochs of each round, at most.
+        batch_size: sequences per step.
+        pack_to: tokens per packed sequence; None does not pack.
+        seed: of the order.
+
+    Attributes:
+        rounds: as given.
+        epoch_steps: steps of each epoch.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Sequence[Encoded]],
+        mixed: Sequence[Encoded],
+        rounds: tuple[int, ...],
+        batch_size: int,
+        pack_to: int | None,
+        seed: int,
+    ) -> None:
+        self._examples, self._mixed = examples, mixed
+        self._batch_size, self._pack_to, self._seed = batch_size, pack_to, seed
+        self.rounds = rounds
+        epochs = sum(rounds)
+        # Packed sequences come out as more in one order of the facts and as fewer in another.
+        counted = [len(self.batches(epoch)) for epoch in range(epochs if pack_to else 1)]
+        self.epoch_steps = counted if pack_to else counted * epochs
+
+    @property
+    def steps(self) -> int:
+        """Of all rounds together."""
+        return sum(self.epoch_steps)
+
+    def place(self, step: int) -> Place:
+        """The epoch that is next or under way after `step` steps."""
+        epoch = bisect_right(list(accumulate(self.epoch_steps)), step)
+        return Place(epoch, step - sum(self.epoch_steps[:epoch]))
+
+    def exposures(self, step: int) -> float:
+        """How often each fact was shown after `step` steps; a fraction within an epoch."""
+        epoch, done = self.place(step)
+        return epoch + (done / self.epoch_steps[epoch] if done else 0)
+
+    def round(self, step: int) -> Round:
+        """The round that is next or under way after `step` steps."""
+        ends = list(accumulate(self.rounds))
+        number = min(bisect_right(ends, self.place(step).epoch), len(ends) - 1)
+        first, last = ends[number] - self.rounds[number], ends[number]
+        return Round(sum(self.epoch_steps[:first]), sum(self.epoch_steps[first:last]))
+
+    def batches(self, epoch: int) -> list[list[Encoded]]:
+        """The batches of an epoch: each fact once, its wordings in turn; sequences of like length together."""
+        rng = random.Random(f"{self._seed}:{epoch}")
+        examples = [wordings[(epoch + i) % len(wordings)] for i, wordings in enumerate(self._examples)]
+        examples += self._mixed
+        rng.shuffle(examples)
+        if self._pack_to:
+            examples = pack(examples, self._pack_to)
+        size = self._batch_size
+        batches = []
+        for start in range(0, len(examples), 8 * size):  # like lengths within 8 batches: less padding, still mixed
+            like = sorted(examples[start : start + 8 * size], key=lambda example: len(example.input_ids))
+            batches += [like[i : i + size] for i in range(0, len(like), size)]
+        rng.shuffle(batches)
+        return batches
