@@ -44,14 +44,14 @@ def test_every_field_is_explained() -> None:
 
 
 def test_flags_are_the_inverse_of_with_flags() -> None:
-    config = TeachConfig().with_flags(sub_keys=7, gate=False, optimizer_bits=8, layers=[3], seed=5, device="cpu")
+    config = TeachConfig().with_flags(sub_keys=9, gate=False, optimizer_bits=8, layers=[3], seed=5, device="cpu")
     assert TeachConfig().with_flags(**config.flags()) == config
     with pytest.raises(InputError, match="unknown setting 'sub_key'; known settings: backbone"):
         TeachConfig().with_flags(sub_key=3)
 
 
 def test_flat_settings_of_version_0_1_are_read() -> None:
-    config = TeachConfig().with_flags(sub_keys=7, gate_steps=3)
+    config = TeachConfig().with_flags(sub_keys=9, gate_steps=3)
     assert config_from_record(config.flags()) == config_from_record(asdict(config)) == config
 
 
