@@ -124,8 +124,17 @@ def test_files_and_links_exist(document: Path) -> None:
         return
     for name in re.findall(r"`((?:src|tests|docs|scripts)/[\w/.]+)`", text):
         assert (ROOT / name).exists(), name
-    for name in re.findall(r"[`(]((?:tuner/)?[a-z_]+\.py)[`)]", text):
-        assert (ROOT / "src" / "memlayers" / name).exists(), name
+    for name in re.findall(r"[`(]((?:[a-z_]+/)*[a-z_]+\.py)[`)]", text):
+        assert (ROOT / "src" / "memlayers" / name).exists() or (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("document", PAGES, ids=lambda path: path.name)
+def test_the_headings_that_links_point_to_exist(document: Path) -> None:
+    for page, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", document.read_text(encoding="utf-8")):
+        target = document.parent / page if page else document
+        headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+        anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        assert anchor in anchors, f"{page}#{anchor}"
 
 
 def _prose(text: str) -> list[tuple[int, str]]:
