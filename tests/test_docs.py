@@ -1,4 +1,4 @@
-"""What the documents show is run: the guide's Python, the options of every command, the links."""
+"""What the documents show is run: the guide's Python, the options of every command, the links, the columns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from memlayers.data import general_text
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCUMENTS]
 GUIDE = ROOT / "docs" / "guide.md"
+GLOSSARY = ROOT / "docs" / "glossary.md"
 POCKET_WEIGHTS = backbones.POCKET / "model.safetensors"
 
 
@@ -113,7 +115,7 @@ def test_the_recipes_named_are_there(recipe: str) -> None:
     read_teach_config(ROOT / recipe, {})
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", PAGES, ids=lambda path: path.name)
 def test_files_and_links_exist(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
@@ -122,5 +124,49 @@ def test_files_and_links_exist(document: Path) -> None:
         return
     for name in re.findall(r"`((?:src|tests|docs|scripts)/[\w/.]+)`", text):
         assert (ROOT / name).exists(), name
-    for name in re.findall(r"[`(]((?:tuner/)?[a-z_]+\.py)[`)]", text):
-        assert (ROOT / "src" / "memlayers" / name).exists(), name
+    for name in re.findall(r"[`(]((?:[a-z_]+/)*[a-z_]+\.py)[`)]", text):
+        assert (ROOT / "src" / "memlayers" / name).exists() or (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("document", PAGES, ids=lambda path: path.name)
+def test_the_headings_that_links_point_to_exist(document: Path) -> None:
+    for page, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", document.read_text(encoding="utf-8")):
+        target = document.parent / page if page else document
+        headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+        anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        assert anchor in anchors, f"{page}#{anchor}"
+
+
+def _prose(text: str) -> list[tuple[int, str]]:
+    """The numbered lines of a document outside fenced and indented code, tables, pictures and comments."""
+    lines, fenced = [], False
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.startswith("```"):
+            fenced = not fenced
+        elif not fenced and not line.startswith(("    ", "|", "![", "<!--")):
+            lines.append((number, line))
+    return lines
+
+
+@pytest.mark.parametrize("document", PAGES, ids=lambda path: path.name)
+def test_prose_is_wrapped_at_120_columns(document: Path) -> None:
+    for number, line in _prose(document.read_text(encoding="utf-8")):
+        without_links = re.sub(r"\]\([^)]*\)|https?://\S+", "", line)
+        without_code = re.sub(r"`[^`]*`", "", without_links)
+        assert len(without_code) <= 120, f"{document.name}:{number}: {len(without_code)} columns"
+
+
+def test_the_log_has_one_heading_a_day_newest_first() -> None:
+    headings = re.findall(r"^#+ .*$", (ROOT / "docs" / "LOG.md").read_text(encoding="utf-8"), re.MULTILINE)[1:]
+    assert headings
+    assert all(re.fullmatch(r"## \d{4}-\d\d-\d\d", heading) for heading in headings)
+    assert headings == sorted(set(headings), reverse=True)
+
+
+def test_the_glossary_is_linked_and_has_one_line_a_term() -> None:
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", GLOSSARY.read_text(encoding="utf-8"), re.MULTILINE)
+    terms = [term for term, _ in rows if term != "term"]
+    assert len(terms) >= 25
+    assert len(terms) == len(set(terms))
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
+        assert "(docs/glossary.md)" in page.read_text(encoding="utf-8")

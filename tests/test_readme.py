@@ -1,4 +1,4 @@
-"""What the README says is run: its Python example, its commands' options, its figures."""
+"""What the README says is run: its Python example, its commands' options, its figures and those of docs/results.md."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -30,13 +31,35 @@ def test_the_python_example_runs_and_the_memory_knows(tmp_path: Path):
     assert "without: Tamsin" not in capital
 
 
-def test_the_figures_are_those_of_the_results_files():
-    spec = importlib.util.spec_from_file_location("fill_readme", ROOT / "scripts" / "fill_readme.py")
+def _fill_tables() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("fill_tables", ROOT / "scripts" / "fill_tables.py")
     assert spec is not None and spec.loader is not None
-    fill_readme = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(fill_readme)
-    assert all(fill_readme.section(name).search(README) for name in fill_readme.SECTIONS)
-    assert fill_readme.filled(README) == README, "run python scripts/fill_readme.py"
+    fill_tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fill_tables)
+    return fill_tables
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+def test_the_figures_are_those_of_the_results_files(page: str):
+    fill_tables = _fill_tables()
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert all(fill_tables.section(name).search(text) for name in fill_tables.PAGES[page])
+    assert fill_tables.filled(page, text) == text, "run python scripts/fill_tables.py"
+
+
+def test_every_table_of_results_is_filled_by_the_script():
+    pages = _fill_tables().PAGES
+    assert set(pages) == {"README.md", "docs/results.md"}
+    for page in pages:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for name in pages[page]:
+            text = _fill_tables().section(name).sub("", text)
+        assert not re.search(r"^\|.*\d", text, re.MULTILINE), f"{page}: a table with figures outside the markers"
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 120
+    assert len(re.findall(r"^\|(?!---)", README, re.MULTILINE)) <= 1 + 8, "one table: its head and eight rows"
 
 
 @pytest.mark.parametrize(

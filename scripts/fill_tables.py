@@ -1,6 +1,6 @@
-"""Write the figures of README.md from the results files, between its markers; a test holds them there.
+"""Write the tables of README.md and docs/results.md from the results files, between their markers; a test checks them.
 
-Example: ``python scripts/fill_readme.py``
+Example: ``python scripts/fill_tables.py``
 """
 
 from __future__ import annotations
@@ -32,10 +32,22 @@ GPU_STAGES = (
 COLUMNS = {
     "default (addressed, gate first)": "addressed",
     "without gate": "addressed-no-gate",
-    "with the seed's soft gate, after teaching": "addressed-soft-gate",
-    "seed's `dense`": "dense",
+    "soft gate of the v0.2 reference recipe, after teaching": "addressed-soft-gate",
+    "dense (v0.2 reference recipe)": "dense",
 }
 SEEDS = (7, 23)  # beside 137
+BACKBONE = "backbone alone"
+HEADLINE = {"memory, no gate": "addressed-no-gate", "memory, default": "addressed"}
+HEADLINE_ROWS = (  # label, metric, split of the memory, split of the backbone alone
+    ("recall, taught phrasings", "recall", "taught", "backbone"),
+    ("recall, phrasings never taught", "recall", "unseen_phrasing", None),
+    ("known facts (those of the backbone) answered right", "known_facts", "memory", "backbone"),
+    ("perplexity of held-out articles", "perplexity", "memory", "backbone"),
+    ("held-out tokens with bit-identical logits", "identical_logits", "general_text", None),
+    ("taught against never-taught entities, AUROC", "abstention_auroc", "untaught_entities", None),
+    ("wrong answers to questions about never-taught entities", "fabricated", "untaught_entities", None),
+    ("exposures per fact", "exposures_per_fact", "all", None),
+)
 ROWS = (
     ("recall, taught phrasings", "recall", "taught"),
     ("recall, phrasings never taught", "recall", "unseen_phrasing"),
@@ -84,7 +96,19 @@ def section(name: str) -> re.Pattern[str]:
     return re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
 
 
-def table() -> str:
+def headline() -> str:
+    """Draw the README's table: the backbone alone, a memory without a gate, and the default; one seed."""
+    results = {name: read_results(RESULTS / f"{name}.json") for name in HEADLINE.values()}
+    default = results[HEADLINE["memory, default"]]
+    lines = [f"| | {BACKBONE} | {' | '.join(HEADLINE)} |", "|---|" + "---:|" * (len(HEADLINE) + 1)]
+    for label, metric, split, backbone in HEADLINE_ROWS:
+        before = "-" if backbone is None else cell(default, metric, backbone)
+        after = [cell(results[name], metric, split) for name in HEADLINE.values()]
+        lines.append(f"| {label} | {' | '.join([before, *after])} |")
+    return "\n".join(lines) + "\n"
+
+
+def teaching() -> str:
     """Draw the table of the three ways to teach, one seed, and the spread of the default over three seeds."""
     results = {name: read_results(RESULTS / f"{name}.json") for name in COLUMNS.values()}
     seeds = [read_results(RESULTS / f"addressed-seed-{seed}.json") for seed in SEEDS]
@@ -164,26 +188,31 @@ def edits() -> str:
         if path.exists():
             points = json.loads(path.read_text(encoding="utf-8"))["points"]
             for end in (point for point in points if point["facts"] == points[-1]["facts"]):
-                after = ", then `memlayers mend`" if "mended" in end else ""
+                after = ", then `memlayers repair`" if "mended" in end else ""
                 cells = [f"{100 * end[key]['value']:.1f} %" for key in ("taught", "unseen_phrasing", "known_facts")]
                 lines.append(f"| {label}{after} | {end['facts']:,} | {' | '.join(cells)} | {end['perplexity']:.1f} |")
     return "\n".join(lines) + "\n"
 
 
-SECTIONS = {"figures": table, "speed": speed, "gpu": gpu, "edits": edits}
+PAGES = {
+    "README.md": {"headline": headline},
+    "docs/results.md": {"teaching": teaching, "speed": speed, "gpu": gpu, "edits": edits},
+}
+"""The pages and their sections, each with what draws it."""
 
 
-def filled(text: str) -> str:
-    """The README's text with its sections made anew."""
-    for name, made in SECTIONS.items():
+def filled(page: str, text: str) -> str:
+    """The text of a page with its sections made anew."""
+    for name, made in PAGES[page].items():
         text = section(name).sub(lambda match, made=made: match[1] + made() + match[2], text)
     return text
 
 
 def main() -> None:
-    """Rewrite the README."""
-    path = ROOT / "README.md"
-    path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
+    """Rewrite the pages."""
+    for page in PAGES:
+        path = ROOT / page
+        path.write_text(filled(page, path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":
