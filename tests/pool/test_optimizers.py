@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import AdamW
 
-from memlayers.kernels.reference import read_rows
+from memlayers.kernels.storage import read_rows
 from memlayers.pool.optimizers import OPTIMIZERS, has_finite_gradient, make_optimizer
 from memlayers.pool.row_adamw import RowAdamW
 from memlayers.pool.value_pool import FactoredGradient, ValuePool

@@ -26,7 +26,7 @@ from memlayers.inference.capture import SeenRead, watched_reads
 from memlayers.inference.generation import answer_questions
 from memlayers.inference.memory import Memory
 from memlayers.inference.scoring import answer_logits
-from memlayers.kernels.reference import read_rows
+from memlayers.kernels.storage import read_rows
 from memlayers.linking.token_spans import name_span
 from memlayers.pool.value_pool import ValuePool
 from memlayers.tuner import MemoryLayer, active_part, memory_layers, value_pool

@@ -64,8 +64,8 @@ class RowState(NamedTuple):
     """A piece of the row-wise optimizer's state: c rows.
 
     Attributes:
-        exp_avg: first moment, float32 or float64 [c, d]; or int8 codes, see `reference.decode_mean`.
-        exp_avg_sq: second moment, likewise; or uint8 codes, see `reference.decode_square`.
+        exp_avg: first moment, float32 or float64 [c, d]; or int8 codes, see `storage.decode_mean`.
+        exp_avg_sq: second moment, likewise; or uint8 codes, see `storage.decode_square`.
         exp_avg_scale: of codes: float32 [c, blocks], blocks of `STATE_BLOCK` elements; None otherwise.
         exp_avg_sq_scale: likewise.
         master: the rows in float32 [c, d], where the table is coarser; None otherwise.

@@ -20,7 +20,7 @@ from torch.optim.adamw import adamw as functional_adamw
 
 from memlayers.kernels import kernels_for
 from memlayers.kernels.interface import AdamW, Inverted, LogEntry, RowState, Schedule, Table
-from memlayers.kernels.reference import write_rows
+from memlayers.kernels.storage import write_rows
 from memlayers.pool.offload import staged
 from memlayers.pool.row_state import RowFormat, TouchedRows
 from memlayers.pool.value_pool import FactoredGradient, ValuePool
