@@ -94,7 +94,7 @@ class Row:
 
     @classmethod
     def from_estimate(cls, metric: str, split: str, estimate: Estimate) -> Row:
-        """The row of a mean with its interval (`metrics.mean_interval`)."""
+        """The row of a mean with its interval (`statistics.mean_interval`)."""
         return cls(metric, split, estimate.value, estimate.n, estimate.ci_low, estimate.ci_high)
 
 
