@@ -42,7 +42,7 @@ def harness_rows(
         tokenizer: the backbone's.
         tasks: names of tasks or groups, the harness's own or of `include_path`.
         include_path: a folder of further task files (YAML).
-        limit: only the first so many items of each task.
+        limit: items of each task at most; None for all.
         fewshot: examples before each item; None leaves it to the task.
         chat: put each item through the tokenizer's chat template, as facts are taught.
         batch_size: items per forward.

@@ -1,4 +1,4 @@
-"""Typed rows of a run and where it ran -> results.json, all that evaluation hands to the report. No torch."""
+"""results.json: the typed figures of an evaluation, and where and how they were made. No torch."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def weighted_sum(table: Table, indices: Tensor, weights: Tensor, dtype: torch.dt
 
 
 def weight_gradient(table: Table, indices: Tensor, gradient: Tensor) -> Tensor:
-    """D loss / d w_i = V_i . d loss / d out.
+    """The gradient of the loss with respect to the weights: d loss / d w_i = V_i . d loss / d out.
 
     Args:
         table: of d columns.
@@ -278,7 +278,7 @@ def drift_rows(
     """Catches rows up on steps in which they had no gradient, as torch.optim.AdamW moves them: in place.
 
     In each missed step the moments shrink and still move the value, and the value decays. Long after a row's last
-    gradient the first moment is too small to move anything (see `pool.row_adamw`); decay goes on.
+    gradient the first moment is too small to move anything (see `pool.row_adamw`); then only decay is left.
 
     Args:
         table: whose rows move.

@@ -1,4 +1,4 @@
-"""The machine's roofs, and the memory's stages on given reads, one by one and as a whole step."""
+"""Times the machine's limits (roofs), and the memory's stages on given reads, one by one and as a whole step."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def _read_stages(sheet: _Sheet) -> Iterator[Timing]:
 
 
 def _write_stages(sheet: _Sheet) -> Iterator[Timing]:
-    """The log turned round, its norm, and the fused steps."""
+    """Inverting the log, its norm, and the fused steps."""
     shape, reads, device = sheet.shape, sheet.reads, sheet.clock.device
     kernels, table = kernels_for(device), make_pool(shape, device).table
     log = [LogEntry(*each) for each in zip(reads.indices, reads.weights, reads.gradients, strict=True)]

@@ -220,7 +220,7 @@ class RowAdamW(Optimizer):
 
     def _attach(self, parameter: Tensor, pool: ValuePool, state: dict[str, Any]) -> None:
         state["pool"] = weakref.ref(pool)
-        if pool.before_read is not None:  # another optimizer's last word
+        if pool.before_read is not None:  # what another optimizer still has to move
             pool.before_read(None)
             pool.before_read = None
         if self.semantics != "dense":

@@ -366,7 +366,7 @@ def drift_kernel(
 
 @_jit
 def stale_kernel(flat: Any, caught_up: Any, now: int, rows: Any, since: Any) -> int:
-    """See `reference.stale_rows`: fills `rows` and `since`, and returns how many of them are meant."""
+    """See `reference.stale_rows`: fills `rows` and `since`, and returns how many entries were filled."""
     count = 0
     for i in range(flat.shape[0]):
         row = flat[i]

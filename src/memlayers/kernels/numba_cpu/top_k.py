@@ -48,7 +48,7 @@ def _best_of(row: Any, k: int, best: Any, index: Any, largest: Any, found: Any, 
             rest = row[whole * groups + g]
             largest[g] = rest if rest > largest[g] else largest[g]
         threshold = largest.dtype.type(np.inf)
-        for g in range(groups):  # the k-th largest has fewer than k above it; counting has no branch to guess
+        for g in range(groups):  # the k-th largest has fewer than k above it; counting has no branch to predict
             above = 0
             for other in range(groups):
                 above += largest[other] > largest[g]
