@@ -390,7 +390,7 @@ def test_another_format_is_refused(saved_with: dict[str, Any], loaded_with: dict
 def test_every_name_makes_an_optimizer_that_descends(name: str):
     pool, read = _pool(), _reads(1)[0]
     optimizer = make_optimizer(name, [{"params": [pool.parameter]}], lr=0.05)
-    assert optimizer.param_groups[0]["weight_decay"] == 0  # decay wears away facts already written
+    assert optimizer.param_groups[0]["weight_decay"] == 0  # decay would shrink the values of facts already taught
 
     def loss() -> Tensor:
         out: Tensor = (pool(*read[:2]) - 1).square().sum()

@@ -99,7 +99,7 @@ def _manager(tasks: Sequence[str], include_path: str | Path | None) -> Any:
     except Exception as error:  # of the harness, of YAML, of datasets and of the network: all of them the task's
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(
-            f"--tasks {','.join(tasks)}: cannot be loaded ({reason}); mend the task or its data"
+            f"--tasks {','.join(tasks)}: cannot be loaded ({reason}); repair the task or its data"
         ) from error
     if unknown:
         raise InputError(f"--tasks {unknown[0]}: no such task; `lm_eval ls tasks` names the harness's own")
