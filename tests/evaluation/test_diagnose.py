@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from memlayers import Fact, InputError, MemoryConfig, TeachConfig, WorkError, load_memory, teach_facts, write_facts
 from memlayers.cli import app
 from memlayers.data.encoding import encode_prompt
-from memlayers.evaluation.diagnose import _jaccard, _last_token_of, diagnose_memory, pool_replaced, start_layers
+from memlayers.evaluation.diagnose import diagnose_memory, pool_replaced, start_layers
 from memlayers.evaluation.probes import (
     PROBES,
     Diagnosis,
@@ -25,6 +25,7 @@ from memlayers.evaluation.probes import (
     reads_histogram,
     write_diagnosis,
 )
+from memlayers.evaluation.read_probes import jaccard, last_token_of
 from memlayers.inference.memory import Memory
 from memlayers.tuner import memory_layers, value_pool
 
@@ -180,16 +181,16 @@ def test_the_same_figures_again(addressed: Path) -> None:
 
 def test_jaccard_counts_a_slot_once() -> None:
     one, two = torch.tensor([[1, 1, 2], [7, 8, 9]]), torch.tensor([[1, 2, 3]])
-    assert torch.allclose(_jaccard(one, two), torch.tensor([[2 / 3], [0.0]]))
-    assert torch.equal(_jaccard(one, one).diagonal(), torch.ones(2))
+    assert torch.allclose(jaccard(one, two), torch.tensor([[2 / 3], [0.0]]))
+    assert torch.equal(jaccard(one, one).diagonal(), torch.ones(2))
 
 
 def test_the_subject_ends_where_its_last_token_is(addressed: Path) -> None:
     tokenizer = load_memory(addressed).tokenizer
     prompt = encode_prompt(tokenizer, "What is the code of Dot?")
-    place = _last_token_of(tokenizer, prompt, "Dot")
+    place = last_token_of(tokenizer, prompt, "Dot")
     assert "Dot" in tokenizer.decode(prompt[: place + 1]) and "Dot" not in tokenizer.decode(prompt[:place])
-    assert _last_token_of(tokenizer, prompt, "") == _last_token_of(tokenizer, prompt, "Zoe") == len(prompt) - 1
+    assert last_token_of(tokenizer, prompt, "") == last_token_of(tokenizer, prompt, "Zoe") == len(prompt) - 1
 
 
 # -- the file, the picture, the command ---------------------------------------------------------------------------

@@ -205,7 +205,7 @@ def test_a_task_that_is_not_there(memory: Memory, tasks: Path, tmp_path: Path, m
     with pytest.raises(InputError, match="no such folder"):
         harness_rows(memory.model, memory.tokenizer, ["born_choice"], include_path=tmp_path / "none", quiet=True)
     (tasks / "born.jsonl").unlink()
-    with pytest.raises(InputError, match="^--tasks born_choice: cannot be loaded .*mend the task or its data$"):
+    with pytest.raises(InputError, match="^--tasks born_choice: cannot be loaded .*repair the task or its data$"):
         harness_rows(memory.model, memory.tokenizer, ["born_choice"], include_path=tasks, quiet=True)
 
 

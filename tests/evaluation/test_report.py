@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from memlayers.evaluation import report
-from memlayers.evaluation.report import compare_report, format_value, write_report
+from memlayers.evaluation.report import compare_report, write_report
 from memlayers.evaluation.results import Results, Row, write_results
 from memlayers.teaching.record import CurvePoint
 from memlayers.utils.errors import InputError, WorkError
@@ -46,36 +45,6 @@ def _write(path: Path, results: Results) -> Path:
 def _is_png(path: Path) -> bool:
     data = path.read_bytes()
     return data.startswith(b"\x89PNG") and len(data) > 10_000
-
-
-@pytest.mark.parametrize(
-    ("metric", "value", "text"),
-    [
-        ("recall", 0.996, "99.6 %"),
-        ("recall", 0.99996, "99.996 %"),
-        ("recall", 1.0, "100.0 %"),
-        ("recall", 0.0, "0.0 %"),
-        ("recall", 0.0002, "0.020 %"),
-        ("perplexity", 8.3, "8.300"),
-        ("perplexity", 4100.0, "4,100"),
-        ("perplexity", 3_500_000.0, "3,500,000"),
-        ("teach_seconds", 59.2, "59.2 s"),
-        ("teach_seconds", 59.9, "1 min 0 s"),
-        ("teach_seconds", 83.2, "1 min 23 s"),
-        ("peak_memory_bytes", 1_213_000_000, "1.21 GB"),
-        ("peak_memory_bytes", 512_000_000, "512 MB"),
-        ("exposures_per_fact", 7.6, "7.60"),
-        ("auroc", 0.9, "0.900"),
-    ],
-)
-def test_format_value(metric: str, value: float, text: str):
-    assert format_value(metric, value) == text
-
-
-def test_a_share_just_short_of_full_is_never_shown_as_full():
-    for k in range(1, 200_000, 997):
-        shown = format_value("recall", 1 - k / 10_000_000)
-        assert shown != "100.0 %" and float(shown.split()[0]) <= 100
 
 
 def test_report_is_drawn_from_the_file_alone(tmp_path: Path):
@@ -120,21 +89,6 @@ def test_any_results_can_be_drawn(tmp_path: Path, results: Results, recwarn: pyt
     markdown, picture = write_report(_write(tmp_path / "results.json", results), tmp_path)
     assert _is_png(picture) and markdown.read_text(encoding="utf-8")
     assert not [str(warning.message) for warning in recwarn]
-
-
-def test_the_line_goes_from_the_backbone_to_the_final_evaluation():
-    track = report._track(_results(), "recall", "taught")
-    assert track.line() == [(0.0, 0.034), (2, 0.31), (4, 0.74), (7.6, 0.996)]
-    perplexity = report._track(_results(), "perplexity", "memory")  # not measured at 4
-    assert perplexity.line() == [(0.0, 8.309), (2, 8.32), (7.6, 8.337)]
-
-
-def test_labels_are_moved_apart():
-    assert report._spread([0.99, 0.5, 0.1]) == [0.99, 0.5, 0.1]
-    for heights in ([1.0, 0.99, 0.98], [0.1, 0.05, 0.0], [0.0, 0.0, 0.0]):
-        placed = report._spread(heights)
-        assert all(a - b >= 0.16 - 1e-9 for a, b in zip(placed, placed[1:], strict=False))
-        assert min(placed) >= 0.05 and max(placed) <= 1.0
 
 
 def test_compare(tmp_path: Path):

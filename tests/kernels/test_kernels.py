@@ -1,6 +1,6 @@
 """The fast backends against the plain-torch one. Triton's runs compiled where there is a GPU, else in its interpreter.
 
-`python tests/test_kernels.py` only compiles Triton's kernels, for CUDA and for ROCm; no GPU is needed for that.
+`python tests/kernels/test_kernels.py` only compiles Triton's kernels, for CUDA and for ROCm; no GPU is needed for that.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from memlayers.kernels import reference
+from memlayers.kernels import reference, storage
 from memlayers.kernels.interface import STATE_BLOCK, AdamW, LogEntry, RowState, Schedule, Table
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -51,7 +51,7 @@ def _table(d: int, dtype: torch.dtype, slots: int = SLOTS) -> Table:
     if dtype != torch.int8:
         return Table(values.to(dtype))
     table = Table(torch.empty_like(values, dtype=dtype), torch.empty(slots, device=DEVICE))
-    reference.write_rows(table, torch.arange(slots, device=DEVICE), values)
+    storage.write_rows(table, torch.arange(slots, device=DEVICE), values)
     return table
 
 
@@ -80,13 +80,13 @@ def _state(places: Tensor, table: Table, rows: Tensor, bits: int, master: bool) 
     else:
         state = RowState(*(torch.zeros(c, d, device=DEVICE) for _ in range(2)))
     everything = torch.arange(c, device=DEVICE)
-    reference.encode_mean(state, everything, 0.1 * _random(c, d, seed=2))
-    reference.encode_square(state, everything, 0.1 * _random(c, d, seed=3).square())
+    storage.encode_mean(state, everything, 0.1 * _random(c, d, seed=2))
+    storage.encode_square(state, everything, 0.1 * _random(c, d, seed=3).square())
     if not master:
         return state
     state = state._replace(master=torch.zeros(c, d, device=DEVICE))
     assert state.master is not None
-    state.master[places] = reference.read_rows(table, rows) + 1e-4 * _random(len(places), d, seed=4)
+    state.master[places] = storage.read_rows(table, rows) + 1e-4 * _random(len(places), d, seed=4)
     return state
 
 
@@ -309,9 +309,9 @@ def test_scales_of_nothing_and_of_nan(backend: Any) -> None:
     log = [log[0]._replace(gradient=gradient * torch.nan)]  # nor may a scale hide what went wrong
     backend.adamw_rows(table, state, where, log, reference.invert(log), where, adamw, 1.0, None)
     ones = torch.ones(1, dtype=torch.int64, device=DEVICE)
-    assert not reference.read_rows(table, ones).isfinite().any()
-    assert not reference.decode_mean(state, where).isfinite().any()
-    assert not reference.decode_square(state, where).isfinite().any()
+    assert not storage.read_rows(table, ones).isfinite().any()
+    assert not storage.decode_mean(state, where).isfinite().any()
+    assert not storage.decode_square(state, where).isfinite().any()
 
 
 # -- missed steps -----------------------------------------------------------------------------------------------
@@ -373,9 +373,10 @@ def test_every_kernel_compiles_for_cuda_and_rocm(tmp_path: Path) -> None:
     environment["TRITON_CACHE_DIR"] = str(tmp_path)
     done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    from memlayers.kernels import triton_gpu
+    from memlayers.kernels.triton_gpu import loops, top_k
 
-    kernels = {name for name in dir(triton_gpu) if name.endswith("_kernel")}
+    kernels = {name for module in (loops, top_k) for name in dir(module) if name.endswith("_kernel")}
+    assert len(kernels) == 9
     assert {(backend, name) for backend, *_ in TARGETS for name in kernels} == {
         tuple(line.split()) for line in done.stdout.splitlines()
     }

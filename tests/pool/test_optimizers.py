@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import AdamW
 
-from memlayers.kernels.reference import read_rows
+from memlayers.kernels.storage import read_rows
 from memlayers.pool.optimizers import OPTIMIZERS, has_finite_gradient, make_optimizer
 from memlayers.pool.row_adamw import RowAdamW
 from memlayers.pool.value_pool import FactoredGradient, ValuePool
@@ -390,7 +390,7 @@ def test_another_format_is_refused(saved_with: dict[str, Any], loaded_with: dict
 def test_every_name_makes_an_optimizer_that_descends(name: str):
     pool, read = _pool(), _reads(1)[0]
     optimizer = make_optimizer(name, [{"params": [pool.parameter]}], lr=0.05)
-    assert optimizer.param_groups[0]["weight_decay"] == 0  # decay wears away facts already written
+    assert optimizer.param_groups[0]["weight_decay"] == 0  # decay would shrink the values of facts already taught
 
     def loss() -> Tensor:
         out: Tensor = (pool(*read[:2]) - 1).square().sum()

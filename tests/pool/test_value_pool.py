@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from memlayers.kernels.interface import Table
-from memlayers.kernels.reference import read_rows, weighted_sum
+from memlayers.kernels.reference import weighted_sum
+from memlayers.kernels.storage import read_rows
 from memlayers.pool.value_pool import FactoredGradient, ValuePool
 from memlayers.utils.errors import WorkError
 

@@ -130,7 +130,7 @@ def print_rows(results: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from memlayers.evaluation.report import format_value
+    from memlayers.evaluation.formatting import format_value
 
     table = Table("metric", "split", "value", "n", "95 % interval")
     for row in results.rows:

@@ -87,8 +87,7 @@ def encode_example(
         tokenizer: the backbone's tokenizer.
         question: one phrasing of the fact.
         answer: what the model shall answer.
-        loss: "answer" counts the answer and the end token; "full" every token (the seed's diagnosis compares
-            both).
+        loss: "answer" counts the answer and the end token; "full" every token (docs/diagnosis.md compares both).
         max_length: the context of the backbone in tokens; None does not check.
 
     Returns:
@@ -198,7 +197,7 @@ def padded_batches(
 
     Args:
         sequences: token ids, of any lengths.
-        batch_tokens: at most so many a batch, once padded (but at least one sequence).
+        batch_tokens: tokens of a batch at most, padding included (but at least one sequence).
 
     Yields:
         Which sequences; their ids, int64 [b, t]; and which of these are real, bool [b, t].
@@ -213,8 +212,8 @@ def padded_batches(
 def pack(examples: Sequence[Encoded], length: int) -> list[Encoded]:
     """Concatenates sequences greedily, in order, into packs of at most `length` tokens.
 
-    Sequences in one pack see each other: nothing separates them but the end token. That is what the seed's
-    diagnosis compares with one sequence per fact, and the only use of packing here (off by default).
+    Sequences in one pack see each other: nothing separates them but the end token. docs/diagnosis.md compares it
+    with one sequence per fact; that is the only use of packing here (off by default).
 
     Args:
         examples: the sequences, in the order they shall be packed.

@@ -16,7 +16,7 @@ class Fact:
 
     Attributes:
         id: unique in its file.
-        subject: whom or what the fact is about; "" when the source is a plain question row.
+        subject: who or what the fact is about; "" when the source is a plain question row.
         answer: the text to be generated.
         questions: the phrasings that may be taught, at least one.
         relation: optional name of the relation, e.g. "place of birth".
@@ -71,9 +71,12 @@ class FactReport:
     contradictions: list[Clash] = field(default_factory=list)
 
 
-def question_key(question: str) -> str:
-    """What two questions have in common that are the same: see `check_facts`."""
-    return _normalise(question)
+def question_key(text: str) -> str:
+    """What two questions, or two answers, have in common that count as the same.
+
+    Case, spacing, Unicode form (NFKC) and final punctuation are left out.
+    """
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).rstrip("?.! ") or text
 
 
 def check_facts(facts: Sequence[Fact], lines: Sequence[int] | None = None) -> FactReport:
@@ -94,14 +97,14 @@ def check_facts(facts: Sequence[Fact], lines: Sequence[int] | None = None) -> Fa
         if len(members) == 1 or key in reported:
             continue
         reported.add(key)
-        accepted = [{_normalise(answer) for answer in facts[i].answers} for i in members]
+        accepted = [{question_key(answer) for answer in facts[i].answers} for i in members]
         if set.intersection(*accepted):
             report.duplicates.append(_clash(facts, members, lines))
             continue
         report.contradictions.append(_clash(facts, members, lines))
         by_answer: dict[str, list[int]] = {}
         for i in members:
-            by_answer.setdefault(_normalise(facts[i].answer), []).append(i)
+            by_answer.setdefault(question_key(facts[i].answer), []).append(i)
         same = (group for group in by_answer.values() if len(group) > 1 and tuple(group) not in reported)
         report.duplicates.extend(_clash(facts, group, lines) for group in same)
     return report
@@ -134,22 +137,18 @@ def _by_question(facts: Sequence[Fact]) -> dict[str, list[int]]:
     groups: dict[str, list[int]] = {}
     for i, fact in enumerate(facts):
         for question in (*fact.questions, *fact.unseen_questions):
-            members = groups.setdefault(_normalise(question), [])
+            members = groups.setdefault(question_key(question), [])
             if not members or members[-1] != i:
                 members.append(i)
     return groups
 
 
-def _normalise(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).rstrip("?.! ") or text
-
-
 def _clash(facts: Sequence[Fact], members: list[int], lines: Sequence[int] | None) -> Clash:
     shared = set.intersection(
-        *({_normalise(q) for q in (*facts[i].questions, *facts[i].unseen_questions)} for i in members)
+        *({question_key(q) for q in (*facts[i].questions, *facts[i].unseen_questions)} for i in members)
     )
     first = facts[members[0]]
-    question = next(q for q in (*first.questions, *first.unseen_questions) if _normalise(q) in shared)
+    question = next(q for q in (*first.questions, *first.unseen_questions) if question_key(q) in shared)
     return Clash(
         question=question,
         ids=tuple(facts[i].id for i in members),

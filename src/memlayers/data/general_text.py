@@ -1,8 +1,7 @@
 """General text: what a memory must leave alone.
 
 Calibration needs it to place the queries, the gate as its negatives. It comes from the sample that ships with the
-package, from a file of the user's, or from the backbone itself (design/recipe.md: text sampled from the backbone serves
-where no corpus is at hand).
+package, from a file of the user's, or is sampled from the backbone itself, where no corpus is at hand.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from memlayers.kernels import kernels_for
-from memlayers.kernels.reference import read_rows, write_rows
+from memlayers.kernels.storage import read_rows, write_rows
 from memlayers.pool.value_pool import FactoredGradient, ValuePool
 
 BETAS, EPS = (0.9, 0.99), 1e-8

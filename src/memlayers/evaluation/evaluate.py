@@ -1,4 +1,4 @@
-"""The protocol of design/evaluation.md: what a memory recalls, and what it leaves alone.
+"""Scores a memory by the protocol of docs/evaluation.md: what it recalls, and what it leaves alone.
 
 Every before/after is paired: the same items through the same process, once with the adapter disabled.
 """
@@ -44,7 +44,7 @@ class TextScores:
 
     Attributes:
         nll_backbone: negative log-likelihood in nats of each predicted token, [windows, tokens - 1].
-        nll_memory: likewise with the memory.
+        nll_memory: the same with the memory, [windows, tokens - 1].
         identical: whether a token's logits are the same bits, bool [windows, tokens].
         largest_kl: largest Kullback-Leibler divergence from the backbone's next-token distribution, in nats.
     """
@@ -114,7 +114,7 @@ def evaluate_memory(
             stands before their splits (`split_of`).
         untaught: questions of the facts' shape about entities that were never taught: abstention, if there are facts.
         text: general text: perplexity before and after, share of tokens whose logits are bit-identical. Several by
-            name, likewise.
+            name, which then stands before their splits.
         phrasings: taught phrasings asked per fact, seeded choice; None asks all.
         max_text_tokens: read this much of each text; None reads all.
         batch_size: questions per batch.
@@ -267,7 +267,7 @@ def score_text(
         tokenizer: the backbone's.
         text: any length of at least two tokens; what does not fill a window is left out, unless nothing would remain.
         window: tokens per window.
-        max_tokens: read at most so many tokens.
+        max_tokens: tokens that are read at most; None for all.
         quiet: no progress bar.
 
     Raises:

@@ -42,7 +42,7 @@ def harness_rows(
         tokenizer: the backbone's.
         tasks: names of tasks or groups, the harness's own or of `include_path`.
         include_path: a folder of further task files (YAML).
-        limit: only the first so many items of each task.
+        limit: items of each task at most; None for all.
         fewshot: examples before each item; None leaves it to the task.
         chat: put each item through the tokenizer's chat template, as facts are taught.
         batch_size: items per forward.
@@ -99,7 +99,7 @@ def _manager(tasks: Sequence[str], include_path: str | Path | None) -> Any:
     except Exception as error:  # of the harness, of YAML, of datasets and of the network: all of them the task's
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(
-            f"--tasks {','.join(tasks)}: cannot be loaded ({reason}); mend the task or its data"
+            f"--tasks {','.join(tasks)}: cannot be loaded ({reason}); repair the task or its data"
         ) from error
     if unknown:
         raise InputError(f"--tasks {unknown[0]}: no such task; `lm_eval ls tasks` names the harness's own")

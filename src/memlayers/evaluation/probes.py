@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+from memlayers.evaluation.formatting import percent
+from memlayers.evaluation.plots import to_png
 from memlayers.teaching.record import CurvePoint
 from memlayers.utils.errors import InputError, WorkError
 from memlayers.utils.files import StrPath, atomic_write_bytes, atomic_write_text, sections_text
@@ -81,7 +82,7 @@ class Probe:
 
     @classmethod
     def from_estimate(cls, name: str, split: str, estimate: Estimate) -> Probe:
-        """The probe of a mean with its interval (`metrics.mean_interval`)."""
+        """The probe of a mean with its interval (`statistics.mean_interval`)."""
         return cls(name, split, estimate.value, estimate.n, estimate.ci_low, estimate.ci_high)
 
 
@@ -174,9 +175,7 @@ def table_rows(probes: Sequence[Probe]) -> Iterator[tuple[str, ...]]:
 def format_probe(name: str, value: float) -> str:
     """A figure as a person reads it."""
     if PROBES[name][0] == "share":
-        shown = f"{100 * value:.1f}"  # rounding must not turn 99.96 % into all of them, nor a few into none
-        rounded_away = (shown == "100.0" and value < 1) or (shown == "0.0" and value > 0)
-        return f"{100 * value:.3f} %" if rounded_away else f"{shown} %"
+        return percent(value)
     if 0 < abs(value) < 0.01:
         return f"{value:.1g}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
@@ -207,9 +206,7 @@ def _picture(diagnosis: Diagnosis) -> bytes:
     _bars(ratio, "Memory's output over the MLP's, norms", diagnosis, ("output_ratio",))
     _bars(alike, "Two entities: cosine, Jaccard of reads", diagnosis, ("cosine", "jaccard"), at=", entity")
     _draw_histogram(usage, next((h for h in diagnosis.histograms if h.name == "reads per slot"), None))
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", metadata={"Software": None})
-    return drawn.getvalue()
+    return to_png(figure)
 
 
 def _bars(

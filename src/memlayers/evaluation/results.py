@@ -1,4 +1,4 @@
-"""Typed rows of a run and where it ran -> results.json, all that evaluation hands to the report. No torch."""
+"""results.json: the typed figures of an evaluation, and where and how they were made. No torch."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Row:
 
     @classmethod
     def from_estimate(cls, metric: str, split: str, estimate: Estimate) -> Row:
-        """The row of a mean with its interval (`metrics.mean_interval`)."""
+        """The row of a mean with its interval (`statistics.mean_interval`)."""
         return cls(metric, split, estimate.value, estimate.n, estimate.ci_low, estimate.ci_high)
 
 

@@ -1,4 +1,4 @@
-"""The scores of the protocol (design: evaluation.md) and their 95 % intervals. numpy only.
+"""Means, differences, perplexity and AUROC with their 95 % intervals (docs/evaluation.md). numpy only.
 
 Percentile bootstrap: 2,000 resamples of the items, seeded (Efron and Tibshirani 1993, section 13.3).
 """

@@ -1,6 +1,7 @@
 """The memory's arithmetic behind one interface: `reference` (the oracle), `numba_cpu`, `triton_gpu`.
 
-`interface` says what a backend offers; `kernels_for` chooses one by device.
+`interface` says what a backend offers, `storage` how rows and moments are kept; `kernels_for` chooses a backend by
+device.
 """
 
 from __future__ import annotations

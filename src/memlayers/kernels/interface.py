@@ -43,7 +43,7 @@ class LogEntry(NamedTuple):
 
 
 class Inverted(NamedTuple):
-    """A log turned round: which tokens read each slot. Tokens are numbered through all entries of the log.
+    """The inverted log: which tokens read each slot. Tokens are numbered through all entries of the log.
 
     Attributes:
         rows: the distinct slots, int64 [u], ascending.
@@ -64,10 +64,10 @@ class RowState(NamedTuple):
     """A piece of the row-wise optimizer's state: c rows.
 
     Attributes:
-        exp_avg: first moment, float32 or float64 [c, d]; or int8 codes, see `reference.decode_mean`.
-        exp_avg_sq: second moment, likewise; or uint8 codes, see `reference.decode_square`.
+        exp_avg: first moment, float32 or float64 [c, d]; or int8 codes, see `storage.decode_mean`.
+        exp_avg_sq: second moment, of the same shape and dtype; or uint8 codes, see `storage.decode_square`.
         exp_avg_scale: of codes: float32 [c, blocks], blocks of `STATE_BLOCK` elements; None otherwise.
-        exp_avg_sq_scale: likewise.
+        exp_avg_sq_scale: of codes, of the same shape and dtype; None otherwise.
         master: the rows in float32 [c, d], where the table is coarser; None otherwise.
     """
 

@@ -16,10 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from memlayers.kernels.interface import STATE_BLOCK, AdamW, Inverted, LogEntry, RowState, Schedule, Table
-
-CODE_SLACK = 2.0**-10  # of a code of a second moment: more than a square root's last bits, on any device
-TINY = 2.0**-126  # the smallest float32 that no device flushes to zero
+from memlayers.kernels.interface import AdamW, Inverted, LogEntry, RowState, Schedule, Table
+from memlayers.kernels.storage import decode_mean, decode_square, encode_mean, encode_square, read_rows, write_rows
 
 
 def naive_lookup(query: Tensor, keys: Tensor, values: Tensor, top_k: int) -> Tensor:
@@ -142,7 +140,7 @@ def weighted_sum(table: Table, indices: Tensor, weights: Tensor, dtype: torch.dt
 
 
 def weight_gradient(table: Table, indices: Tensor, gradient: Tensor) -> Tensor:
-    """D loss / d w_i = V_i . d loss / d out.
+    """The gradient of the loss with respect to the weights: d loss / d w_i = V_i . d loss / d out.
 
     Args:
         table: of d columns.
@@ -280,7 +278,7 @@ def drift_rows(
     """Catches rows up on steps in which they had no gradient, as torch.optim.AdamW moves them: in place.
 
     In each missed step the moments shrink and still move the value, and the value decays. Long after a row's last
-    gradient the first moment is too small to move anything (see `optimizer.RowAdamW`); decay goes on.
+    gradient the first moment is too small to move anything (see `pool.row_adamw`); then only decay is left.
 
     Args:
         table: whose rows move.
@@ -321,106 +319,3 @@ def drift_rows(
     if state.master is not None:
         state.master[places] = values
     write_rows(table, rows, values, noise if state.master is None else None)
-
-
-# -- storage formats --------------------------------------------------------------------------------------------
-
-
-def read_rows(table: Table, rows: Tensor) -> Tensor:
-    """Rows of a table in float32 (float64 where the table is), [..., d] for rows [...]."""
-    values = table.values[rows]
-    if table.scales is not None:
-        return values.float() * table.scales[rows][..., None]
-    return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
-def write_rows(table: Table, rows: Tensor, values: Tensor, noise: int | None = None) -> None:
-    """Writes rows into a table, rounded to its format.
-
-    int8: a row's scale is its largest magnitude over 127. bfloat16 with `noise`: up or down at random, so that the
-    expectation is the value itself; the random bits are a hash of the key and of the element's place.
-
-    Args:
-        table: of d columns.
-        rows: slots, int64 [q], distinct.
-        values: [q, d].
-        noise: key of the stochastic rounding; None rounds to nearest.
-    """
-    if table.scales is not None:
-        scales = values.abs().amax(-1).float() / 127
-        codes = (values.float() / scales.clamp_min(TINY)[:, None]).round().clamp(-127, 127)
-        table.values[rows], table.scales[rows] = codes.to(torch.int8), scales
-    elif noise is not None and table.values.dtype == torch.bfloat16:
-        bits = values.float().contiguous().view(torch.int32).long() & 0xFFFFFFFF
-        columns = torch.arange(values.shape[1], device=values.device)
-        places = (rows[:, None] * values.shape[1] + columns) & 0xFFFFFFFF
-        rounded = (bits + (hash_bits(places, noise) >> 16)) >> 16
-        halves = torch.where(rounded > 0x7FFF, rounded - 0x10000, rounded).short().view(torch.bfloat16)
-        table.values[rows] = torch.where(values.isnan(), values.to(torch.bfloat16), halves)
-    else:
-        table.values[rows] = values.to(table.values.dtype)
-
-
-def hash_bits(places: Tensor, key: int) -> Tensor:
-    """32 well-mixed bits per place (Steele and Vigna 2021's 32-bit finaliser): int64 in [0, 2^32)."""
-    mask = 0xFFFFFFFF
-    x = (places ^ (key & mask)) & mask
-    for multiplier in (0x7FEB352D, 0x846CA68B):
-        x = ((x ^ (x >> 16)) * multiplier) & mask
-    return x ^ (x >> 16)
-
-
-def decode_mean(state: RowState, places: Tensor) -> Tensor:
-    """First moments [q, d]. 8 bits: sign * (|code| / 127)^2 * the block's scale, finer towards zero."""
-    stored = state.exp_avg[places]
-    if state.exp_avg_scale is None:
-        return stored
-    codes = stored.float() / 127
-    return codes * codes.abs() * _per_element(state.exp_avg_scale[places], stored.shape[1])
-
-
-def encode_mean(state: RowState, places: Tensor, mean: Tensor) -> None:
-    """Stores first moments [q, d]; 8 bits round to the nearest code."""
-    if state.exp_avg_scale is None:
-        state.exp_avg[places] = mean
-        return
-    scale, unit = _block_units(mean.abs())
-    state.exp_avg_scale[places] = scale
-    state.exp_avg[places] = (mean.sign() * (127 * unit.sqrt()).round()).to(torch.int8)
-
-
-def decode_square(state: RowState, places: Tensor) -> Tensor:
-    """Second moments [q, d]. 8 bits: (code / 255)^4 * the block's scale, ten decades deep."""
-    stored = state.exp_avg_sq[places]
-    if state.exp_avg_sq_scale is None:
-        return stored
-    codes = stored.float() / 255
-    return (codes * codes).square() * _per_element(state.exp_avg_sq_scale[places], stored.shape[1])
-
-
-def encode_square(state: RowState, places: Tensor, square: Tensor) -> None:
-    """Stores second moments [q, d]; 8 bits round up, since a moment rounded to zero would make a giant step.
-
-    A moment that lies on a code keeps it whatever its last bits are (`CODE_SLACK`): stored again and again, it would
-    otherwise creep upwards.
-    """
-    if state.exp_avg_sq_scale is None:
-        state.exp_avg_sq[places] = square
-        return
-    scale, unit = _block_units(square)
-    state.exp_avg_sq_scale[places] = scale
-    codes = (255 * unit.sqrt().sqrt() - CODE_SLACK).ceil().clamp(0, 255)
-    state.exp_avg_sq[places] = torch.where(unit > 0, codes.clamp_min(1), 0).to(torch.uint8)
-
-
-def _block_units(magnitudes: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest magnitude of each block [q, blocks], and the magnitudes [q, d] in units of it."""
-    q, d = magnitudes.shape
-    blocks = -(-d // STATE_BLOCK)
-    padded = F.pad(magnitudes, (0, -d % STATE_BLOCK)).view(q, blocks, STATE_BLOCK)
-    scale = padded.amax(-1)
-    return scale, (padded / scale.clamp_min(TINY)[..., None]).clamp_max(1).flatten(1)[:, :d]
-
-
-def _per_element(scale: Tensor, d: int) -> Tensor:
-    return scale.repeat_interleave(STATE_BLOCK, 1)[:, :d]

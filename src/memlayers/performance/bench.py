@@ -1,9 +1,9 @@
-"""What a teaching step costs, stage by stage, against the machine's own roofs and against other ways to do it.
+"""What a teaching step costs, stage by stage, against the machine's own limits (roofs) and other implementations.
 
 Everything is measured in one run on one machine: first the roofs (copying, reading random rows, updating random rows),
-then every stage of the memory on uniform, Zipf and real indices, then the same step done by others, on the same shapes.
-On a CPU each allocator setting is a process of its own: glibc gives large blocks back to the kernel by default, and
-page faults are then most of what the stock ways cost (design/hot-path.md).
+then every stage of the memory on uniform, Zipf and real indices, then the same step by other libraries (peers), on the
+same shapes. On a CPU each allocator setting is a process of its own: glibc gives large blocks back to the kernel by
+default, and page faults are then most of the cost of stock torch.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def run_bench(
         shape: of the pool and its reads.
         device: "cpu", "cuda", ...
         indices: kinds of reads.
-        peers: also time the other ways that are installed here.
+        peers: also time the other libraries that are installed here.
         overhead: also measure the memory's share of the pocket backbone's work, and compute it for a 7B model.
         repeats: timed runs per figure, after one that is not counted.
         seed: of the reads.

@@ -61,13 +61,13 @@ class Timing:
 
     Attributes:
         stage: what is done, e.g. "forward".
-        variant: by whom: "memlayers", or a peer's name.
+        variant: "memlayers", or the name of the peer that does it.
         indices: "uniform", "zipf", "real", or "" where there are none.
         ms: median over the repetitions, milliseconds; for `Shape.layers` layers, a whole step.
         ms_low: 20th percentile.
         ms_high: 80th percentile.
         bytes: that the algorithm must move, by its own count of reads and writes; 0 where not counted.
-        flops: likewise, arithmetic operations.
+        flops: arithmetic operations, by the same count; 0 where not counted.
         roof: name of the roof it is held against, "" for none.
         roof_share: GB/s over the roof's; above 1 where caches help.
         unique_ratio: distinct slots over reads.

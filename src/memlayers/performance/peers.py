@@ -1,4 +1,4 @@
-"""The same teaching step done by others, as far as they are installed."""
+"""The same teaching step by other libraries (torch, torchao, fbgemm and others), as far as they are installed."""
 
 from __future__ import annotations
 

@@ -17,14 +17,14 @@ from memlayers.utils.errors import InputError
 
 RESERVE: Final = int(0.6 * GIB)  # a CUDA context, and what its libraries keep
 FRAGMENTATION: Final = 1.05
-STAGING: Final = 8 * 8 * 2**20  # pieces of `offload.STAGE_BYTES`: gradients, values, and rounding them
+STAGING: Final = 8 * 8 * 2**20  # pieces of `pool.offload.STAGE_BYTES`: gradients, values, and rounding them
 STATE_BLOCK: Final = 128  # as in `kernels.interface`, which imports torch
 GENERAL_TOKENS: Final = 110_000  # of the shipped general text: 109,763 in pocket's tokenizer, 110,600 in Qwen2.5's
 PASSAGE_TOKENS: Final = 75_000  # of these, of running text: 75,186 and 60,268
-MOST_CONTEXTS: Final = 2000  # as in `gate`
-FORWARD_TOKENS: Final = 4096  # as in `calibrate.collect_features`
-QUESTIONS, NEW_TOKENS = 128, 32  # as in `generate.generate_answers`
-CHUNK_BYTES: Final = 64 * 2**20  # as in `row_state`
+MOST_CONTEXTS: Final = 2000  # as in `gating.build`
+FORWARD_TOKENS: Final = 4096  # as in `inference.capture.collect_features`
+QUESTIONS, NEW_TOKENS = 128, 32  # as in `inference.generation.generate_answers`
+CHUNK_BYTES: Final = 64 * 2**20  # as in `pool.row_state`
 
 
 # -- one way to store and to optimize -----------------------------------------------------------------------------
@@ -175,7 +175,7 @@ def addressing_bytes(backbone: Backbone, work: Work) -> int:
 
 
 def log_bytes(backbone: Backbone, work: Work) -> int:
-    """The read log of a step: indices and weights, what came back, and the log turned round."""
+    """The read log of a step: indices and weights, what came back, and the inverted log."""
     reads = len(work.layers) * work.tokens * work.heads * work.top_k
     back = len(work.layers) * work.tokens * backbone.hidden * BYTES[work.dtype]
     return reads * (4 + 4) + back + reads * 5 * 8
@@ -217,9 +217,9 @@ def head_bytes(backbone: Backbone, work: Work) -> int:
 def preparation_bytes(backbone: Backbone, work: Work) -> int:
     """Host memory that calibration and gate training need at their peak, gone before the first step.
 
-    `calibrate.collect_features` keeps every token's input of every memory layer in the backbone's dtype: first the
+    `capture.collect_features` keeps every token's input of every memory layer in the backbone's dtype: first the
     contexts', then general text's, whose pieces are all there while they are joined. `calibrate.calibrate` then works
-    on float64 matrices of d x d: two kinds' second moments, the covariance, and eigh's and qr's own. `gate.train_gates`
+    on float64 matrices of d x d: two kinds' second moments, the covariance, and eigh's and qr's own. `train_gates`
     holds, beside all features, those of one layer split in two and nine tenths of them once more in float32. Where
     subjects are known, one gate is trained, on copied rows: of general text the running text's, of the contexts those
     behind the subject (counted here as if it came first). Otherwise each layer has one, and the float32 rows of the

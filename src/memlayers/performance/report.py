@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from memlayers.evaluation.plots import to_png
 from memlayers.performance.figures import Bench, Timing, read_bench
 from memlayers.utils.files import atomic_write_bytes, atomic_write_text
 
@@ -91,15 +92,13 @@ def _lines(bench: Bench) -> Iterator[str]:
 
 def _draw(bench: Bench, path: Path) -> None:
     """GFLOP/s against operations per byte, under the roofs of the first allocator setting."""
-    import io
-
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     malloc, roofs = next(iter(bench.roofs.items()))
-    figure, axis = pyplot.subplots(figsize=(7.5, 4.6), layout="constrained")
+    figure = Figure(figsize=(7.5, 4.6), dpi=130, layout="constrained")  # no pyplot: no state shared between calls
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
     intensities = [10 ** (power / 10) for power in range(-20, 21)]
     for name in ("sequential", "random rows", "update rows"):
         axis.plot(intensities, [min(roofs["matmul"], each * roofs[name]) for each in intensities], lw=1, label=name)
@@ -121,7 +120,4 @@ def _draw(bench: Bench, path: Path) -> None:
     axis.title.set_fontsize(9)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=7)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=130)
-    pyplot.close(figure)
-    atomic_write_bytes(path, drawn.getvalue())
+    atomic_write_bytes(path, to_png(figure))

@@ -1,4 +1,4 @@
-"""The machine's roofs, and the memory's stages on given reads, one by one and as a whole step."""
+"""Times the machine's limits (roofs), and the memory's stages on given reads, one by one and as a whole step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from memlayers.kernels import kernels_for, reference
+from memlayers.kernels import kernels_for, reference, storage
 from memlayers.kernels.interface import AdamW, Inverted, LogEntry, RowState, Schedule, Table
 from memlayers.performance.figures import Clock, Shape, Timing
 from memlayers.performance.reads import Reads
@@ -149,7 +149,7 @@ def _read_stages(sheet: _Sheet) -> Iterator[Timing]:
     n = sheet.everything * shape.dim
     moved = n * sheet.value_bytes + shape.layers * shape.tokens * shape.dim * 4
     some = slice(0, min(32, shape.tokens))
-    rows = reference.read_rows(table, reads.indices[0][some]).double()
+    rows = storage.read_rows(table, reads.indices[0][some]).double()
 
     def forward() -> list[Tensor]:
         pairs = zip(reads.indices, reads.weights, strict=True)
@@ -170,7 +170,7 @@ def _read_stages(sheet: _Sheet) -> Iterator[Timing]:
 
 
 def _write_stages(sheet: _Sheet) -> Iterator[Timing]:
-    """The log turned round, its norm, and the fused steps."""
+    """Inverting the log, its norm, and the fused steps."""
     shape, reads, device = sheet.shape, sheet.reads, sheet.clock.device
     kernels, table = kernels_for(device), make_pool(shape, device).table
     log = [LogEntry(*each) for each in zip(reads.indices, reads.weights, reads.gradients, strict=True)]
@@ -228,7 +228,7 @@ def _relative(ours: Tensor, exact: Tensor) -> float:
 def _step_error(table: Table, log: Sequence[LogEntry], inverted: Inverted, adamw: AdamW) -> float:
     """One step of the first rows against the reference in float64, on copies."""
     number = torch.arange(min(64, len(inverted.rows)), device=inverted.rows.device)
-    ours = Table(reference.read_rows(table, inverted.rows[number]).contiguous())
+    ours = Table(storage.read_rows(table, inverted.rows[number]).contiguous())
     exact = Table(ours.values.double())
     part = adamw._replace(step_size=adamw.step_size[number], root=adamw.root[number])
     wide_log = [entry._replace(weights=entry.weights.double(), gradient=entry.gradient.double()) for entry in log]

@@ -36,7 +36,7 @@ def make_optimizer(
         lr: the learning rate of groups that name none, in units of the parameter per step.
         betas: decay of the two moments.
         eps: added to the root of the second moment.
-        weight_decay: decoupled weight decay. 0 by default: decay wears away facts already written.
+        weight_decay: decoupled weight decay. 0 by default: decay shrinks the values of facts already taught.
         options: of `RowAdamW` alone: semantics, state_bits, state_device, rounding.
 
     Returns:

@@ -1,6 +1,6 @@
 """Product keys: seeded sub-keys, whitening of the queries, and the exact top-k of the product set.
 
-Lample et al. 2019 (arXiv 1907.05242), section 3.1; design/recipe.md (B) for whitening.
+Lample et al. 2019 (arXiv 1907.05242), section 3.1; docs/method.md, "Calibration", for whitening.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def whitening(mean: Tensor, covariance: Tensor, out_features: int, seed: int) ->
     """The projection W of the query q = (x - mean) W that makes every coordinate of q equally informative.
 
     W = U diag(lambda^-1/2) R, with covariance = U diag(lambda) U^T, lambda clamped from below at
-    `EIGENVALUE_FLOOR` of the largest and R a seeded random rotation (design/recipe.md, B.2). With fewer
+    `EIGENVALUE_FLOOR` of the largest and R a seeded random rotation (docs/method.md, "Calibration"). With fewer
     outputs than inputs the first columns of R are kept; with more, R is followed by random directions, so
     that each coordinate still has unit variance and no head is left without information.
 

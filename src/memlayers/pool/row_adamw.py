@@ -1,7 +1,4 @@
-"""The optimizers of the value pool: `RowAdamW` over the rows that were read, and torch's AdamW over all of them.
-
-`make_optimizer` chooses; nothing else in the package knows which optimizer it runs.
-"""
+"""RowAdamW, the optimizer of a value pool: AdamW over the rows that were read, from the log of the reads."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ import math
 import sys
 import weakref
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias, overload
 
 import torch
@@ -19,9 +15,8 @@ from torch.optim import Optimizer
 from torch.optim.adamw import adamw as functional_adamw
 
 from memlayers.kernels import kernels_for
-from memlayers.kernels.interface import AdamW, Inverted, LogEntry, RowState, Schedule, Table
-from memlayers.kernels.reference import write_rows
-from memlayers.pool.offload import staged
+from memlayers.kernels.interface import AdamW, Schedule
+from memlayers.pool.offload import step_on_host
 from memlayers.pool.row_state import RowFormat, TouchedRows
 from memlayers.pool.value_pool import FactoredGradient, ValuePool
 from memlayers.utils.errors import InputError
@@ -35,9 +30,10 @@ NEGLIGIBLE = 1e-20
 class RowAdamW(Optimizer):
     """AdamW over the read log of a value pool: only rows that were read have state, and only they move.
 
-    A value pool's gradient arrives as a `FactoredGradient`. A step turns the log round once, then reduces, steps and
-    writes back row by row; no gradient of a row is ever stored (design/hot-path.md). Every other parameter gets torch's
-    AdamW. Works with plain loops, gradient accumulation, clipping, checkpointing, transformers.Trainer and TRL.
+    A value pool's gradient arrives as a `FactoredGradient`. A step inverts the log once, then reduces, steps and
+    writes back row by row; no gradient of a row is ever stored (docs/method.md, "The hot path"). Every other parameter
+    gets torch's AdamW. Works with plain loops, gradient accumulation, clipping, checkpointing, transformers.Trainer and
+    TRL.
 
     Two semantics. ``lazy``: a row moves when it has a gradient, and its bias correction counts its own steps (with one
     global count a row first touched late would take a step of up to (1 - beta1) / sqrt(1 - beta2) learning rates).
@@ -188,55 +184,13 @@ class RowAdamW(Optimizer):
             alike = _numbers(group, touched.steps.new_tensor([now]))
             adamw = alike._replace(step_size=alike.step_size.repeat(len(places)), root=alike.root.repeat(len(places)))
         if self.state_device == "host":
-            self._step_on_host(pool, gradient, inverted, touched, places, adamw)
+            step_on_host(pool, gradient, inverted, touched, places, adamw)
             return
         kernels = kernels_for(parameter.device)
         noise = _noise_key(int(state["step"])) if self.rounding == "stochastic" else None
         for chunk, picked, at in touched.by_chunk(places):
             part = adamw._replace(step_size=adamw.step_size[picked], root=adamw.root[picked])
             kernels.adamw_rows(pool.table, chunk, at, gradient.entries, inverted, picked, part, gradient.factor, noise)
-
-    def _step_on_host(
-        self,
-        pool: ValuePool,
-        gradient: FactoredGradient,
-        inverted: Inverted,
-        touched: TouchedRows,
-        places: Tensor,
-        adamw: AdamW,
-    ) -> None:
-        """The same step with state and master in host memory."""
-        kernels, threads = kernels_for(inverted.rows.device), torch.get_num_threads()
-
-        def update(picked: Tensor, sums: Tensor) -> Tensor:
-            """Steps the rows `picked` on the host: gradients [q, d] -> new values [q, d]."""
-            values = torch.empty_like(sums)
-            log = [LogEntry(picked[:, None], sums.new_ones(len(sums), 1), sums)]
-            for chunk, inner, at in touched.by_chunk(places[picked]):
-                assert chunk.master is not None
-                table, state = Table(chunk.master), chunk._replace(master=None)
-                alone = Inverted(at, torch.arange(len(inner) + 1), inner, sums.new_ones(len(inner)))
-
-                def step(
-                    some: Tensor, table: Table = table, state: RowState = state, which: Tensor = picked[inner],
-                    at: Tensor = at, alone: Inverted = alone,
-                ) -> None:  # fmt: skip
-                    part = adamw._replace(step_size=adamw.step_size[which[some]], root=adamw.root[which[some]])
-                    kernels_for(sums.device).adamw_rows(
-                        table, state, at[some], log, alone, some, part, gradient.factor, None
-                    )
-
-                list(workers.map(step, torch.arange(len(inner)).tensor_split(min(threads, len(inner)))))
-                values[inner] = chunk.master[at]
-            return values
-
-        with ThreadPoolExecutor(threads) as workers:  # rows are independent, and the kernels let go of the GIL
-            staged(
-                len(inverted.rows), pool.dim, inverted.rows.device,
-                fetch=lambda picked: kernels.row_gradients(gradient.entries, inverted, picked),
-                update=update,
-                store=lambda picked, values: write_rows(pool.table, inverted.rows[picked], values),
-            )  # fmt: skip
 
     def _fresh_state(self, pool: ValuePool) -> dict[str, Any]:
         state: dict[str, Any] = {
@@ -266,7 +220,7 @@ class RowAdamW(Optimizer):
 
     def _attach(self, parameter: Tensor, pool: ValuePool, state: dict[str, Any]) -> None:
         state["pool"] = weakref.ref(pool)
-        if pool.before_read is not None:  # another optimizer's last word
+        if pool.before_read is not None:  # what another optimizer still has to move
             pool.before_read(None)
             pool.before_read = None
         if self.semantics != "dense":

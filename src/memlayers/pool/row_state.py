@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from memlayers.kernels.interface import STATE_BLOCK, RowState, Table
-from memlayers.kernels.reference import read_rows
+from memlayers.kernels.storage import read_rows
 
 CHUNK_BYTES = 64 * 2**20  # of one float32 moment
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memlayers.evaluation.report import format_value, markdown_table, to_png
+from memlayers.evaluation.formatting import format_value
+from memlayers.evaluation.plots import to_png
+from memlayers.evaluation.report import markdown_table
 from memlayers.evaluation.results import HIGHER_IS_BETTER, Results, Row
 from memlayers.sweep.grid import HEADLINE, Cell, Grid
 from memlayers.utils.errors import WorkError

@@ -1,274 +1,28 @@
-"""The CPU backend: numba kernels on plain threads, nothing allocated but their results and one row of scratch a thread.
+"""The compiled loops of the CPU backend, but for the top-k: rows in and out of storage, reads, the log, the optimizer.
 
-Meanings, shapes and formats are those of `reference`, which every function here is tested against. Threads are started
-per call (0.1 ms) rather than taken from numba's pool: that pool is the process's, may not be entered twice at a time,
-and spins beside torch's own. Work is split by rows or tokens, and each is summed by one thread in a fixed order: the
-same input gives the same bits on any number of threads.
-
-The gradients of a log stay where autograd left them: the kernels find a token's row by its address.
+Longer than other files because numba's compile cache notices a change of the file that a function is in, but not of the
+files that it calls into: whatever a cached loop inlines has to stand beside it, or old machine code would be run.
+Meanings, shapes and formats are those of `reference` and `storage`. Every loop works on items [begin, end): see
+the package's `_in_threads`.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numba
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numba import types
 from numba.extending import intrinsic, overload
-from torch import Tensor
 
-from memlayers.kernels import reference
-from memlayers.kernels.interface import STATE_BLOCK, AdamW, Inverted, LogEntry, RowState, Schedule, Table
+from memlayers.kernels import storage
+from memlayers.kernels.interface import STATE_BLOCK
 
 # Sums may be reordered and multiply-adds fused, so that loops vectorise; NaN and infinity keep their meaning.
 _jit: Any = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
 # The optimizer's arithmetic is rounded operation by operation, as torch's is, whichever kernel does it.
 _jit_exact: Any = numba.njit(nogil=True, cache=True, error_model="numpy")
 _inlined: Any = numba.njit(nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"}, inline="always")
-
-
-# -- the interface ----------------------------------------------------------------------------------------------
-
-
-def product_key_top_k(scores_a: Tensor, scores_b: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """See `reference.product_key_top_k`: one scan of each half against the k-th best so far, then the staircase."""
-    if k > scores_a.shape[-1] or scores_a.dtype not in (torch.float32, torch.float64):
-        return reference.product_key_top_k(scores_a, scores_b, k)
-    shape = scores_a.shape[:-1]
-    a, b = (_rows_of(scores) for scores in (scores_a, scores_b))
-    best = torch.empty(*shape, k, dtype=scores_a.dtype)
-    slots = torch.empty(*shape, k, dtype=torch.int64)
-    if best.numel():
-        arguments = (*a, *b, k, scores_a.shape[-1], best.numpy().reshape(-1, k), slots.numpy().reshape(-1, k))
-        _in_threads(_top_k_kernel, len(a[1]), *arguments, least=128)
-    return best, slots
-
-
-def weighted_sum(table: Table, indices: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
-    """See `reference.weighted_sum`. torch's embedding_bag where it sums in full precision: it prefetches rows."""
-    values = table.values
-    if values.dtype in (torch.float32, torch.float64):
-        return F.embedding_bag(indices, values, per_sample_weights=weights.to(values), mode="sum").to(dtype)
-    if values.dtype == torch.float16:
-        return reference.weighted_sum(table, indices, weights, dtype)
-    out = torch.empty(len(indices), values.shape[1])
-    arguments = (*_table(table), indices.contiguous().numpy(), weights.float().contiguous().numpy(), out.numpy())
-    _in_threads(_weighted_sum_kernel, len(indices), *arguments)
-    return out.to(dtype)
-
-
-def weight_gradient(table: Table, indices: Tensor, gradient: Tensor) -> Tensor:
-    """See `reference.weight_gradient`."""
-    if table.values.dtype == torch.float16:
-        return reference.weight_gradient(table, indices, gradient)
-    compute = torch.promote_types(torch.float32, table.values.dtype if table.scales is None else torch.float32)
-    out = torch.empty(indices.shape, dtype=compute)
-    rows = gradient.to(compute).contiguous().numpy()
-    _in_threads(_weight_gradient_kernel, len(indices), *_table(table), indices.contiguous().numpy(), rows, out.numpy())
-    return out
-
-
-def invert(log: Sequence[LogEntry]) -> Inverted:
-    """See `reference.invert`: a radix sort of the reads by slot."""
-    log = _uniform(log)
-    reads = sum(entry.indices.numel() for entry in log)
-    slots, tokens = np.empty(reads, dtype=np.int64), np.empty(reads, dtype=np.int64)
-    dtype = log[0].weights.dtype if log else torch.float32
-    weights = torch.empty(reads, dtype=dtype)
-    filled = start = 0
-    for entry, (addresses, like, d) in zip(log, map(_addresses, log), strict=True):
-        filled = _collect_kernel(
-            entry.indices.contiguous().numpy(), entry.weights.contiguous().numpy(), addresses, like, d, start,
-            slots, tokens, weights.numpy(), filled,
-        )  # fmt: skip
-        start += len(addresses)
-    rows, offsets, sorted_tokens, sorted_weights = _invert_kernel(
-        slots[:filled], tokens[:filled], weights.numpy()[:filled]
-    )
-    return Inverted(*map(torch.from_numpy, (rows, offsets, sorted_tokens, sorted_weights)))
-
-
-def row_gradients(log: Sequence[LogEntry], inverted: Inverted, picked: Tensor) -> Tensor:
-    """See `reference.row_gradients`."""
-    log = _uniform(log)
-    sums = torch.empty(len(picked), log[0].gradient.shape[1] if log else 0, dtype=inverted.weights.dtype)
-    if sums.numel():
-        arguments = (*_segments(log, inverted), picked.numpy(), sums.numpy())
-        _in_threads(_row_gradients_kernel, len(picked), *arguments)
-    return sums
-
-
-def square_norm(log: Sequence[LogEntry], inverted: Inverted) -> Tensor:
-    """See `reference.square_norm`."""
-    log = _uniform(log)
-    squares = torch.zeros(len(inverted.rows), dtype=torch.float64)
-    if len(squares):
-        width = log[0].gradient.shape[1]
-        _in_threads(_square_norm_kernel, len(squares), *_segments(log, inverted), width, squares.numpy())
-    return squares.sum()
-
-
-def adamw_rows(
-    table: Table,
-    state: RowState,
-    places: Tensor,
-    log: Sequence[LogEntry],
-    inverted: Inverted,
-    picked: Tensor,
-    adamw: AdamW,
-    factor: float,
-    noise: int | None,
-) -> None:
-    """See `reference.adamw_rows`: reduced, stepped and written back while the row is in the cache."""
-    if table.values.dtype == torch.float16:
-        reference.adamw_rows(table, state, places, log, inverted, picked, adamw, factor, noise)
-        return
-    if not len(picked):
-        return
-    log = _uniform(log)
-    compute = _compute_dtype(state)
-    scalars = (adamw.decay, 1 - adamw.beta1, adamw.beta2, 1 - adamw.beta2, adamw.eps, factor)
-    arguments = (
-        *_table(table), *_state(state, compute), places.numpy(), inverted.rows.numpy(), *_segments(log, inverted),
-        picked.numpy(), adamw.step_size.numpy().astype(compute), adamw.root.numpy().astype(compute),
-        np.array(scalars, dtype=compute), _key(noise),
-    )  # fmt: skip
-    _in_threads(_adamw_kernel, len(picked), *arguments)
-
-
-def stale_rows(indices: Tensor, caught_up: Tensor, now: int) -> tuple[Tensor, Tensor]:
-    """See `reference.stale_rows`; in the order of their first reads."""
-    flat = indices.flatten()
-    rows, since = np.empty(len(flat), dtype=np.int64), np.empty(len(flat), dtype=np.int64)
-    count = _stale_kernel(flat.numpy(), caught_up.numpy(), now, rows, since)
-    return torch.from_numpy(rows[:count].copy()), torch.from_numpy(since[:count].copy())
-
-
-def drift_rows(
-    table: Table,
-    state: RowState | None,
-    places: Tensor,
-    rows: Tensor,
-    since: Tensor,
-    moving_until: Tensor,
-    schedule: Schedule,
-    noise: int | None,
-) -> None:
-    """See `reference.drift_rows`."""
-    if table.values.dtype == torch.float16 or state is None:  # without state there is decay only, which is rare
-        reference.drift_rows(table, state, places, rows, since, moving_until, schedule, noise)
-        return
-    if not len(rows):
-        return
-    compute = _compute_dtype(state)
-    scalars = np.array((1 - schedule.beta1, schedule.beta2, schedule.eps), dtype=compute)
-    steps = (each.numpy().astype(compute) for each in (schedule.step_size, schedule.root, schedule.decay))
-    arguments = (
-        *_table(table), *_state(state, compute), places.numpy(), rows.numpy(), since.numpy(),
-        moving_until.numpy(), *steps, scalars, _key(noise),
-    )  # fmt: skip
-    _in_threads(_drift_kernel, len(rows), *arguments)
-
-
-# -- from torch to numba ----------------------------------------------------------------------------------------
-
-
-def _in_threads(kernel: Callable[..., None], n: int, *arguments: Any, least: int = 8) -> None:
-    """Runs kernel(*arguments, begin, end) over [0, n), a thread a part, no part smaller than `least`."""
-    parts = max(1, min(torch.get_num_threads(), n // least))
-    bounds = [n * i // parts for i in range(parts + 1)]
-    errors: list[BaseException] = []
-
-    def run(begin: int, end: int) -> None:
-        try:
-            kernel(*arguments, begin, end)
-        except BaseException as error:  # a thread's own traceback would go to stderr and be forgotten
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=each) for each in zip(bounds[1:-1], bounds[2:], strict=True)]
-    for thread in threads:
-        thread.start()
-    run(bounds[0], bounds[1])
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-
-
-def _array(tensor: Tensor) -> Any:
-    """Numpy has no bfloat16: its bits, as uint16."""
-    tensor = tensor.detach()
-    if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.int16).numpy().view(np.uint16)
-    return tensor.numpy()
-
-
-def _table(table: Table) -> tuple[Any, Any]:
-    scales = np.zeros(0, dtype=np.float32) if table.scales is None else table.scales.detach().numpy()
-    return _array(table.values), scales
-
-
-def _compute_dtype(state: RowState) -> Any:
-    return np.float64 if state.exp_avg.dtype == torch.float64 else np.float32
-
-
-def _state(state: RowState, compute: Any) -> tuple[Any, ...]:
-    """The arrays of a state; what it lacks is an empty one."""
-    no_scale, no_master = np.zeros((0, 0), dtype=np.float32), np.zeros((0, 0), dtype=compute)
-    scales = (state.exp_avg_scale, state.exp_avg_sq_scale)
-    return (
-        state.exp_avg.numpy(),
-        state.exp_avg_sq.numpy(),
-        *(no_scale if scale is None else scale.numpy() for scale in scales),
-        no_master if state.master is None else state.master.numpy(),
-    )
-
-
-def _key(noise: int | None) -> int:
-    return -1 if noise is None else noise & 0xFFFFFFFF
-
-
-def _rows_of(scores: Tensor) -> tuple[Any, Any]:
-    """Scores [..., m] as a flat array and where in it each row begins: einsum leaves its result permuted."""
-    scores = scores.detach()
-    if scores.stride(-1) != 1:
-        scores = scores.contiguous()
-    span = 1 + sum((size - 1) * stride for size, stride in zip(scores.shape, scores.stride(), strict=True))
-    flat = scores.as_strided((span if scores.numel() else 0,), (1,))
-    begins = np.zeros((1,), dtype=np.int64)
-    for size, stride in zip(scores.shape[:-1], scores.stride()[:-1], strict=True):
-        begins = (begins[:, None] + np.arange(size, dtype=np.int64) * stride).reshape(-1)
-    return flat.numpy(), begins
-
-
-def _uniform(log: Sequence[LogEntry]) -> Sequence[LogEntry]:
-    """The log with gradients that the kernels can read: of one dtype, with contiguous rows. Nearly always as it is."""
-    dtypes = {entry.gradient.dtype for entry in log}
-    readable = len(dtypes) <= 1 and not dtypes & {torch.float16}
-    if readable and all(entry.gradient.stride(-1) == 1 for entry in log):
-        return log
-    dtype = torch.float64 if torch.float64 in dtypes else torch.float32
-    return [entry._replace(gradient=entry.gradient.to(dtype).contiguous()) for entry in log]
-
-
-def _addresses(entry: LogEntry) -> tuple[Any, Any, int]:
-    """The address of each token's gradient, an empty array of the gradients' dtype, and their width."""
-    gradient = entry.gradient
-    stride = gradient.stride(0) * gradient.element_size()
-    addresses = gradient.data_ptr() + np.arange(len(gradient), dtype=np.int64) * stride
-    return addresses, _array(gradient[:0]), gradient.shape[1]
-
-
-def _segments(log: Sequence[LogEntry], inverted: Inverted) -> tuple[Any, ...]:
-    """What the reduction of a row needs: offsets, tokens, weights, addresses, and an empty array of the dtype."""
-    found = [_addresses(entry) for entry in log]
-    addresses = np.concatenate([each[0] for each in found])
-    return inverted.offsets.numpy(), inverted.tokens.numpy(), inverted.weights.numpy(), addresses, found[0][1]
 
 
 # -- scalars ----------------------------------------------------------------------------------------------------
@@ -351,7 +105,7 @@ def _load_compiled(values: Any, scales: Any, row: Any, out: Any) -> Any:
 
 
 def _store(values: Any, scales: Any, row: Any, source: Any, key: Any) -> None:
-    """`source` [d] into row `row` of a table; see `reference.write_rows`."""
+    """`source` [d] into row `row` of a table; see `storage.write_rows`."""
 
 
 @overload(_store, inline="always")
@@ -361,7 +115,7 @@ def _store_compiled(values: Any, scales: Any, row: Any, source: Any, key: Any) -
         def store_int8(values: Any, scales: Any, row: Any, source: Any, key: Any) -> None:
             scale = _largest(source, 0, source.shape[0]) / np.float32(127)
             scales[row] = scale
-            divisor = max(scale, np.float32(reference.TINY))
+            divisor = max(scale, np.float32(storage.TINY))
             for j in range(source.shape[0]):
                 unit = np.float32(source[j]) / divisor
                 unit = unit if unit > np.float32(-127) else np.float32(-127)
@@ -455,7 +209,7 @@ def _store_moments_compiled(
             exp_avg: Any, exp_avg_sq: Any, mean_scale: Any, square_scale: Any, at: Any, m: Any, v: Any
         ) -> None:
             d = m.shape[0]
-            tiny, slack = np.float32(reference.TINY), np.float32(reference.CODE_SLACK)
+            tiny, slack = np.float32(storage.TINY), np.float32(storage.CODE_SLACK)
             for block in range(mean_scale.shape[1]):
                 begin, end = block * STATE_BLOCK, min(d, (block + 1) * STATE_BLOCK)
                 mean_unit, square_unit = _largest(m, begin, end), _largest(v, begin, end)
@@ -509,18 +263,20 @@ def _reduce(begin: Any, end: Any, tokens: Any, weights: Any, addresses: Any, lik
 
 
 @_jit_exact
-def _row_gradients_kernel(
+def row_gradients_kernel(
     offsets: Any, tokens: Any, weights: Any, addresses: Any, like: Any, picked: Any, sums: Any, begin: int, end: int
 ) -> None:
+    """See `reference.row_gradients`."""
     for i in range(begin, end):
         u = picked[i]
         _reduce(offsets[u], offsets[u + 1], tokens, weights, addresses, like, sums[i])
 
 
 @_jit
-def _square_norm_kernel(
+def square_norm_kernel(
     offsets: Any, tokens: Any, weights: Any, addresses: Any, like: Any, d: int, squares: Any, begin: int, end: int
 ) -> None:
+    """Squares [u] in float64: each row's gradient is summed by `_reduce`, and only its squared norm is kept."""
     g = np.empty(d, dtype=weights.dtype)
     for u in range(begin, end):
         _reduce(offsets[u], offsets[u + 1], tokens, weights, addresses, like, g)
@@ -531,11 +287,12 @@ def _square_norm_kernel(
 
 
 @_jit_exact
-def _adamw_kernel(
+def adamw_kernel(
     values: Any, scales: Any, exp_avg: Any, exp_avg_sq: Any, mean_scale: Any, square_scale: Any, master: Any,
     places: Any, rows: Any, offsets: Any, tokens: Any, weights: Any, addresses: Any, like: Any, picked: Any,
     step_size: Any, root: Any, scalars: Any, key: int, begin: int, end: int,
 ) -> None:  # fmt: skip
+    """See `reference.adamw_rows`; `scalars` are decay, 1 - beta1, beta2, 1 - beta2, eps and the factor."""
     d = values.shape[1]
     g, w = np.empty(d, dtype=step_size.dtype), np.empty(d, dtype=step_size.dtype)
     m, v = np.empty(d, dtype=step_size.dtype), np.empty(d, dtype=step_size.dtype)
@@ -567,11 +324,12 @@ def _adamw_kernel(
 
 
 @_jit_exact
-def _drift_kernel(
+def drift_kernel(
     values: Any, scales: Any, exp_avg: Any, exp_avg_sq: Any, mean_scale: Any, square_scale: Any, master: Any,
     places: Any, rows: Any, since: Any, moving_until: Any, step_size: Any, root: Any, decay: Any, scalars: Any,
     key: int, begin: int, end: int,
 ) -> None:  # fmt: skip
+    """See `reference.drift_rows`; `scalars` are 1 - beta1, beta2 and eps."""
     d = values.shape[1]
     w, m, v = np.empty(d, step_size.dtype), np.empty(d, step_size.dtype), np.empty(d, step_size.dtype)
     take, keep_square, eps = scalars[0], scalars[1], scalars[2]
@@ -607,7 +365,8 @@ def _drift_kernel(
 
 
 @_jit
-def _stale_kernel(flat: Any, caught_up: Any, now: int, rows: Any, since: Any) -> int:
+def stale_kernel(flat: Any, caught_up: Any, now: int, rows: Any, since: Any) -> int:
+    """See `reference.stale_rows`: fills `rows` and `since`, and returns how many entries were filled."""
     count = 0
     for i in range(flat.shape[0]):
         row = flat[i]
@@ -619,7 +378,8 @@ def _stale_kernel(flat: Any, caught_up: Any, now: int, rows: Any, since: Any) ->
 
 
 @_jit
-def _weighted_sum_kernel(values: Any, scales: Any, indices: Any, weights: Any, out: Any, begin: int, end: int) -> None:
+def weighted_sum_kernel(values: Any, scales: Any, indices: Any, weights: Any, out: Any, begin: int, end: int) -> None:
+    """See `reference.weighted_sum`."""
     d, reads = values.shape[1], indices.shape[1]
     scaled = scales.shape[0] > 0
     for t in range(begin, end):
@@ -634,9 +394,10 @@ def _weighted_sum_kernel(values: Any, scales: Any, indices: Any, weights: Any, o
 
 
 @_jit
-def _weight_gradient_kernel(
+def weight_gradient_kernel(
     values: Any, scales: Any, indices: Any, gradient: Any, out: Any, begin: int, end: int
 ) -> None:
+    """See `reference.weight_gradient`."""
     d = values.shape[1]
     scaled = scales.shape[0] > 0
     for t in range(begin, end):
@@ -649,7 +410,7 @@ def _weight_gradient_kernel(
 
 
 @_jit
-def _collect_kernel(
+def collect_kernel(
     indices: Any, entry_weights: Any, addresses: Any, like: Any, d: int, start: int,
     slots: Any, tokens: Any, weights: Any, filled: int,
 ) -> int:  # fmt: skip
@@ -669,7 +430,7 @@ def _collect_kernel(
 
 
 @_jit
-def _invert_kernel(slots: Any, tokens: Any, weights: Any) -> Any:
+def invert_kernel(slots: Any, tokens: Any, weights: Any) -> Any:
     """Sorts the reads by slot, least significant digit first, which keeps the tokens of a slot in order."""
     n = slots.shape[0]
     largest = np.int64(0)
@@ -702,100 +463,9 @@ def _invert_kernel(slots: Any, tokens: Any, weights: Any) -> Any:
     return rows[:u].copy(), offsets[: u + 1].copy(), spare, sorted_weights
 
 
-@_inlined
-def _insert(best: Any, index: Any, filled: int, score: Any, i: Any) -> None:
-    """Puts a score into the descending `best`, the lower index first among equals; the last of `filled` goes."""
-    at = filled - 1
-    while at > 0 and (best[at - 1] < score or (best[at - 1] == score and index[at - 1] > i)):
-        best[at], index[at] = best[at - 1], index[at - 1]
-        at -= 1
-    best[at], index[at] = score, i
-
-
-@_inlined
-def _best_of(row: Any, k: int, best: Any, index: Any, largest: Any, found: Any, where: Any) -> None:
-    """The k best of `row` [m], best first; among equals the lower index.
-
-    `largest` [g] takes the largest of each of g groups, every g-th element: that vectorises. At least k elements are no
-    smaller than the k-th largest of these, so what is smaller cannot be among the k best. What is left, about k and a
-    half, goes to `found` and `where` [m + 1], and is sorted.
-    """
-    m, groups = row.shape[0], largest.shape[0]
-    candidates = 0
-    if m >= 2 * groups:
-        whole = m // groups
-        lanes = row[: whole * groups].reshape(whole, groups)
-        for g in range(groups):
-            largest[g] = row[g]
-        for t in range(1, whole):
-            for g in range(groups):
-                largest[g] = lanes[t, g] if lanes[t, g] > largest[g] else largest[g]
-        for g in range(m - whole * groups):
-            rest = row[whole * groups + g]
-            largest[g] = rest if rest > largest[g] else largest[g]
-        threshold = largest.dtype.type(np.inf)
-        for g in range(groups):  # the k-th largest has fewer than k above it; counting has no branch to guess
-            above = 0
-            for other in range(groups):
-                above += largest[other] > largest[g]
-            if above < k and largest[g] < threshold:
-                threshold = largest[g]
-        for g in range(groups):
-            if largest[g] >= threshold:
-                for i in range(g, m, groups):
-                    found[candidates], where[candidates] = row[i], i
-                    candidates += row[i] >= threshold
-    if candidates < k:  # a short row, or NaN among the scores
-        candidates = m
-        for i in range(m):
-            found[i], where[i] = row[i], i
-    for i in range(k):
-        _insert(best, index, i + 1, found[i], where[i])
-    for i in range(k, candidates):
-        if found[i] > best[k - 1] or (found[i] == best[k - 1] and where[i] < index[k - 1]):
-            _insert(best, index, k, found[i], where[i])
-
-
 @_jit
-def _top_k_kernel(
-    flat_a: Any, begins_a: Any, flat_b: Any, begins_b: Any, k: int, m: int, scores: Any, slots: Any, begin: int,
-    end: int,
-) -> None:  # fmt: skip
-    best_a, best_b = np.empty(k, dtype=flat_a.dtype), np.empty(k, dtype=flat_a.dtype)
-    index_a, index_b = np.empty(k, dtype=np.int64), np.empty(k, dtype=np.int64)
-    largest = np.empty((2 * k + 15) // 16 * 16, dtype=flat_a.dtype)
-    found, where = np.empty(m + 1, dtype=flat_a.dtype), np.empty(m + 1, dtype=np.int64)
-    for t in range(begin, end):
-        _best_of(flat_a[begins_a[t] : begins_a[t] + m], k, best_a, index_a, largest, found, where)
-        _best_of(flat_b[begins_b[t] : begins_b[t] + m], k, best_b, index_b, largest, found, where)
-        best, slot = scores[t], slots[t]
-        filled = 0
-        for i in range(k):
-            for j in range(k // (i + 1)):  # only the staircase (i + 1)(j + 1) <= k can win
-                score = best_a[i] + best_b[j]
-                if filled < k:
-                    filled += 1
-                elif score <= best[k - 1]:
-                    break  # the rest of this row of the staircase is no better
-                at = filled - 1  # behind its equals: the order of the halves decides among them
-                while at > 0 and best[at - 1] < score:
-                    best[at], slot[at] = best[at - 1], slot[at - 1]
-                    at -= 1
-                best[at], slot[at] = score, index_a[i] * m + index_b[j]
-
-
-def add_one_to_rows(table: Tensor, rows: Tensor) -> None:
-    """Adds 1 to some rows in place: what the bench holds the optimizer's step against.
-
-    Args:
-        table: float32 [slots, d].
-        rows: distinct slots, int64 [q].
-    """
-    _in_threads(_add_one_kernel, len(rows), table.numpy(), rows.numpy())
-
-
-@_jit
-def _add_one_kernel(values: Any, rows: Any, begin: int, end: int) -> None:
+def add_one_kernel(values: Any, rows: Any, begin: int, end: int) -> None:
+    """See `add_one_to_rows`."""
     for i in range(begin, end):
         row = values[rows[i]]
         for j in range(row.shape[0]):

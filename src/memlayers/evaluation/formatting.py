@@ -1,0 +1,41 @@
+"""How a figure is written for a reader: "99.6 %", "8.337", "1 min 23 s", "1.21 GB". No torch."""
+
+from __future__ import annotations
+
+_SHARES = frozenset(
+    "recall teacher_forced_recall known_facts qa_exact_match identical_logits answered fabricated "
+    "unchanged_answers".split()
+)
+
+
+def format_value(metric: str, value: float) -> str:
+    """A figure as a person reads it: "99.6 %", "8.337", "1 min 23 s", "1.21 GB"."""
+    if metric in _SHARES:
+        return percent(value)
+    if metric == "perplexity_change":
+        return f"{100 * value:+.3f} %"
+    if metric == "teach_seconds":
+        whole = round(value)
+        return f"{value:.1f} s" if whole < 60 else f"{whole // 60:,} min {whole % 60} s"
+    if metric == "peak_memory_bytes":
+        return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.0f} MB"
+    if metric == "exposures_per_fact":
+        return f"{value:.2f}"
+    if metric in ("auroc", "abstention_auroc"):
+        return f"{value:.3f}" if value <= 0.9995 or value == 1.0 else f"{value:.5f}"  # 0.99990 is no 1.000
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:#,.4g}".rstrip(".")
+
+
+def percent(value: float) -> str:
+    """A share of 1 in per cent: "99.6 %", and more digits where one would show all or nothing."""
+    # Rounding must not turn 99.96 % into a full score.
+    shown = f"{100 * value:.1f}"
+    if (shown == "100.0" and value < 1.0) or (shown == "0.0" and value > 0.0):
+        shown = f"{100 * value:.3f}"
+    return f"{shown} %"
+
+
+def relative_change(before: float, after: float) -> str:
+    """By how much a positive figure changed: "+0.34 %", or "2.5 times"."""
+    ratio = after / before
+    return f"{ratio:,.1f} times" if ratio > 2 else f"{100 * (ratio - 1):+.2f} %"
