@@ -37,11 +37,11 @@ _extend_peft_types()
 
 @dataclass
 class MemoryConfig(PeftConfig):
-    """How a memory is built (design/recipe.md).
+    """How a memory is built (docs/method.md).
 
     `addressed` is the default recipe: addressing is calibrated once and frozen, the value pool starts at
-    zero and alone learns. `dense` is the seed's: query, sub-keys and a gated output projection learn beside
-    the pool. What is None is settled when a model is wrapped; the settled config is the model's own copy,
+    zero and alone learns. `dense` is the v0.2 reference recipe: query, sub-keys and a gated output projection learn
+    beside the pool. What is None is settled when a model is wrapped; the settled config is the model's own copy,
     `model.peft_config[adapter]`.
 
     Args:
@@ -60,18 +60,19 @@ class MemoryConfig(PeftConfig):
         pool_init: "zero", or "normal" of std hidden_size^-0.5; None from the recipe.
         load_balance: weight of the loss that spreads reads over the sub-keys, 0 for none; needs trainable
             addressing. See `memory_auxiliary_loss`.
-        protectable: the pool has room for a mark per slot that keeps it at zero, see `protection.protect_slots`.
+        protectable: the pool has room for a mark per slot that keeps it at zero, see `teaching.protect.protect_slots`.
         pool_dtype: storage of the value pool: "float32", "bfloat16", "float16", or "int8" (a float32 scale per row).
         gate: each memory layer has a relevance gate (open until it is trained).
-        gate_hidden: width of the gate's hidden layer (the seed's is 128; 256 tells stored subjects from others more
-            surely, docs/LOG.md).
-        gate_soft: the gate is the seed's: its sigmoid multiplies what the memory adds, at every token and layer.
-        subjects: the memory is read from a stored subject's name on, and one gate at the first memory layer decides for
-            all; otherwise there is a gate per layer, that knows no subjects. (Memories of version 0.1 say here how many
-            entries the index has; any number but 0 counts as true.)
-        subject_weight: how much of a query is its subject: a direction of the subject's own, times this, is added to
-            each normalised half, so that all wordings about one subject read nearly the same slots, and other subjects
-            other ones. 0: the state alone. Works where there are `subjects` and `qk_norm`.
+        gate_hidden: width of the gate's hidden layer (128 in the v0.2 reference recipe; 256 tells stored subjects from
+            others more surely, docs/LOG.md).
+        gate_soft: the gate of the v0.2 reference recipe: its sigmoid multiplies what the memory adds, at every token
+            and layer.
+        subjects: the memory is read after a mention of a stored subject only, and one gate at the first memory layer
+            decides for all layers; otherwise there is a gate per layer, and no index of subjects. (Memories of version
+            0.1 say here how many entries the index has; any number but 0 counts as true.)
+        subject_weight: weight of the subject in a query: a direction of its own for each subject, times this, is added
+            to each normalised half, so that all wordings about one subject read nearly the same slots, and other
+            subjects other slots. 0: the state alone. Works where there are `subjects` and `qk_norm`.
         relations: what is asked of a subject is compared with what was taught of it (tuner/relation_check.py).
         seed: of every random start; the same seed gives the same bits.
         backbone: the name that `memlayers teach` was given, by which `memlayers ask` finds the backbone
