@@ -1,19 +1,185 @@
-"""Runs a model and records what its memory layers see and read. The one place that hooks a model."""
+"""Records what a memory's layers see and read in forward passes: the one place that hooks a model.
+
+`capture` is the mechanism; the functions below it each ask it for one thing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from memlayers.data.encoding import padded_batches
-from memlayers.tuner.handle import gates_off, value_pool, without_memory
-from memlayers.tuner.layer import MemoryLayer
-from memlayers.tuner.model import memory_layers
+from memlayers.tuner.handle import MemoryHandle, gates_off, memory_handle, without_memory
+
+Captured = Literal["inputs", "block", "outputs", "reads"]
+"""What can be recorded; see the attributes of `Capture`."""
+
+
+class Batch(NamedTuple):
+    """The sequences of one forward pass; its tokens are counted sequence by sequence, padding left out.
+
+    Attributes:
+        chosen: which sequences, in the order of their tokens.
+        lengths: the tokens of each, int64 [b], on the CPU.
+    """
+
+    chosen: list[int]
+    lengths: Tensor
+
+    @property
+    def sequence(self) -> Tensor:
+        """Which sequence each token came from, int64 [n], on the CPU."""
+        return torch.tensor(self.chosen).repeat_interleave(self.lengths)
+
+    @property
+    def starts(self) -> Tensor:
+        """Each sequence's first token, int64 [b], on the CPU."""
+        return self.lengths.cumsum(0) - self.lengths
+
+
+@dataclass(frozen=True, slots=True)
+class SeenRead:
+    """What one memory layer read in one forward pass.
+
+    Attributes:
+        layer: its place among the memory layers, from 0.
+        tokens: which tokens of the forward pass read, int64 [n]; None for all of them.
+        indices: the slots, int64 [n, r].
+        weights: with which weight each, float32 [n, r].
+        queries: the queries that chose them, float32 [n, heads * key_dim].
+    """
+
+    layer: int
+    tokens: Tensor | None
+    indices: Tensor
+    weights: Tensor
+    queries: Tensor
+
+
+class _Done(Exception):
+    """Ends a forward pass behind the last layer that is recorded."""
+
+
+@dataclass(slots=True)
+class Capture:
+    """What a memory's layers saw and read; made by `capture`, filled by each forward pass.
+
+    Tensors stay on the device they were on. In `run` they hold the n real tokens of one batch, as `Batch` counts them,
+    and are replaced by those of the next batch; in other forward passes all tokens, padding included.
+
+    Attributes:
+        memory: which memory.
+        layers: how many of its layers are recorded, from the first.
+        inputs: per layer the MLP block's inputs, [n, d] in the backbone's dtype.
+        block: per layer what the MLP block alone gave, [n, d].
+        outputs: per layer what it gave with the memory, [n, d]; as `block` where the memory is off.
+        reads: in the order in which they happened; `run` clears them, other callers clear them as they like.
+    """
+
+    memory: MemoryHandle
+    layers: int
+    inputs: dict[int, Tensor] = field(default_factory=dict)
+    block: dict[int, Tensor] = field(default_factory=dict)
+    outputs: dict[int, Tensor] = field(default_factory=dict)
+    reads: list[SeenRead] = field(default_factory=list)
+    _real: Tensor | None = None  # in `run`, of the batch under way: bool [b * t], False for padding
+    _layer: int = 0  # that is under way
+    _queries: Tensor | None = None  # of the read under way
+
+    def run(
+        self, sequences: Sequence[Sequence[int]], batch_tokens: int = 4096, progress: Any = None
+    ) -> Iterator[Batch]:
+        """Runs the backbone over sequences of like length together, as far as its last recorded layer.
+
+        Args:
+            sequences: token ids, of any lengths.
+            batch_tokens: padded tokens per forward pass.
+            progress: called with the number of sequences done after each batch.
+
+        Yields:
+            Each batch, once the attributes hold what was recorded of it.
+        """
+        trunk = self.memory.model.get_base_model().base_model  # without the head: nobody reads logits here
+        device = self.memory.device
+        for chosen, ids, real in padded_batches(sequences, batch_tokens):
+            self.reads.clear()
+            self._real = real.flatten().to(device)
+            try:
+                with suppress(_Done):
+                    trunk(input_ids=ids.to(device), attention_mask=real.long().to(device), use_cache=False)
+            finally:
+                self._real = None
+            yield Batch(chosen, real.sum(1))
+            if progress is not None:
+                progress(len(chosen))
+
+    def _hooks(self, want: Collection[Captured]) -> Iterator[RemovableHandle]:
+        adapter = self.memory.adapter
+        for number, layer in enumerate(self.memory.layers[: self.layers]):
+            yield layer.register_forward_pre_hook(partial(self._enter, number, "inputs" in want), with_kwargs=True)
+            if "block" in want:
+                yield layer.base_layer.register_forward_hook(partial(self._keep, self.block, number))
+            if "outputs" in want:
+                yield layer.register_forward_hook(partial(self._keep, self.outputs, number))
+            if "reads" in want:
+                yield layer.memlayers_query[adapter].register_forward_hook(self._keep_queries)
+        if "reads" in want:
+            yield self.memory.pool.register_forward_pre_hook(self._keep_read)
+        yield self.memory.layers[self.layers - 1].register_forward_hook(self._finish)
+
+    def _enter(self, number: int, keep: bool, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._layer = number
+        if keep:
+            self.inputs[number] = self._real_rows(args[0] if args else next(iter(kwargs.values())))
+
+    def _keep(self, kept: dict[int, Tensor], number: int, _: Any, args: Any, output: Any) -> None:
+        kept[number] = self._real_rows(output[0] if isinstance(output, tuple) else output)
+
+    def _keep_queries(self, _: Any, args: Any, output: Tensor) -> None:
+        self._queries = output
+
+    def _keep_read(self, _: Any, args: tuple[Any, ...]) -> None:
+        assert self._queries is not None
+        found: list[Tensor] = [args[0].detach().long(), args[1].detach().float(), self._queries.detach()]
+        tokens = self.memory.layers[0].watch.decided.get(self.memory.adapter)
+        if self._real is not None:
+            real = self._real.to(found[0].device)
+            rows = real if tokens is None else real[tokens]
+            tokens = None if tokens is None else (real.cumsum(0) - 1)[tokens[rows]]
+            found = [each[rows] for each in found]
+        self.reads.append(SeenRead(self._layer, tokens, *found))
+
+    def _finish(self, *_: Any) -> None:
+        if self._real is not None:
+            raise _Done
+
+    def _real_rows(self, tensor: Tensor) -> Tensor:
+        """[b, t, d] -> a copy of the real tokens' rows, [n, d]: what follows may change the tensor in place."""
+        rows = tensor.detach().reshape(-1, tensor.shape[-1])
+        return rows.clone() if self._real is None else rows[self._real.to(rows.device)]
+
+
+@contextmanager
+def capture(memory: MemoryHandle, *want: Captured, layers: int | None = None) -> Iterator[Capture]:
+    """A context in which each forward pass of the memory's model is recorded.
+
+    Args:
+        memory: which memory.
+        want: what to record; the other attributes stay empty.
+        layers: how many of its layers, from the first; None for all.
+    """
+    seen = Capture(memory, layers or len(memory.layers))
+    with ExitStack() as hooks:
+        for hook in seen._hooks(want):
+            hooks.enter_context(hook)
+        yield seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +197,6 @@ class LayerFeatures:
     output_rms: float
 
 
-class _Seen(Exception):
-    """Ends a forward whose rest is not needed."""
-
-
 @torch.inference_mode()
 def collect_features(
     model: Any,
@@ -50,48 +212,26 @@ def collect_features(
         model: a PEFT model with a memory.
         adapter: name of the memory.
         sequences: token ids, at least one sequence, of any lengths.
-        batch_tokens: padded tokens per forward.
+        batch_tokens: padded tokens per forward pass.
         progress: called with the number of sequences done after each batch.
 
     Returns:
         One entry per memory layer, in layer order; rows in the order of the sequences' lengths.
     """
-    layers = memory_layers(model, adapter)
-    trunk = model.get_base_model().base_model  # without the language-model head: nobody reads logits here
-    device = next(model.parameters()).device
-    seen: list[list[Tensor]] = [[] for _ in layers]
-    squares = [0.0 for _ in layers]
+    memory = memory_handle(model, adapter)
+    inputs: list[list[Tensor]] = [[] for _ in memory.layers]
+    squares = [0.0 for _ in memory.layers]
     owners: list[Tensor] = []
-    mask = torch.empty(0)
-
-    def recorder(number: int) -> Any:
-        def record(layer: MemoryLayer, arguments: tuple[Any, ...], output: Any) -> None:
-            kept = mask.reshape(-1).bool()
-            out = output[0] if isinstance(output, tuple) else output
-            seen[number].append(arguments[0].reshape(-1, layer.dim)[kept].cpu())
-            squares[number] += out.reshape(-1, layer.dim)[kept].double().square().mean(-1).sum().item()
-            if number == len(layers) - 1:
-                raise _Seen  # what the layers above do is nobody's business here
-
-        return record
-
-    hooks = [layer.register_forward_hook(recorder(number)) for number, layer in enumerate(layers)]
-    try:
-        with without_memory(model):
-            for chosen, ids, real in padded_batches(sequences, batch_tokens):
-                mask = real.to(device)
-                owners.append(torch.tensor(chosen).repeat_interleave(real.sum(1)))
-                with suppress(_Seen):
-                    trunk(input_ids=ids.to(device), attention_mask=mask.long(), use_cache=False)
-                if progress is not None:
-                    progress(len(chosen))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with without_memory(model), capture(memory, "inputs", "block") as seen:
+        for batch in seen.run(sequences, batch_tokens, progress):
+            owners.append(batch.sequence)
+            for number, kept in enumerate(inputs):
+                kept.append(seen.inputs[number].cpu())
+                squares[number] += seen.block[number].double().square().mean(-1).sum().item()
     sequence = torch.cat(owners)
     return [
-        LayerFeatures(torch.cat(inputs), sequence, (total / len(sequence)) ** 0.5)
-        for inputs, total in zip(seen, squares, strict=True)
+        LayerFeatures(torch.cat(kept), sequence, (total / len(sequence)) ** 0.5)
+        for kept, total in zip(inputs, squares, strict=True)
     ]
 
 
@@ -99,74 +239,32 @@ def collect_features(
 def prompt_states(
     model: Any, adapter: str, prompts: Sequence[Sequence[int]], *, batch_tokens: int = 4096, progress: Any = None
 ) -> Tensor:
-    """The first memory layer's input at each prompt's last token, on the bare backbone: [n, d], on the CPU."""
-    layer = memory_layers(model, adapter)[0]
-    trunk = model.get_base_model().base_model
-    device = next(model.parameters()).device
-    states = torch.empty(len(prompts), layer.dim)
-    chosen: list[int] = []
+    """The first memory layer's input at each prompt's last token, on the bare backbone.
 
-    def record(module: Any, arguments: tuple[Any, ...], output: Any) -> None:
-        last = torch.tensor([len(prompts[i]) - 1 for i in chosen], device=arguments[0].device)
-        states[chosen] = arguments[0][torch.arange(len(chosen), device=last.device), last].float().cpu()
-        raise _Seen
+    Args:
+        model: a PEFT model with a memory.
+        adapter: name of the memory.
+        prompts: token ids, of any lengths.
+        batch_tokens: padded tokens per forward pass.
+        progress: called with the number of prompts done after each batch.
 
-    hook = layer.register_forward_hook(record)
-    try:
-        with without_memory(model):
-            for chosen, ids, real in padded_batches(prompts, batch_tokens):
-                with suppress(_Seen):
-                    trunk(input_ids=ids.to(device), attention_mask=real.long().to(device), use_cache=False)
-                if progress is not None:
-                    progress(len(chosen))
-    finally:
-        hook.remove()
-    return states
-
-
-@dataclass(frozen=True, slots=True)
-class SeenRead:
-    """What one memory layer read in one forward.
-
-    Attributes:
-        layer: its place among the memory layers, from 0.
-        tokens: which tokens of the forward read, int64 [n], counted through the batch; None for all of them.
-        indices: the slots, int64 [n, r].
-        weights: with which weight each, float32 [n, r].
+    Returns:
+        float32 [n, d], on the CPU.
     """
-
-    layer: int
-    tokens: Tensor | None
-    indices: Tensor
-    weights: Tensor
+    memory = memory_handle(model, adapter)
+    states = torch.empty(len(prompts), memory.layers[0].dim)
+    with without_memory(model), capture(memory, "inputs", layers=1) as seen:
+        for batch in seen.run(prompts, batch_tokens, progress):
+            last = batch.starts + batch.lengths - 1
+            states[batch.chosen] = seen.inputs[0][last.to(seen.inputs[0].device)].float().cpu()
+    return states
 
 
 @contextmanager
 def watched_reads(model: Any, adapter: str) -> Iterator[list[SeenRead]]:
     """A context in which every read of the pool is appended to the list it gives; empty the list as you like."""
-    layers, pool = memory_layers(model, adapter), value_pool(model, adapter)
-    seen: list[SeenRead] = []
-    at = 0
-
-    def enter(number: int) -> Any:
-        def note(*_: Any) -> None:
-            nonlocal at
-            at = number
-
-        return note
-
-    def record(_: Any, arguments: tuple[Any, ...]) -> None:
-        indices, weights = arguments[:2]
-        tokens = layers[at].watch.decided.get(adapter)
-        seen.append(SeenRead(at, tokens, indices.detach().long(), weights.detach().float()))
-
-    hooks = [layer.register_forward_pre_hook(enter(number)) for number, layer in enumerate(layers)]
-    hooks.append(pool.register_forward_pre_hook(record))
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with capture(memory_handle(model, adapter), "reads") as seen:
+        yield seen.reads
 
 
 @torch.inference_mode()
@@ -179,29 +277,19 @@ def count_reads(
         model: a PEFT model with a memory whose addressing is fixed.
         adapter: name of the memory.
         sequences: token ids, at least one sequence.
-        batch_tokens: padded tokens per forward.
+        batch_tokens: padded tokens per forward pass.
         progress: called with the number of sequences done after each batch.
 
     Returns:
         int64 [slots], on the CPU.
     """
-    trunk = model.get_base_model().base_model
-    device = next(model.parameters()).device
-    slots = value_pool(model, adapter).slots
-    reads = torch.zeros(slots, dtype=torch.int64)
-    with gates_off(model), watched_reads(model, adapter) as seen:
-        for chosen, ids, mask in padded_batches(sequences, batch_tokens):
-            trunk(input_ids=ids.to(device), attention_mask=mask.long().to(device), use_cache=False)
-            for read in seen:
-                reads += torch.bincount(read.indices.cpu()[mask.flatten()].flatten(), minlength=slots)
-            seen.clear()
-            if progress is not None:
-                progress(len(chosen))
+    memory = memory_handle(model, adapter)
+    reads = torch.zeros(memory.pool.slots, dtype=torch.int64)
+    with gates_off(model), capture(memory, "reads") as seen:
+        for _ in seen.run(sequences, batch_tokens, progress):
+            for read in seen.reads:
+                reads += torch.bincount(read.indices.cpu().flatten(), minlength=len(reads))
     return reads
-
-
-class _Read(Exception):
-    """Ends a forward whose rest is not needed."""
 
 
 @torch.no_grad()
@@ -215,43 +303,25 @@ def slots_read(
         adapter: name of the memory.
         sequences: token ids.
         owners: whose each sequence is, from 0, ascending.
-        batch_tokens: padded tokens per forward.
+        batch_tokens: padded tokens per forward pass.
 
     Returns:
         For each owner the distinct slots, int64 ascending, and how often each was read, int64.
     """
-    pool = value_pool(model, adapter)
-    layers = memory_layers(model, adapter)
-    trunk = model.get_base_model().base_model
-    device = next(model.parameters()).device
+    memory = memory_handle(model, adapter)
+    slots, whose = memory.pool.slots, torch.tensor(list(owners), dtype=torch.int64)
     found: list[list[Tensor]] = [[] for _ in range(max(owners, default=-1) + 1)]
-    seen: list[Tensor] = []
-
-    def record(_: Any, arguments: tuple[Any, ...]) -> None:
-        seen.append(arguments[0])
-        if len(seen) == len(layers):
-            raise _Read  # the last memory layer: what comes above reads nothing
-
-    hook = pool.register_forward_pre_hook(record)
-    try:
-        for chosen, ids, mask in padded_batches(sequences, batch_tokens):
-            ids, mask, longest = ids.to(device), mask.to(device), ids.shape[1]
-            seen.clear()
-            with suppress(_Read):
-                trunk(input_ids=ids, attention_mask=mask.long(), use_cache=False)
-            if not seen:
-                continue
-            opened = layers[0].watch.decided[adapter]
-            opened = torch.arange(ids.numel(), device=device) if opened is None else opened
-            real = mask.view(-1)[opened]
-            owner = torch.tensor([owners[i] for i in chosen], device=device)[opened[real] // longest]
-            keys = torch.cat([(owner[:, None] * pool.slots + read[real].long()).flatten() for read in seen])
-            for number, part in _by_owner(keys.sort().values, pool.slots):
+    with capture(memory, "reads") as seen:
+        for batch in seen.run(sequences, batch_tokens):
+            owner = whose[batch.sequence].to(memory.device)
+            keys = [
+                ((owner if read.tokens is None else owner[read.tokens])[:, None] * slots + read.indices).flatten()
+                for read in seen.reads
+            ]
+            for number, part in _by_owner(torch.cat(keys).sort().values, slots) if keys else ():
                 found[number].append(part)
-    finally:
-        hook.remove()
     counted = (torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64) for parts in found)
-    return [torch.unique(slots, return_counts=True) for slots in counted]
+    return [torch.unique(each, return_counts=True) for each in counted]
 
 
 def _by_owner(keys: Tensor, slots: int) -> list[tuple[int, Tensor]]:

@@ -1,4 +1,4 @@
-"""Free greedy generation: what a model answers to a question (design/evaluation.md, 1)."""
+"""Free greedy generation: what a model answers to a question (docs/evaluation.md)."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def answer_questions(
 
 
 class _Recorder:
-    """A logits processor that changes nothing, and notes what greedy decoding takes with which probability."""
+    """A logits processor that changes nothing, and records the probability of each token that greedy decoding takes."""
 
     def __init__(self, model: Any, rows: int, prompt: int) -> None:
         self.layers = memory_layers(model)

@@ -1,1 +1,1 @@
-"""Which stored subjects a text mentions, and by which surface forms."""
+"""Linking: which stored subjects a text mentions, and in which surface forms."""

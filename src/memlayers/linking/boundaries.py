@@ -1,4 +1,4 @@
-"""What each token of a vocabulary says of a mention beside it: boundary flags."""
+"""The boundary flags of a tokenizer's vocabulary: what each token says about a mention beside it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from memlayers.tuner.subject_index import CAPITAL, DIGIT, GOES_ON, LEADS, PART, SMALL
+from memlayers.tuner.boundary_flags import Boundary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -15,20 +15,28 @@ _SPACE_MARKS = ("Ġ", "▁", " ")  # how vocabularies write a word's leading spa
 
 
 def token_marks(tokenizer: PreTrainedTokenizerBase) -> Tensor:
-    """What each token is and says of a name beside it (tuner/subject_index.py), uint8 [v + 1]; the last: none.
+    """The `Boundary` flags of each token of a vocabulary.
 
-    A name goes on in the rest of its word, and in a word with a capital or a digit; it had begun in the beginning of
-    its word, and in a word with a capital (a year before a name seldom belongs to it).
+    A mention continues in the rest of its word, and in a word with a capital or a digit. It is a suffix of a longer
+    name after the beginning of its word, and after a word with a capital (a year before a name seldom belongs to it).
+
+    Args:
+        tokenizer: the backbone's.
+
+    Returns:
+        uint8 [v + 1]; the last entry, for no token, has none.
     """
-    marks = torch.zeros(len(tokenizer) + 1, dtype=torch.uint8)
+    flags = torch.zeros(len(tokenizer) + 1, dtype=torch.uint8)
     for number in range(len(tokenizer)):
         start = str(tokenizer.decode([number])).lstrip()[:1]
         if not start.isalnum():
             continue
         if str(tokenizer.convert_ids_to_tokens(number) or "")[:1] not in _SPACE_MARKS:
-            marks[number] = PART | GOES_ON | LEADS
+            flags[number] = Boundary.WORD_PART | Boundary.CONTINUES | Boundary.PRECEDES
         elif start.isdigit():
-            marks[number] = DIGIT | GOES_ON
+            flags[number] = Boundary.DIGIT | Boundary.CONTINUES
+        elif start.isupper():
+            flags[number] = Boundary.CAPITAL | Boundary.CONTINUES | Boundary.PRECEDES
         else:
-            marks[number] = CAPITAL | GOES_ON | LEADS if start.isupper() else SMALL
-    return marks
+            flags[number] = Boundary.LOWERCASE
+    return flags

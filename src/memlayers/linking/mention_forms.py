@@ -1,4 +1,4 @@
-"""The surface forms of the stored subjects, as token sequences, found in the facts' own questions."""
+"""Finds the surface forms of the facts' subjects, as token ids, in the facts' own questions."""
 
 from __future__ import annotations
 
@@ -14,25 +14,27 @@ from torch import Tensor
 from memlayers.data.encoding import encode_prompt
 from memlayers.data.facts import Fact
 from memlayers.linking.boundaries import token_marks
-from memlayers.linking.token_spans import _whole, name_span
-from memlayers.tuner.subject_index import CAPITAL, DIGIT, GOES_ON, LEADS, PART, leaders, marks_of
+from memlayers.linking.token_spans import name_span, whole_word
+from memlayers.tuner.boundary_flags import Boundary, flags_of, preceding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-FURTHER_REACH = 32  # tokens beyond what a taught phrasing and its answer took: other phrasings are longer
-CONTRADICTED = 0.01  # share of facts beside whose names a kind of token may stand and still tell of longer names
-RARE = 100  # a word is part of a nameless subject where at most one in so many facts has it
+FURTHER_SCOPE = 32  # tokens beyond what a taught phrasing and its answer took: other phrasings are longer
+CONTRADICTED = 0.01  # share of facts beside whose subjects a kind of token may stand and keep its flag
+RARE = 100  # a word is part of a subject without a name where at most one in so many facts has it
 
 
 @dataclass(frozen=True, slots=True)
 class Subjects:
-    """How to know the subjects of some facts by their tokens.
+    """How the subjects of some facts are spelled, and how far after a mention their memory may be read.
 
     Attributes:
-        runs: the distinct runs of tokens that spell them, at least one, each with the run that stands for its subject.
-        reach: tokens from a run's last one to the longest context's end, and `FURTHER_REACH` more.
-        marks: what every token of the vocabulary says of a name beside it (tuner/subject_index.py), uint8 [v].
-        of_fact: the runs that spell each fact's subject.
+        runs: the distinct surface forms, token ids, at least one; each with the form whose fingerprint is its subject's
+            entity id (see `SubjectIndex.fill`).
+        reach: the scope after a mention: tokens from its last one to the longest context's end, and `FURTHER_SCOPE`
+            more.
+        marks: the `Boundary` flags of the vocabulary, uint8 [v + 1].
+        of_fact: the surface forms of each fact's subject.
     """
 
     runs: dict[tuple[int, ...], tuple[int, ...]]
@@ -44,75 +46,77 @@ class Subjects:
 def subject_runs(
     tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], contexts: Sequence[Sequence[Sequence[int]]]
 ) -> Subjects:
-    """Finds the runs of tokens that spell the facts' subjects.
+    """Finds the surface forms of the facts' subjects.
 
-    The subject of a phrasing is the fact's, where the phrasing names it; otherwise what lies between the first and the
-    last of its words that hardly any other fact has; otherwise the whole question. Outer punctuation is left out:
-    tokenizers join it with what follows. Each run is taken as the phrasings hold it, and as it would begin a text
-    and follow a space.
+    The subject of a phrasing is the fact's, where the phrasing mentions it; otherwise what lies between the first and
+    the last of its words that hardly any other fact has; otherwise the whole question. Outer punctuation is left out:
+    tokenizers join it with what follows. Each form is taken as the phrasings have it, and as it would begin a text and
+    follow a space.
 
     Args:
         tokenizer: the backbone's.
         facts: what will be taught.
         contexts: for each fact and each of its taught phrasings the token ids of prompt and answer.
     """
-    words, marks = facts_words(facts), token_marks(tokenizer)
-    each = [subject_runs_of(tokenizer, *pair, words, len(facts), marks) for pair in zip(facts, contexts, strict=True)]
-    withdraw_marks(marks, each)
-    spelled = [found.spelled_out(marks) for found in each]
-    runs = {run: subject for found in reversed(spelled) for run, subject in found.items()}  # the first fact's counts
-    reach = max(found.reach for found in each)
-    return Subjects(runs, reach, marks, [set(found) for found in spelled])
+    words, flags = facts_words(facts), token_marks(tokenizer)
+    each = [subject_runs_of(tokenizer, *pair, words, len(facts), flags) for pair in zip(facts, contexts, strict=True)]
+    withdraw_marks(flags, each)
+    spelled = [found.spelled_out(flags) for found in each]
+    forms = {form: subject for found in reversed(spelled) for form, subject in found.items()}  # the first fact's counts
+    scope = max(found.reach for found in each)
+    return Subjects(forms, scope, flags, [set(found) for found in spelled])
 
 
 def subject_names(facts: Sequence[Fact]) -> list[list[str]]:
-    """What names the subject in each of the facts' phrasings; see `subject_runs`."""
+    """The text that mentions the subject, in each of the facts' phrasings; see `subject_runs`."""
     words = facts_words(facts)
     return [[_name(fact, question, words, len(facts)) for question in fact.questions] for fact in facts]
 
 
 class NameInPrompt(NamedTuple):
-    """Where a phrasing's prompt, token ids, holds its subject's name, and what stands beside it.
+    """A mention in a phrasing's prompt, and the tokens beside it.
 
     Attributes:
-        prompt: the token ids.
-        start: of the name.
-        end: of the name, exclusive.
-        follower: the token behind it, or -1.
-        leader: the one that would say that it had begun before (`tuner.subjects.leaders`), or -1.
+        prompt: token ids.
+        start: of the mention.
+        end: of the mention, exclusive.
+        following: the token right after it, or -1.
+        preceding: the token that may say that it is a suffix of a longer name (`boundary_flags.preceding`), or -1.
     """
 
     prompt: list[int]
     start: int
     end: int
-    follower: int
-    leader: int
+    following: int
+    preceding: int
 
 
 class FactRuns(NamedTuple):
-    """How one fact's subject is spelled.
+    """The surface forms of one fact's subject.
 
     Attributes:
-        runs: its runs of tokens, each with the one that stands for the subject.
-        odd: the phrasings where a token beside the name says that the name is a longer one.
+        forms: as `Subjects.runs`.
+        exceptions: its own phrasings in which a token beside the mention says that the mention is part of a longer
+            name.
         reach: as `Subjects.reach`.
     """
 
-    runs: dict[tuple[int, ...], tuple[int, ...]]
-    odd: list[NameInPrompt]
+    forms: dict[tuple[int, ...], tuple[int, ...]]
+    exceptions: list[NameInPrompt]
     reach: int
 
-    def spelled_out(self, marks: Tensor) -> dict[tuple[int, ...], tuple[int, ...]]:
-        """The runs, and with them the names that these phrasings seem to hold by the marks: their own, but longer."""
-        runs = dict(self.runs)
-        for prompt, start, end, _, _ in self.odd:
-            says = marks_of(marks, torch.tensor(prompt))
-            while end < len(prompt) and says[end] & GOES_ON:
+    def spelled_out(self, flags: Tensor) -> dict[tuple[int, ...], tuple[int, ...]]:
+        """The forms, and the longer names that its exceptions seem to mention by these flags, as forms of the same."""
+        forms = dict(self.forms)
+        for prompt, start, end, _, _ in self.exceptions:
+            says = flags_of(flags, torch.tensor(prompt))
+            before = preceding(flags, torch.tensor([prompt]))[0]
+            while end < len(prompt) and says[end] & Boundary.CONTINUES:
                 end += 1
-            while (led := int(leaders(marks, torch.tensor([prompt]))[0, start])) >= 0 and says[led] & LEADS:
-                start = min(led, start - 1)
-            runs.setdefault(tuple(prompt[start:end]), next(iter(self.runs.values())))
-        return runs
+            while (asked := int(before[start])) >= 0 and says[asked] & Boundary.PRECEDES:
+                start = min(asked, start - 1)
+            forms.setdefault(tuple(prompt[start:end]), next(iter(self.forms.values())))
+        return forms
 
 
 def facts_words(facts: Sequence[Fact]) -> Counter[str]:
@@ -126,7 +130,7 @@ def subject_runs_of(
     contexts: Sequence[Sequence[int]],
     words: Counter[str],
     facts: int,
-    marks: Tensor,
+    flags: Tensor,
 ) -> FactRuns:
     """As `subject_runs`, for one fact among others.
 
@@ -136,58 +140,65 @@ def subject_runs_of(
         contexts: for each of its taught phrasings the token ids of prompt and answer.
         words: `facts_words` of all facts.
         facts: how many there are.
-        marks: `token_marks`.
+        flags: `token_marks`, without those that were withdrawn.
     """
-    runs: dict[tuple[int, ...], tuple[int, ...]] = {}
-    odd = []
+    forms: dict[tuple[int, ...], tuple[int, ...]] = {}
+    exceptions = []
     core = _without_outer_punctuation(fact.subject)
-    stands = tuple(tokenizer(core, add_special_tokens=False)["input_ids"]) if core else ()
+    entity = tuple(tokenizer(core, add_special_tokens=False)["input_ids"]) if core else ()
     reach = 1
     for question, ids in zip(fact.questions, contexts, strict=True):
         name = _name(fact, question, words, facts)
         prompt = encode_prompt(tokenizer, question)
         span = name_span(tokenizer, prompt, name, question)
         if span is None:  # a tokenizer that does not write what it read
-            span = 0, len(prompt) - 1  # the memory is read from the token behind it on
-        follower = prompt[span[1]] if span[1] < len(prompt) else -1
-        led = int(leaders(marks, torch.tensor([prompt]))[0, span[0]])
-        leader = prompt[led] if led >= 0 else -1
-        if int(marks_of(marks, torch.tensor(follower))) & GOES_ON or int(marks_of(marks, torch.tensor(leader))) & LEADS:
-            odd.append(NameInPrompt(prompt, *span, follower, leader))
+            span = 0, len(prompt) - 1  # the memory is read from the token after it on
+        mention = _mention(prompt, *span, flags)
+        if flags_of(flags, torch.tensor(mention.following)) & Boundary.CONTINUES or (
+            flags_of(flags, torch.tensor(mention.preceding)) & Boundary.PRECEDES
+        ):
+            exceptions.append(mention)
         reach = max(reach, len(ids) - span[1] + 1)
-        spelt = [tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (name, f" {name}")]
-        spelt = [run for run in (*spelt, tuple(prompt[slice(*span)])) if run]
-        stands = stands or spelt[0]  # one for all spellings: a name that begins a sentence is the same name
-        for run in spelt:
-            runs.setdefault(run, stands)
-    return FactRuns(runs, odd, reach + FURTHER_REACH)
+        spelled = [tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (name, f" {name}")]
+        spelled = [form for form in (*spelled, tuple(prompt[slice(*span)])) if form]
+        entity = entity or spelled[0]  # one for all forms: a name that begins a sentence is the same name
+        for form in spelled:
+            forms.setdefault(form, entity)
+    return FactRuns(forms, exceptions, reach + FURTHER_SCOPE)
 
 
-def withdraw_marks(marks: Tensor, found: Sequence[FactRuns]) -> None:
-    """Takes back, in place, what the facts' own phrasings contradict.
+def withdraw_marks(flags: Tensor, found: Sequence[FactRuns]) -> None:
+    """Withdraws, in place, the flags that the facts' own phrasings contradict.
 
-    What a kind of token says depends on the language (German joins words, others do not space them): where one kind
-    stands beside the subjects of more than `CONTRADICTED` of the facts all the same, none of its tokens says so any
-    more. Of fewer facts the odd phrasings' names are spelled out (`FactRuns.spelled_out`).
+    What a kind of token says depends on the language (German joins words, others do not space them). Where tokens of
+    one kind stand beside the subjects of more than `CONTRADICTED` of the facts all the same, all tokens of the kind
+    lose the flag. Of fewer facts the longer names are added as surface forms (`FactRuns.spelled_out`).
     """
-    for says, tokens in (
-        (GOES_ON, [[where.follower for where in one.odd] for one in found]),
-        (LEADS, [[where.leader for where in one.odd] for one in found]),
+    for flag, tokens in (
+        (Boundary.CONTINUES, [[mention.following for mention in one.exceptions] for one in found]),
+        (Boundary.PRECEDES, [[mention.preceding for mention in one.exceptions] for one in found]),
     ):
-        told = [marks_of(marks, torch.tensor(each, dtype=torch.int64)) for each in tokens]
-        for kind in (PART, CAPITAL | DIGIT):
-            facts = sum(bool(((each & kind != 0) & (each & says != 0)).any()) for each in told)
+        beside = [flags_of(flags, torch.tensor(each, dtype=torch.int64)) for each in tokens]
+        for kind in (Boundary.WORD_PART, Boundary.CAPITAL | Boundary.DIGIT):
+            facts = sum(bool(((each & kind != 0) & (each & flag != 0)).any()) for each in beside)
             if facts > CONTRADICTED * len(found):
-                marks[(marks & kind != 0)] &= ~says & 0xFF
+                flags[flags & kind != 0] &= int(~flag) & 0xFF
+
+
+def _mention(prompt: list[int], start: int, end: int, flags: Tensor) -> NameInPrompt:
+    before = int(preceding(flags, torch.tensor([prompt]))[0, start])
+    following = prompt[end] if end < len(prompt) else -1
+    return NameInPrompt(prompt, start, end, following, prompt[before] if before >= 0 else -1)
 
 
 def _name(fact: Fact, question: str, words: Counter[str], facts: int) -> str:
+    """The text that mentions the fact's subject in one of its questions."""
     core = _without_outer_punctuation(fact.subject)
-    forms = [core, core[:1].upper() + core[1:]] if core else []  # a subject may begin a sentence
-    for pattern in (_whole, re.escape):  # a word of its own; or else within one, as some languages have it
-        for form in forms:
-            if re.search(pattern(form), question):
-                return form
+    spellings = [core, core[:1].upper() + core[1:]] if core else []  # a subject may begin a sentence
+    for pattern in (whole_word, re.escape):  # a word of its own; or else within one, as some languages have it
+        for spelling in spellings:
+            if re.search(pattern(spelling), question):
+                return spelling
     rare = [m for m in re.finditer(r"\w+", question) if words[m.group()] <= max(1, facts // RARE)]
     return question[rare[0].start() : rare[-1].end()] if rare else _without_outer_punctuation(question) or question
 

@@ -1,9 +1,9 @@
-"""Calibration: what the memory layers' inputs look like on the frozen backbone, and addressing fixed from it.
+"""Calibration: fixes the memory layers' addressing from what their inputs look like on the frozen backbone.
 
-design/recipe.md (B): the mean and covariance of each memory layer's input whiten its queries, so that every direction
-in which inputs differ tells slots apart; without it a few outlier dimensions would make all queries alike (raw cosine
-0.999 in the seed's diagnosis). The RMS of the frozen MLP's output becomes the unit of the layer's values, so that one
-learning rate carries over between layers and backbones.
+The mean and covariance of each memory layer's input whiten its queries, so that every direction in which inputs differ
+tells slots apart; without it a few outlier dimensions would make all queries alike (raw cosine 0.999 with the v0.2
+reference recipe). The RMS of the frozen MLP's output becomes the unit of the layer's values, so that one learning rate
+carries over between layers and backbones (docs/method.md, 1).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from memlayers.tuner.model import memory_layers
 
 @torch.no_grad()
 def calibrate(model: Any, adapter: str, features: Sequence[Sequence[LayerFeatures]]) -> None:
-    """Fixes where each memory layer reads: whitened queries (design/recipe.md, B.1-2), and the unit of its values.
+    """Fixes where each memory layer reads: whitened queries (docs/method.md, 1), and the unit of its values.
 
     Args:
         model: a PEFT model with a memory of the addressed recipe.

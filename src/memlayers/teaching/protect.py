@@ -1,8 +1,8 @@
-"""What text reads, and slots that its reads keep at zero.
+"""Protects the slots that general text reads most: they stay zero.
 
 Addressing is fixed before a value is written, so which slots a text reads is known before teaching. Slots that general
-text reads most can be left out of writing (design/recipe.md, "rows that general text reads most"): what such text adds
-up to is then mostly zeros, also where no gate keeps it from reading.
+text reads most can be left out of writing (docs/method.md, 3): what such text then reads is mostly zeros, also where no
+gate keeps it from reading.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memlayers.tuner.handle import value_pool
+from memlayers.tuner.handle import memory_handle
 from memlayers.utils.errors import InputError
 
 
 @torch.no_grad()
 def protect_slots(model: Any, adapter: str, reads: Tensor, share: float) -> int:
-    """Keeps at zero the slots that were read most: so many that they are `share` of all slots.
+    """Keeps at zero the slots that were read most, a share of all slots.
 
-    A slot that was not read at all is never protected, so fewer are where the text was short. Of slots that were read
-    alike, the lower numbers come first.
+    A slot that was not read at all is never protected, so there are fewer where the text was short. Of slots that were
+    read equally often, the lower numbers come first.
 
     Args:
         model: a PEFT model whose memory was built with `MemoryConfig(protectable=True)`; nothing is written yet.
         adapter: name of the memory.
-        reads: per slot, see `count_reads`.
-        share: 0 to 1.
+        reads: per slot how often it was read, int64 [slots] (`count_reads`).
+        share: of all slots, 0 to 1.
 
     Returns:
         How many slots are protected.
@@ -35,7 +35,7 @@ def protect_slots(model: Any, adapter: str, reads: Tensor, share: float) -> int:
     Raises:
         InputError: the memory has no room for the marks.
     """
-    protected = value_pool(model, adapter).protected
+    protected = memory_handle(model, adapter).pool.protected
     if protected is None:
         raise InputError(f"the memory {adapter!r} cannot protect slots: build it with MemoryConfig(protectable=True)")
     most = reads.argsort(descending=True, stable=True)[: int(share * len(reads))]

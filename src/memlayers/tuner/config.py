@@ -49,12 +49,13 @@ class MemoryConfig(MemorySettings, PeftConfig):
             section 2.3); None from the recipe.
         pool_init: "zero", or "normal" of std hidden_size^-0.5; None from the recipe.
         gate: each memory layer has a relevance gate (open until it is trained).
-        gate_hidden: width of the gate's hidden layer.
-        gate_soft: the gate's sigmoid multiplies what the memory adds, at every token and layer (the v0.2 reference
-            recipe's gate).
-        subjects: the memory is read from a stored subject's name on, and one gate at the first memory layer decides for
-            all; otherwise there is a gate per layer, that knows no subjects. (Memories of version 0.1 say here how many
-            entries the index has; any number but 0 counts as true.)
+        gate_hidden: width of the gate's hidden layer (128 in the v0.2 reference recipe; 256 tells stored subjects from
+            others more surely, docs/LOG.md).
+        gate_soft: the gate of the v0.2 reference recipe: its sigmoid multiplies what the memory adds, at every token
+            and layer.
+        subjects: the memory is read after a mention of a stored subject only, and one gate at the first memory layer
+            decides for all layers; otherwise there is a gate per layer, and no index of subjects. (Memories of version
+            0.1 say here how many entries the index has; any number but 0 counts as true.)
         relations: what is asked of a subject is compared with what was taught of it (tuner/relation_check.py).
         seed: of every random start; the same seed gives the same bits.
         backbone: the name that `memlayers teach` was given, by which `memlayers ask` finds the backbone again; peft's

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class RelevanceGate(nn.Module):
-    """Standardise, Linear d -> hidden, ReLU, Linear hidden -> 1, then a hard threshold (design/recipe.md).
+    """Standardise, Linear d -> hidden, ReLU, Linear hidden -> 1, then a hard threshold (docs/method.md, 2).
 
     Parameters ``hidden_weight`` [hidden, d], ``hidden_bias`` [hidden], ``output_weight`` [hidden] and
     ``output_bias`` []. Buffers ``mean`` and ``std`` [d] of the features, ``threshold`` [] and ``trained`` [],

@@ -136,12 +136,7 @@ def value_pool(model: nn.Module, adapter: str) -> ValuePool:
     Raises:
         InputError: the model has no memory of this name.
     """
-    layers = memory_layers(model, adapter)
-    if not layers:
-        raise InputError(f"the model has no memory named {adapter!r}")
-    pool = layers[0].memlayers_pool_owner[adapter][adapter]
-    assert isinstance(pool, ValuePool)
-    return pool
+    return memory_handle(model, adapter).pool
 
 
 def active_part(model: nn.Module, name: str) -> tuple[str, Any] | None:

@@ -93,7 +93,7 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         base_layer: the MLP block; its first argument is [..., d], its output (or the output's first
             element, for blocks that return a tuple) has the same shape.
         dim: d, the backbone's hidden size.
-        watch: what follows the token ids of this model; one for all of its memory layers.
+        watch: follows the token ids of this model; one for all of its memory layers. None makes one.
     """
 
     adapter_layer_names = (
@@ -198,7 +198,7 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
                 out = self._add_memory(out, x.reshape(-1, self.dim), adapter)
         return (out, *rest) if isinstance(result, tuple) else out
 
-    def read(self, x: Tensor, adapter: str, about: Tensor | None = None) -> Read:
+    def read(self, x: Tensor, adapter: str, subjects: Tensor | None = None) -> Read:
         """Looks up which slots each token reads; the values are not touched.
 
         Computed in float32 whatever the dtype of `x`. Without trainable addressing no gradient is recorded.
@@ -206,13 +206,14 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         Args:
             x: [n, d], inputs of the MLP block.
             adapter: name of the memory.
-            about: int64 [n], the subject of each token (`SubjectWatch.subjects`), 0 for none; None for none at all.
+            subjects: the subject of each token, int64 [n], 0 for none (`SubjectWatch.subjects`); None where queries
+                do not carry subjects.
 
         Returns:
             Indices and weights, [n, heads * top_k] each.
         """
         with self._addressing(x, adapter):
-            return self._choose(*self._scores(x, adapter, about), adapter)
+            return self._choose(*self._scores(x, adapter, subjects), adapter)
 
     def gate_logits(self, x: Tensor, adapter: str) -> Tensor:
         """The relevance gate's logits, float32 [n] for x [n, d].
@@ -261,16 +262,16 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
 
     def _add_memory(self, out: Tensor, x: Tensor, adapter: str) -> Tensor:
         opened = self._opened(x, adapter)
-        about = self._about(x, adapter)
+        subjects = self._subjects(x, adapter)
         if opened is None:
-            memory = self._memory(x, adapter, about)
+            memory = self._memory(x, adapter, subjects)
             gate = self._gate(adapter) if self.memlayers_config[adapter].gate_soft and self.gate_enabled else None
             if gate is not None:
                 memory = memory * gate(x).sigmoid().unsqueeze(-1)
             return out + memory.to(out).view_as(out)
         if opened.numel() == 0:
             return out
-        memory = self._memory(x[opened], adapter, None if about is None else about[opened]).to(out)
+        memory = self._memory(x[opened], adapter, None if subjects is None else subjects[opened]).to(out)
         return out.reshape(-1, self.dim).index_add(0, opened, memory).view_as(out)
 
     @torch.no_grad()
@@ -287,23 +288,23 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         if self.memlayers_config[adapter].subjects and adapter not in self.memlayers_pool:
             opened = decided.get(adapter)
             return None if opened is None else opened.to(x.device)
-        about, gate = self.watch.subjects(adapter, len(x)), self._gate(adapter)
-        if about is None:
+        subjects, gate = self.watch.subjects(adapter, len(x)), self._gate(adapter)
+        if subjects is None:
             opened = None if gate is None else gate.is_open(x).nonzero().squeeze(-1)
         else:
-            may_read = (about != 0).to(x.device)
+            may_read = (subjects != 0).to(x.device)
             if gate is not None:
-                may_read = self.watch.hold_open(adapter, _where_open(gate, x, may_read)).to(x.device)
+                may_read = self.watch.keep_open(adapter, _where_open(gate, x, may_read)).to(x.device)
             opened = may_read.nonzero().squeeze(-1)
         decided[adapter] = opened
         return opened
 
-    def _about(self, x: Tensor, adapter: str) -> Tensor | None:
-        """The subjects of the tokens, int64 [n], where this memory's queries carry them."""
+    def _subjects(self, x: Tensor, adapter: str) -> Tensor | None:
+        """The subject of each token, int64 [n], where this memory's queries carry it."""
         if not self.memlayers_config[adapter].subject_weight:
             return None
-        about = self.watch.subjects(adapter, len(x))
-        return None if about is None else about.to(x.device)
+        subjects = self.watch.subjects(adapter, len(x))
+        return None if subjects is None else subjects.to(x.device)
 
     def _gate(self, adapter: str) -> RelevanceGate | None:
         """The gate, if there is a trained one."""
@@ -312,11 +313,11 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         gate: Any = self.memlayers_gate[adapter]
         return gate if gate.trained else None
 
-    def _memory(self, x: Tensor, adapter: str, about: Tensor | None) -> Tensor:
+    def _memory(self, x: Tensor, adapter: str, subjects: Tensor | None) -> Tensor:
         """What the memory adds, [n, d]."""
         config = self.memlayers_config[adapter]
         with self._addressing(x, adapter):
-            scores_a, scores_b = self._scores(x, adapter, about)
+            scores_a, scores_b = self._scores(x, adapter, subjects)
             read = self._choose(scores_a, scores_b, adapter)
             if config.load_balance:
                 # Overwritten by every forward, so that a loss nobody took cannot reach a later step.
@@ -327,21 +328,22 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         memory: Tensor = pool(read.indices, read.weights * query.scale, x.dtype).to(x.device)
         return self.memlayers_out[adapter](x, memory) if config.gated_output else memory
 
-    def _scores(self, x: Tensor, adapter: str, about: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _scores(self, x: Tensor, adapter: str, subjects: Tensor | None) -> tuple[Tensor, Tensor]:
         """The tempered scores of both halves, float32 [n, heads, m] each."""
         config = self.memlayers_config[adapter]
+        heads = config.shape.heads
         sub_keys = self.memlayers_sub_keys[adapter].float()
-        query = self.memlayers_query[adapter](x).view(x.shape[0], config.shape.heads, 2, sub_keys.shape[-1])
+        query = self.memlayers_query[adapter](x).view(x.shape[0], heads, 2, sub_keys.shape[-1])
         if config.qk_norm:
             query = F.normalize(query, dim=-1)
-            if about is not None:
-                code = subject_code(about, query[0].numel()).view_as(query)  # each half of norm (2 heads)^-0.5
-                query = F.normalize(query + config.subject_weight * (2 * config.shape.heads) ** 0.5 * code, dim=-1)
+            if subjects is not None:
+                code = subject_code(subjects, query[0].numel()).view_as(query)  # each half of norm (2 heads)^-0.5
+                query = F.normalize(query + config.subject_weight * (2 * heads) ** 0.5 * code, dim=-1)
             if config.trainable_addressing:  # frozen ones are made with unit norm
                 sub_keys = F.normalize(sub_keys, dim=-1)
         query = (config.temperature * query).permute(2, 1, 0, 3)  # [2, h, n, key_dim / 2]
         scores = query.flatten(0, 1) @ sub_keys.flatten(0, 1).mT  # [2 h, n, m]: one product per half and head
-        by_half = scores.unflatten(0, (2, config.shape.heads)).transpose(1, 2)  # [2, n, h, m], a view
+        by_half = scores.unflatten(0, (2, heads)).transpose(1, 2)  # [2, n, h, m], a view
         return by_half[0], by_half[1]
 
     def _choose(self, scores_a: Tensor, scores_b: Tensor, adapter: str) -> Read:

@@ -1,4 +1,4 @@
-"""The tuner: puts memory layers into a backbone, and what a model with a memory can be asked."""
+"""The PEFT tuner: puts memory layers into a backbone, and takes them out again."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class MemoryModel(BaseTuner):
             others = memory_layers(self.model)
             watch = others[0].watch if others else SubjectWatch()
             if not watch.handles:
-                watch.stand_at(self.model)
+                watch.attach(self.model)
             target = MemoryLayer(target, hidden_size(self.model), watch)
             self._replace_module(parent, target_name, target, target)
         target.add_adapter(adapter_name, peft_config, layer, owner)
@@ -72,7 +72,7 @@ class MemoryModel(BaseTuner):
         watches = {id(layer.watch): layer.watch for layer in memory_layers(self.model)}
         unloaded = super()._unload_and_optionally_merge(*args, **kwargs)
         for watch in watches.values():
-            watch.leave()
+            watch.detach()
         return unloaded
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:

@@ -1,9 +1,9 @@
-"""The relation level: was this asked of the subject, or something else that nobody taught?
+"""The relation check: does a prompt ask for something that was taught of its subject?
 
-A stored subject opens the gate whatever is asked of it (tuner/subject_index.py), and what is asked often comes after
-the name. So at a prompt's end, and only there, its state on the bare backbone is compared with what the stored facts'
-questions look like. `RelationCheck` holds one key per (run that spells a subject, relation taught of it); how keys and
-projection are found is in gating/relations.py, who asks is `session.Memory.ask`.
+A mention of a stored subject opens the gate whatever is asked about it, and what is asked often comes later. So at a
+prompt's end, and only there, its state on the bare backbone is compared with what the stored facts' questions look
+like. `RelationCheck` holds one key per (surface form of a subject, relation taught of it). gating/relations.py finds
+the keys and the projection; `inference.memory.Memory.ask` asks for the scores.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ ACCEPTS_ALL = -2.0  # below every cosine
 
 
 class RelationCheck(nn.Module):
-    """Keys of what was taught of whom.
+    """Keys of the relations that were taught of each subject.
 
-    Buffers ``mean`` [d] and ``projection`` [d, k], float32, of the first memory layer's input; ``prints`` int64 [n],
-    fingerprints of the runs that spell subjects, one entry per relation taught of them; their ``keys`` float16 [n, k];
-    ``threshold`` []: the least cosine of a prompt's projected state with a key of a subject that the prompt names.
-    Until `fill` it accepts every prompt. It has as many entries as it was given last, by `fill`, by `store` or from a
-    file; an empty one holds a placeholder.
+    Buffers, under the names that files have for them: ``mean`` [d] and ``projection`` [d, k], float32, of the first
+    memory layer's input; ``prints`` int64 [n], fingerprints of the subjects' surface forms, one entry per relation
+    taught of them; their ``keys`` float16 [n, k]; ``threshold`` []: the least cosine of a prompt's projected state with
+    a key of a subject that the prompt mentions. Until `fill` it accepts every prompt.
+
+    It has as many entries as it was given last, by `fill`, by `store` or from a file; an empty one holds a placeholder.
 
     Args:
         dim: d, the backbone's hidden size.
@@ -51,26 +52,28 @@ class RelationCheck(nn.Module):
         self.register_buffer("threshold", torch.tensor(ACCEPTS_ALL))
 
     @torch.no_grad()
-    def fill(self, mean: Tensor, projection: Tensor, prints: Sequence[int], keys: Tensor, threshold: float) -> None:
-        """Stores what `relations.fit_relations` found, in place of what it has.
+    def fill(
+        self, mean: Tensor, projection: Tensor, fingerprints: Sequence[int], keys: Tensor, threshold: float
+    ) -> None:
+        """Stores what `gating.relations.fit_relations` found, in place of what it has.
 
         Args:
             mean: [d].
             projection: [d, j], j at most k; the columns it lacks are zero.
-            prints: n fingerprints of mentions.
+            fingerprints: n, of surface forms.
             keys: one each, [n, j].
             threshold: see the class.
         """
         room = self.projection.shape[1]
         self.mean.copy_(mean)
         self.projection.copy_(F.pad(projection, (0, room - projection.shape[1])))
-        self.store(torch.tensor(list(prints), dtype=torch.int64), F.pad(keys, (0, room - keys.shape[1])))
+        self.store(torch.tensor(list(fingerprints), dtype=torch.int64), F.pad(keys, (0, room - keys.shape[1])))
         self.threshold.fill_(threshold)
 
     @torch.no_grad()
-    def store(self, prints: Tensor, keys: Tensor) -> None:
-        """Takes these entries, int64 [n] and [n, k], in place of those it has, however many."""
-        self.prints, self.keys = prints.to(self.prints), keys.to(self.keys)
+    def store(self, fingerprints: Tensor, keys: Tensor) -> None:
+        """Takes these entries, int64 [n] and [n, k], in place of those it has."""
+        self.prints, self.keys = fingerprints.to(self.prints), keys.to(self.keys)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         resize_as_stored(self, ("prints", "keys"), state_dict, prefix)
@@ -92,7 +95,7 @@ class RelationCheck(nn.Module):
 
     @torch.no_grad()
     def scores(self, prompts: Sequence[Sequence[int]], states: Tensor) -> Tensor:
-        """The largest cosine with a key of a subject that the prompt names, float32 [n]; 1 where it names none.
+        """The largest cosine with a key of a subject that the prompt mentions, float32 [n]; 1 where it mentions none.
 
         Args:
             prompts: n prompts' token ids.
@@ -101,7 +104,7 @@ class RelationCheck(nn.Module):
         rows = self.project(states)
         best = torch.ones(len(prompts), device=rows.device)
         for i, prompt in enumerate(prompts):
-            named = torch.isin(self.prints, fingerprints_in(prompt).to(self.prints.device))
-            if bool(named.any()):
-                best[i] = (self.keys[named].float() @ rows[i]).max()
+            mentioned = torch.isin(self.prints, fingerprints_in(prompt).to(self.prints.device))
+            if bool(mentioned.any()):
+                best[i] = (self.keys[mentioned].float() @ rows[i]).max()
         return best
