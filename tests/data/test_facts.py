@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -364,3 +365,10 @@ def test_split():
     assert split_facts(facts, 0.0) == ([], facts) and split_facts(facts, 1.0) == (facts, [])
     with pytest.raises(InputError, match="fraction is 30"):
         split_facts(facts, 30)
+
+
+@pytest.mark.parametrize("name", ["questions", "unseen_questions", "aliases"])
+def test_a_text_in_place_of_several_is_one_line(name: str) -> None:
+    values: dict[str, Any] = {"questions": ("What is S?",), name: "What is S?"}
+    with pytest.raises(InputError, match=f"fact 's': {name} is a text: give a tuple of texts"):
+        Fact("s", "S", "a", **values)

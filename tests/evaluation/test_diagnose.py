@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from memlayers import Fact, InputError, MemoryConfig, TeachConfig, WorkError, load_memory, teach_facts, write_facts
 from memlayers.cli import app
 from memlayers.data.encoding import encode_prompt
+from memlayers.editing.memory import Memory
 from memlayers.evaluation.diagnose import _jaccard, _last_token_of, diagnose_memory, pool_replaced, start_layers
 from memlayers.evaluation.probes import (
     PROBES,
@@ -25,7 +26,6 @@ from memlayers.evaluation.probes import (
     reads_histogram,
     write_diagnosis,
 )
-from memlayers.inference.memory import Memory
 from memlayers.tuner import memory_layers, value_pool
 
 NAMES, ANSWERS = "Ada Bob Cid Dot Eve Fay".split(), "red blue 12 Oslo kite 7f".split()

@@ -14,9 +14,9 @@ from torch import Tensor
 from memlayers.backbones import load_backbone
 from memlayers.data.encoding import encode_prompt
 from memlayers.data.facts import Fact, Question
+from memlayers.editing.memory import load_memory
 from memlayers.gating.config import GateConfig
 from memlayers.inference.folder import WEIGHTS_FILE
-from memlayers.inference.memory import load_memory
 from memlayers.teaching.config import TeachConfig
 from memlayers.teaching.record import Teaching, TeachReport, read_teaching, write_teaching
 from memlayers.teaching.regate import regate_memory

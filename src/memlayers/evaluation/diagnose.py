@@ -20,11 +20,11 @@ from memlayers.backbones import context_length
 from memlayers.data.answers import exact_match
 from memlayers.data.encoding import batches_by_length, encode_example, encode_prompt, padded_batches
 from memlayers.data.facts import Fact
+from memlayers.editing.memory import Memory
 from memlayers.evaluation.probes import Histogram, Probe, reads_histogram
 from memlayers.evaluation.statistics import Estimate, mean_interval
 from memlayers.inference.capture import SeenRead, watched_reads
 from memlayers.inference.generation import answer_questions
-from memlayers.inference.memory import Memory
 from memlayers.inference.scoring import answer_logits
 from memlayers.kernels.reference import read_rows
 from memlayers.linking.token_spans import name_span

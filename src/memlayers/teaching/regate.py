@@ -18,6 +18,7 @@ from memlayers.backbones import context_length
 from memlayers.data.encoding import encode_example, encode_prompt
 from memlayers.data.facts import Fact, Question
 from memlayers.data.general_text import GeneralText, load_general_text
+from memlayers.editing.memory import Memory, load_memory
 from memlayers.gating.abstention import guessing_questions, settle_thresholds, settling_questions
 from memlayers.gating.build import index_subjects, sampled_contexts
 from memlayers.gating.config import GateConfig
@@ -26,7 +27,6 @@ from memlayers.gating.reports import GateReport, RelationReport
 from memlayers.gating.train import train_gates
 from memlayers.inference.capture import collect_features
 from memlayers.inference.folder import TEACHING_FILE, WEIGHTS_FILE
-from memlayers.inference.memory import Memory, load_memory
 from memlayers.linking.mention_forms import subject_runs
 from memlayers.teaching.record import Teaching, read_teaching, write_teaching
 from memlayers.teaching.teach import ADAPTER
