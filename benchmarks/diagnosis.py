@@ -21,9 +21,9 @@ from memlayers import TeachConfig, teach_facts
 from memlayers.backbones import POCKET
 from memlayers.data.fact_files import read_facts
 from memlayers.data.general_text import read_general_text
+from memlayers.editing.memory import Memory
 from memlayers.evaluation.diagnose import diagnose_memory
 from memlayers.evaluation.probes import Diagnosis, format_probe, read_diagnosis, write_diagnosis
-from memlayers.inference.memory import Memory
 from memlayers.utils.environment import environment
 from memlayers.utils.files import atomic_write_text
 

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from gate import entity_questions
 
-from memlayers import EditConfig, EditRefused, Fact, TeachConfig, open_memory, read_facts, teach_facts
+from memlayers import EditConfig, EditRefused, Fact, TeachConfig, load_memory, read_facts, teach_facts
 from memlayers.backbones import POCKET
 from memlayers.data.answers import exact_match
 from memlayers.data.encoding import encode_example
@@ -102,7 +102,7 @@ def measure(source: Path, work: Path, rule: str, count: int | None, edits: int, 
         ids = {fact.id for fact in chosen}
         rest = [fact for fact in facts if fact.id not in ids]
         asked = asked_of(rest if others is None else rng.sample(rest, min(others, len(rest))))
-        with open_memory(folder, config, autosave=False) as memory:
+        with load_memory(folder, edits=config, autosave=False) as memory:
             began = time.perf_counter()
             memory.prepare()
             rows.append(Row("edit_seconds", f"{kind}_prepare", time.perf_counter() - began, len(facts)))
@@ -196,7 +196,7 @@ def never(work: Path, facts: int, part: int) -> Results:
     gone = stored_facts(folder)[part:]
     rows: list[Row] = []
     for name, path in (("forgot", folder), ("never_taught", memory_of(work, facts, part))):
-        with open_memory(path, autosave=False) as memory:
+        with load_memory(path, autosave=False) as memory:
             for fact in gone if name == "forgot" else ():
                 memory.forget(ids=[fact.id])
             asked = [

@@ -41,11 +41,11 @@ from memlayers.data.fact_files import read_facts
 from memlayers.data.facts import Question
 from memlayers.data.general_text import SHIPPED, read_general_text
 from memlayers.demo import known_questions
+from memlayers.editing.memory import Memory
 from memlayers.evaluation.evaluate import evaluate_memory, score_text
 from memlayers.evaluation.statistics import auroc
 from memlayers.inference.capture import collect_features
 from memlayers.inference.confidence import answer_thresholds
-from memlayers.inference.memory import Memory
 from memlayers.tuner import memory_layers, value_pool
 
 ROOT = Path(__file__).resolve().parent.parent

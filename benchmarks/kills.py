@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from memlayers import EditConfig, Fact, TeachConfig, load_backbone, open_memory, teach_facts
+from memlayers import EditConfig, Fact, TeachConfig, load_backbone, load_memory, teach_facts
 from memlayers.editing.journal import digests, read_journal
 from memlayers.inference.folder import stored_facts
 from memlayers.utils.environment import environment
@@ -69,7 +69,7 @@ def make_memory(folder: Path) -> Path:
 
 def edit(memory: Path) -> None:
     """One whole edit."""
-    with open_memory(memory, CONFIG) as opened:
+    with load_memory(memory, edits=CONFIG) as opened:
         opened.add([NEW])
 
 
@@ -143,7 +143,7 @@ def main() -> None:
         trial = Trial(Path(temporary))
         while trial.found["killed in an edit"] < kills // 10:
             trial.kill("an edit", lambda: edit(trial.memory), rng.uniform(0, trial.seconds))
-        with open_memory(trial.memory, CONFIG, autosave=False) as opened:
+        with load_memory(trial.memory, edits=CONFIG, autosave=False) as opened:
             opened.add([NEW])
             began = time.perf_counter()
             child = os.fork()
@@ -157,7 +157,7 @@ def main() -> None:
                 trial.kill("saving", opened.save, rng.uniform(0, seconds))
                 if trial.found["killed in saving"] % 100 == 0:
                     print(dict(trial.found), flush=True)
-            opened._pending.clear()
+            opened.close()
     result = {"environment": environment("cpu"), "seed": 137, "counts": dict(trial.found)}
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / "kills.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

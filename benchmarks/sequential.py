@@ -4,7 +4,7 @@ Real EntityQuestions facts on the pocket backbone, none of them known to it. An 
 is never shown an earlier batch again, except where that is the arm's own way; at checkpoints it is asked, in free
 generation, up to 400 of all facts so far (taught and never-taught phrasings), the first batch's, 400 known facts, and
 the held-out articles are read. A fact has four taught phrasings. One JSON per arm, written at each checkpoint: an arm
-that was cut off shows how far it got, and one with a memory goes on from there (``--work``) and is mended at its end.
+that was cut off shows how far it got, and one with a memory goes on from there (``--work``) and is repaired at its end.
 
 * ``memory-1``, ``memory-10``, ``memory-100``: `memlayers add`, batches of that size; the first 100 facts by `teach`.
   589,824 slots; 16 stored facts are rehearsed in each step.
@@ -41,7 +41,7 @@ from memlayers.data.entity_questions import read_entity_questions
 from memlayers.data.fact_files import read_facts
 from memlayers.demo import known_questions
 from memlayers.editing.config import EditConfig
-from memlayers.editing.memory import open_memory
+from memlayers.editing.memory import load_memory
 from memlayers.evaluation.evaluate import perplexity_on
 from memlayers.evaluation.statistics import mean_interval
 from memlayers.inference.folder import stored_facts
@@ -124,21 +124,21 @@ class Exam:
 
 
 def memory_arm(exam: Exam, size: int, config: TeachConfig, edit: EditConfig) -> None:
-    """A memory that batches are added to; the first is what it is calibrated on. At the end it is mended."""
+    """A memory that batches are added to; the first is what it is calibrated on. At the end it is repaired."""
     done = exam.resume()
     if not done:
         began = time.process_time()
         teach_facts(exam.facts[:FIRST], exam.work, config, quiet=True)
         exam.seconds = time.process_time() - began
-    with open_memory(exam.work, edit, autosave=False) as memory:
+    with load_memory(exam.work, edits=edit, autosave=False) as memory:
         if not exam.points:
             exam.take(memory.model, memory.tokenizer, FIRST)
         exam.stream(size, memory.model, memory.tokenizer, memory.add, start=max(done, FIRST), save=memory.save)
         if not exam.arm.startswith("smf") and "mended" not in exam.points[-1]:
             began = time.process_time()
-            mended = memory.mend()
+            repaired = memory.repair()
             exam.seconds += time.process_time() - began
-            exam.take(memory.model, memory.tokenizer, len(exam.facts), mended=len(mended.ids))
+            exam.take(memory.model, memory.tokenizer, len(exam.facts), mended=len(repaired.ids))
 
 
 def weights_arm(exam: Exam, size: int, lora: bool) -> None:

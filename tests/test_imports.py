@@ -15,9 +15,9 @@ PACKAGE = Path(memlayers.__file__).parent
 WITHOUT_TORCH = (
     "cli", "config.sections", "config.teach", "data.answers", "data.entity_questions", "data.fact_files", "data.facts",
     "data.synthetic", "editing.config", "editing.journal", "evaluation.probes", "evaluation.report",
-    "evaluation.results", "evaluation.statistics", "gating.reports", "inference.folder", "performance.backbone_size",
+    "evaluation.results", "evaluation.statistics", "inference.folder", "performance.backbone_size",
     "performance.figures", "performance.plan", "performance.report", "sweep.grid", "sweep.page", "sweep.run",
-    "teaching.record", "utils.environment", "utils.errors", "utils.files", "utils.progress",
+    "inference.record", "utils.environment", "utils.errors", "utils.files", "utils.progress",
 )  # fmt: skip
 HEAVY = {"accelerate", "matplotlib", "numba", "peft", "torch", "transformers", "triton"}
 

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from memlayers.data.fact_files import read_facts, write_facts
     from memlayers.data.facts import Fact, Question
     from memlayers.editing.config import EditConfig
-    from memlayers.editing.edit import EditRefused, EditReport
-    from memlayers.editing.memory import EditableMemory, open_memory
+    from memlayers.editing.memory import Memory, load_memory
+    from memlayers.editing.report import EditRefused, EditReport
     from memlayers.evaluation.evaluate import evaluate_memory
+    from memlayers.inference.answering import Answer
     from memlayers.inference.generation import answer_questions
-    from memlayers.inference.memory import load_memory
     from memlayers.pool.row_adamw import RowAdamW
     from memlayers.teaching.teach import teach_facts
     from memlayers.tuner import MemoryConfig, MemoryLayer, MemoryModel, memory_layers, set_gate_enabled
@@ -31,12 +31,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Answer",
     "EditConfig",
     "EditRefused",
     "EditReport",
-    "EditableMemory",
     "Fact",
     "InputError",
+    "Memory",
     "MemoryConfig",
     "MemoryLayer",
     "MemoryModel",
@@ -49,7 +50,6 @@ __all__ = [
     "load_backbone",
     "load_memory",
     "memory_layers",
-    "open_memory",
     "read_facts",
     "set_gate_enabled",
     "teach_facts",
@@ -58,12 +58,13 @@ __all__ = [
 
 _HOME: Final = MappingProxyType(
     {
+        "Answer": "inference.answering",
         "EditConfig": "editing.config",
-        "EditRefused": "editing.edit",
-        "EditReport": "editing.edit",
-        "EditableMemory": "editing.memory",
+        "EditRefused": "editing.report",
+        "EditReport": "editing.report",
         "Fact": "data.facts",
         "InputError": "utils.errors",
+        "Memory": "editing.memory",
         "MemoryConfig": "tuner",
         "MemoryLayer": "tuner",
         "MemoryModel": "tuner",
@@ -74,9 +75,8 @@ _HOME: Final = MappingProxyType(
         "answer_questions": "inference.generation",
         "evaluate_memory": "evaluation.evaluate",
         "load_backbone": "backbones",
-        "load_memory": "inference.memory",
+        "load_memory": "editing.memory",
         "memory_layers": "tuner",
-        "open_memory": "editing.memory",
         "read_facts": "data.fact_files",
         "set_gate_enabled": "tuner",
         "teach_facts": "teaching.teach",

@@ -24,7 +24,7 @@ from memlayers.config.teach import read_teach_config
 from memlayers.data.fact_files import read_questions
 from memlayers.data.facts import Fact
 from memlayers.evaluation.results import read_results
-from memlayers.teaching.record import read_teaching
+from memlayers.inference.record import read_teaching
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 FACTS = [

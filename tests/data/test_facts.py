@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from memlayers.data.facts import Fact, check_facts, split_facts
@@ -44,3 +46,10 @@ def test_split():
     assert split_facts(facts, 0.0) == ([], facts) and split_facts(facts, 1.0) == (facts, [])
     with pytest.raises(InputError, match="fraction is 30"):
         split_facts(facts, 30)
+
+
+@pytest.mark.parametrize("name", ["questions", "unseen_questions", "aliases"])
+def test_a_text_in_place_of_several_is_one_line(name: str) -> None:
+    values: dict[str, Any] = {"questions": ("What is S?",), name: "What is S?"}
+    with pytest.raises(InputError, match=f"fact 's': {name} is a text: give a tuple of texts"):
+        Fact("s", "S", "a", **values)

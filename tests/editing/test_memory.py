@@ -22,15 +22,14 @@ from memlayers.data.encoding import encode_prompt
 from memlayers.data.fact_files import write_facts
 from memlayers.data.facts import Fact
 from memlayers.editing.config import EditConfig
-from memlayers.editing.edit import EditRefused, EditReport
 from memlayers.editing.journal import digests, read_journal
-from memlayers.editing.memory import EditableMemory, open_memory
+from memlayers.editing.memory import Memory, load_memory
+from memlayers.editing.report import EditRefused, EditReport
 from memlayers.editing.rows import Kept
 from memlayers.editing.slot_use import choose_slots
 from memlayers.inference.capture import prompt_states
 from memlayers.inference.folder import UNDO_FOLDER, stored_facts
 from memlayers.inference.generation import generate_answers
-from memlayers.inference.memory import load_memory
 from memlayers.teaching.teach import teach_facts
 from memlayers.tuner import memory_layers
 from memlayers.utils.errors import InputError, WorkError
@@ -46,7 +45,7 @@ FACTS = [
 FACTS.append(Fact("ada-2", "Ada", "lime", ("What does Ada eat?", "Name Ada's food."), "food"))
 NEW = Fact("gus", "Gus Orr", "amber", ("What is the code of Gus Orr?", "Name Gus Orr's code."), "code")
 CONFIG = EditConfig(rate=1.0, steps=60, slot_count=None)
-Open = Callable[..., EditableMemory]
+Open = Callable[..., Memory]
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +69,7 @@ def folder(taught_folder: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def opened(folder: Path) -> Any:
-    with open_memory(folder, CONFIG) as memory:
+    with load_memory(folder, edits=CONFIG) as memory:
         yield memory
 
 
@@ -83,11 +82,11 @@ def _right(facts: list[Fact]) -> list[str]:
     return [fact.answer for fact in facts for _ in fact.questions]
 
 
-def _state(memory: EditableMemory) -> list[torch.Tensor]:
+def _state(memory: Memory) -> list[torch.Tensor]:
     return [tensor.clone() for tensor in memory.model.state_dict().values()]
 
 
-def _same(before: list[torch.Tensor], memory: EditableMemory) -> bool:
+def _same(before: list[torch.Tensor], memory: Memory) -> bool:
     after = list(memory.model.state_dict().values())
     return len(before) == len(after) and all(map(torch.equal, before, after))
 
@@ -96,30 +95,30 @@ def test_teaching_leaves_the_facts_with_the_memory(taught_folder: Path):
     assert stored_facts(taught_folder) == FACTS
 
 
-def test_what_general_text_reads_counts_where_no_gate_keeps_it_out(
-    opened: EditableMemory, chat_backbone: Path, tmp_path: Path
-):
+def test_what_general_text_reads_counts_where_no_gate_keeps_it_out(opened: Memory, chat_backbone: Path, tmp_path: Path):
     opened.prepare()
-    assert opened._use is not None and opened._use.passages == 0  # no passage has a stored name in it
+    use = opened._editing()._use
+    assert use is not None and use.passages == 0  # no passage has a stored name in it
     config = TeachConfig().with_flags(
         backbone=str(chat_backbone), sub_keys=24, heads=2, top_k=4, key_dim=8, gate=False, exposures=1,
         dtype="float32", device="cpu",
     )  # fmt: skip
     teach_facts(FACTS, tmp_path / "ungated", config, quiet=True)
-    with open_memory(tmp_path / "ungated", EditConfig(slot_count=8)) as memory:
-        memory.prepare()
-        use = memory._use
+    with load_memory(tmp_path / "ungated", edits=EditConfig(slot_count=8)) as memory:
+        session = memory._editing()
+        session.prepare()
+        use = session._use
         assert use is not None and use.passages > 100 and int(use.general.max()) > use.passages // 2
         alone = [
-            choose_slots(rows, counts, use.frequency, 7, "tfidf", 8) for rows, counts in memory._reads(FACTS, None)
+            choose_slots(rows, counts, use.frequency, 7, "tfidf", 8) for rows, counts in session._reads(FACTS, None)
         ]
-        with memory._transaction(EditReport(1, "add", ())) as edit:
-            chosen = memory._choose(edit, FACTS)
+        with session._transaction(EditReport(1, "add", ())) as edit:
+            chosen = session._choose(edit, FACTS)
         read = use.general.double()
         assert read[chosen].mean() < read[torch.cat(alone).unique()].mean()
 
 
-def test_an_update_takes_and_the_rest_stays(opened: EditableMemory, folder: Path):
+def test_an_update_takes_and_the_rest_stays(opened: Memory, folder: Path):
     report = opened.update([replace(FACTS[1], answer="green", questions=("Bob's code is?",))])
     bob = opened.facts[1]
     assert bob.questions == (*FACTS[1].questions, "Bob's code is?")
@@ -138,7 +137,7 @@ def _indexed(folder: Path) -> int:
     return next(len(value) for name, value in tensors.items() if name.endswith("memlayers_subjects.subjects"))
 
 
-def test_an_added_fact_is_answered_by_plain_peft_too(opened: EditableMemory, folder: Path, chat_backbone: Path):
+def test_an_added_fact_is_answered_by_plain_peft_too(opened: Memory, folder: Path, chat_backbone: Path):
     before = _indexed(folder)
     report = opened.add([NEW])
     assert (report.recalled, report.opened) == (1.0, 1.0)
@@ -149,7 +148,7 @@ def test_an_added_fact_is_answered_by_plain_peft_too(opened: EditableMemory, fol
     assert [a.text for a in generate_answers(loaded, tokenizer, NEW.questions)] == ["amber", "amber"]
 
 
-def test_a_phrasing_with_a_longer_name_is_entered_and_loosens_nothing(opened: EditableMemory):
+def test_a_phrasing_with_a_longer_name_is_entered_and_loosens_nothing(opened: Memory):
     index: Any = memory_layers(opened.model)[0].memlayers_subjects["default"]
     marks, entries = index.marks.clone(), index.entries
     odd = replace(NEW, id="hal", subject="Hal", questions=("What is the code of Hal?", "What is the Halish code?"))
@@ -163,7 +162,7 @@ def test_a_phrasing_with_a_longer_name_is_entered_and_loosens_nothing(opened: Ed
     assert not any(a.opened for a in generate_answers(opened.model, opened.tokenizer, odd.questions))
 
 
-def test_a_forgotten_fact_is_gone_and_its_gate_is_closed(opened: EditableMemory):
+def test_a_forgotten_fact_is_gone_and_its_gate_is_closed(opened: Memory):
     report = opened.forget(ids=["bob"])
     asked = [*FACTS[1].questions, *FACTS[1].unseen_questions]
     given = generate_answers(opened.model, opened.tokenizer, asked)
@@ -178,7 +177,7 @@ def test_a_forgotten_fact_is_gone_and_its_gate_is_closed(opened: EditableMemory)
     assert _answers(opened, rest) == _right(rest)
 
 
-def test_one_fact_of_a_subject_is_forgotten_and_the_other_stays(opened: EditableMemory):
+def test_one_fact_of_a_subject_is_forgotten_and_the_other_stays(opened: Memory):
     report = opened.forget(facts=[FACTS[0]])
     assert report.evidence["taught"]["before"]["given"] == 1.0
     assert report.evidence["taught"]["after"]["given"] == 0.0
@@ -189,7 +188,7 @@ def test_one_fact_of_a_subject_is_forgotten_and_the_other_stays(opened: Editable
     assert not any(a.opened for a in generate_answers(opened.model, opened.tokenizer, FACTS[0].questions))
 
 
-def test_everything_is_undone_bit_for_bit(opened: EditableMemory, folder: Path):
+def test_everything_is_undone_bit_for_bit(opened: Memory, folder: Path):
     start, states, hashes = _state(opened), [], []
     edits: list[Callable[[], Any]] = [
         lambda: opened.update([replace(FACTS[2], answer="green")]),
@@ -211,7 +210,7 @@ def test_everything_is_undone_bit_for_bit(opened: EditableMemory, folder: Path):
         opened.undo()
 
 
-def test_the_check_of_relations_follows_the_facts(opened: EditableMemory):
+def test_the_check_of_relations_follows_the_facts(opened: Memory):
     check: Any = memory_layers(opened.model)[0].memlayers_relations["default"]
     prints, keys = check.prints.clone(), check.keys.clone()
     opened.add([NEW])
@@ -224,7 +223,7 @@ def test_the_check_of_relations_follows_the_facts(opened: EditableMemory):
     assert size > len(prints) and torch.equal(check.prints, prints) and torch.equal(check.keys, keys)
 
 
-def test_what_was_forgotten_of_a_subject_is_no_longer_asked_of_it(opened: EditableMemory):
+def test_what_was_forgotten_of_a_subject_is_no_longer_asked_of_it(opened: Memory):
     check: Any = memory_layers(opened.model)[0].memlayers_relations["default"]
     prompts = [encode_prompt(opened.tokenizer, fact.questions[0]) for fact in (FACTS[0], FACTS[-1])]
 
@@ -243,15 +242,15 @@ def test_what_was_forgotten_of_a_subject_is_no_longer_asked_of_it(opened: Editab
 
 def test_an_undo_after_the_memory_was_opened_anew(folder: Path):
     before = digests(folder)
-    with open_memory(folder, CONFIG) as memory:
+    with load_memory(folder, edits=CONFIG) as memory:
         memory.forget(ids=["cid"])
-    with open_memory(folder, CONFIG) as memory:
+    with load_memory(folder, edits=CONFIG) as memory:
         memory.undo()
         assert _answers(memory, FACTS) == _right(FACTS)
     assert digests(folder) == before
 
 
-def test_the_journal_says_what_was_done(opened: EditableMemory, folder: Path):
+def test_the_journal_says_what_was_done(opened: Memory, folder: Path):
     before = digests(folder)
     opened.update([replace(FACTS[3], answer="green")])
     (record,), notice = read_journal(folder)
@@ -263,13 +262,13 @@ def test_the_journal_says_what_was_done(opened: EditableMemory, folder: Path):
 
 def test_edits_saved_together_are_undone_one_by_one(folder: Path):
     start = digests(folder)
-    with open_memory(folder, CONFIG, autosave=False) as memory:
+    with load_memory(folder, edits=CONFIG, autosave=False) as memory:
         memory.add([NEW])
         middle = _state(memory)
         memory.forget(ids=["gus"])
         assert digests(folder) == start
     assert len(read_journal(folder)[0]) == 2
-    with open_memory(folder, CONFIG) as memory:
+    with load_memory(folder, edits=CONFIG) as memory:
         memory.undo()
         assert _same(middle, memory)
         memory.undo()
@@ -278,9 +277,9 @@ def test_edits_saved_together_are_undone_one_by_one(folder: Path):
 
 def test_an_edit_that_would_change_others_is_refused_and_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch):
     before = digests(folder)
-    with open_memory(folder, replace(CONFIG, repairs=0)) as memory:
+    with load_memory(folder, edits=replace(CONFIG, repairs=0)) as memory:
         state = _state(memory)
-        monkeypatch.setattr(memory, "_lost", lambda _, asked: asked[:1])
+        monkeypatch.setattr(memory._editing(), "_lost", lambda _, asked: asked[:1])
         for edit in (lambda: memory.add([NEW]), lambda: memory.forget(ids=["eve"])):
             with pytest.raises(EditRefused, match="refused, as it would change the answer of 1 of") as told:
                 edit()
@@ -292,7 +291,7 @@ def test_an_edit_that_would_change_others_is_refused_and_leaves_nothing(folder: 
 
 def test_a_neighbour_that_an_edit_breaks_is_mended(folder: Path):
     # All rows and a crude rate: the edit alone breaks others.
-    with open_memory(folder, replace(CONFIG, slots="all", rate=4.0, repairs=8)) as memory:
+    with load_memory(folder, edits=replace(CONFIG, slots="all", rate=4.0, repairs=8)) as memory:
         report = memory.update([replace(FACTS[1], answer="green")])
         rest = [*FACTS[:1], *FACTS[2:]]
         assert report.repaired
@@ -304,26 +303,26 @@ def test_what_is_rehearsed_beside_an_edit_is_kept(folder: Path):
     lost = {}
     for rehearsed in (0, 14):
         crude = replace(CONFIG, slots="all", rate=4.0, neighbours=0, rehearsed=rehearsed)
-        with open_memory(folder, crude, autosave=False) as memory:
+        with load_memory(folder, edits=crude, autosave=False) as memory:
             memory.update([replace(FACTS[1], answer="green")])
             lost[rehearsed] = sum(a != b for a, b in zip(_answers(memory, rest), _right(rest), strict=True))
-            memory._pending.clear()
+            memory.close()
     assert lost[0] > 0 and lost[14] < lost[0]
 
 
 def test_what_edits_wrote_over_is_mended_and_nothing_else_is_touched(folder: Path):
     before = digests(folder)
-    with open_memory(folder, replace(CONFIG, slots="all", rate=4.0, neighbours=0)) as careless:
+    with load_memory(folder, edits=replace(CONFIG, slots="all", rate=4.0, neighbours=0)) as careless:
         careless.update([replace(FACTS[1], answer="green")])
         facts = list(careless.facts)
-    with open_memory(folder, CONFIG) as memory:
+    with load_memory(folder, edits=CONFIG) as memory:
         lost = {f.id for f in facts if _answers(memory, [f]) != _right([f])}
         broken = digests(folder)
-        report = memory.mend()
-        assert lost and (report.kind, set(report.ids), report.recalled) == ("mend", lost, 1.0)
+        report = memory.repair()
+        assert lost and (report.kind, set(report.ids), report.recalled) == ("repair", lost, 1.0)
         assert _answers(memory, facts) == _right(facts) and list(memory.facts) == facts
         mended = digests(folder)
-        again = memory.mend()
+        again = memory.repair()
         assert (again.number, again.ids, again.recalled, again.asked) == (0, (), 1.0, 14)
         assert digests(folder) == mended
         memory.undo()
@@ -333,13 +332,13 @@ def test_what_edits_wrote_over_is_mended_and_nothing_else_is_touched(folder: Pat
 
 
 def test_an_edit_that_does_not_take_is_refused(folder: Path):
-    with open_memory(folder, replace(CONFIG, steps=1, rate=1e-6)) as memory:
+    with load_memory(folder, edits=replace(CONFIG, steps=1, rate=1e-6)) as memory:
         with pytest.raises(EditRefused, match="does not take: 0% of 2 taught phrasings"):
             memory.add([NEW])
         memory.forget(ids=["ada"])
 
 
-def test_what_cannot_be_meant_is_one_line(opened: EditableMemory):
+def test_what_cannot_be_meant_is_one_line(opened: Memory):
     other = replace(NEW, id="x", questions=(FACTS[0].questions[0].upper(),))
     cases: list[tuple[Callable[[], Any], str]] = [
         (lambda: opened.forget(ids=["nobody"]), "no stored fact has the id 'nobody'"),
@@ -368,7 +367,7 @@ def test_what_cannot_be_meant_is_one_line(opened: EditableMemory):
         opened.forget(ids=["ada"])
 
 
-def test_an_update_is_found_by_subject_and_relation_or_by_a_question(opened: EditableMemory):
+def test_an_update_is_found_by_subject_and_relation_or_by_a_question(opened: Memory):
     by_name = Fact("?", "Bob", "green", ("Bob's code, please?",), "code")
     by_question = Fact("??", "", "teal", ("what is the code of cid",))
     report = opened.update([by_name, by_question])
@@ -380,29 +379,30 @@ def test_an_update_is_found_by_subject_and_relation_or_by_a_question(opened: Edi
 def test_a_memory_that_cannot_be_edited_says_so(folder: Path, chat_backbone: Path):
     (folder / "facts.jsonl").unlink()
     with pytest.raises(InputError, match="does not remember its facts"):
-        open_memory(folder)
+        load_memory(folder).prepare()
     write_facts(folder / "facts.jsonl", FACTS)
-    with open_memory(folder):  # put there by hand
+    with load_memory(folder) as memory:  # put there by hand
+        memory.prepare()
         with pytest.raises(InputError, match=f"process {os.getpid()} is editing it"):
-            open_memory(folder)
-    with open_memory(folder):
-        pass
+            load_memory(folder).prepare()
+    with load_memory(folder) as memory:
+        memory.prepare()
     assert not list(folder.parent.glob(".*"))
 
 
-def test_something_else_that_changed_the_memory_stops_undo(opened: EditableMemory, folder: Path):
+def test_something_else_that_changed_the_memory_stops_undo(opened: Memory, folder: Path):
     opened.forget(ids=["bob"])
     opened.close()
     path = folder / "facts.jsonl"
     path.write_text(path.read_text() + "\n")
     with (
-        open_memory(folder) as memory,
+        load_memory(folder) as memory,
         pytest.raises(InputError, match="something else changed this memory since edit 1"),
     ):
         memory.undo()
 
 
-def test_forgetting_for_good_leaves_no_undo_data(opened: EditableMemory, folder: Path):
+def test_forgetting_for_good_leaves_no_undo_data(opened: Memory, folder: Path):
     opened.update([replace(FACTS[1], answer="green")])
     opened.forget(ids=["bob"], purge=True)
     assert not (folder / UNDO_FOLDER).exists()
@@ -413,14 +413,14 @@ def test_forgetting_for_good_leaves_no_undo_data(opened: EditableMemory, folder:
 
 
 def test_a_full_disk_leaves_model_and_folder_as_they_were(
-    opened: EditableMemory, folder: Path, monkeypatch: pytest.MonkeyPatch
+    opened: Memory, folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
     before, state = digests(folder), _state(opened)
     with monkeypatch.context() as patch:
-        patch.setattr("memlayers.editing.memory.save_file", full)
+        patch.setattr("memlayers.editing.session.save_file", full)
         with pytest.raises(WorkError, match="No space left"):
             opened.forget(ids=["bob"])
     assert digests(folder) == before and _same(state, opened) and list(opened.facts) == FACTS
@@ -435,7 +435,7 @@ def test_a_kill_at_any_step_of_saving_leaves_the_old_memory_or_the_new_one(
 ):
     if not can_exchange:
         monkeypatch.setattr("memlayers.utils.files.exchange", lambda *_: False)
-    memory = open_memory(folder, CONFIG, autosave=False)
+    memory = load_memory(folder, edits=CONFIG, autosave=False)
     memory.add([NEW])
     original = shutil.copytree(folder, folder.parent / "original")
     old, states = digests(folder), set()
@@ -464,7 +464,7 @@ def test_a_kill_at_any_step_of_saving_leaves_the_old_memory_or_the_new_one(
     memory.close()
 
 
-def _killed_while_saving(memory: EditableMemory, step: int) -> bool:
+def _killed_while_saving(memory: Memory, step: int) -> bool:
     """Saves in a process that dies at its `step`-th file operation; whether it came to the end before."""
     child = os.fork()
     if child == 0:
@@ -533,7 +533,7 @@ def test_the_verbs_on_the_command_line(folder: Path, tmp_path: Path, monkeypatch
     assert code == 0 and "taught phrasings, after: old answer given 0% of 4" in told
     assert _run("forget", folder, "--ids", "gus") == (2, _gone("gus"))
     assert _run("forget", folder)[0] == 2
-    assert _run("mend", folder)[1] == "nothing to mend: all 12 taught phrasings are answered rightly\n"
+    assert _run("mend", folder)[1] == "nothing to repair: all 12 taught phrasings are answered rightly\n"
     for number in (4, 5, 6):
         assert f"edit {number} (undo)" in _run("undo", folder)[1]
     assert digests(folder) == before
@@ -546,11 +546,91 @@ def _gone(fact_id: str) -> str:
 def test_settings_on_the_command_line(taught_folder: Path, monkeypatch: pytest.MonkeyPatch):
     seen = []
 
-    def opened(folder: Path, config: EditConfig, **_: Any) -> Any:
-        seen.append(config)
+    def opened(folder: Path, edits: EditConfig, **_: Any) -> Any:
+        seen.append(edits)
         raise InputError("enough seen")
 
-    monkeypatch.setattr("memlayers.editing.memory.open_memory", opened)
+    monkeypatch.setattr("memlayers.editing.memory.load_memory", opened)
     assert _run("mend", taught_folder, "--slot-count", 8, "--rehearsed", 4, "--slots", "kl") == (2, "enough seen")
     assert _run("mend", taught_folder) == (2, "enough seen")
     assert seen == [EditConfig(slots="kl", slot_count=8, rehearsed=4), EditConfig()]
+
+
+def test_one_object_is_asked_and_edited(opened: Memory, folder: Path):
+    assert opened.folder == folder and list(opened.facts) == FACTS and opened.notice is None
+    one = opened.ask(FACTS[1].questions[0])
+    assert [one] == opened.ask([FACTS[1].questions[0]]) and one.memory == "blue"
+    opened.update([replace(FACTS[1], answer="green")])
+    assert opened.ask(FACTS[1].questions[0]).memory == "green" and opened.facts[1].answer == "green"
+    with pytest.raises(InputError, match="a question is empty"):
+        opened.ask("")
+
+
+def test_reading_takes_no_lock_and_the_first_edit_does(folder: Path):
+    first, second = load_memory(folder, edits=CONFIG), load_memory(folder, edits=CONFIG)
+    assert first.facts == second.facts and not list(folder.parent.glob(".*"))
+    first.forget(ids=["bob"])
+    with pytest.raises(InputError, match=f"process {os.getpid()} is editing it"):
+        second.forget(ids=["cid"])
+    first.close()
+    with pytest.raises(InputError, match="memory: changed since it was opened; load it again"):
+        second.forget(ids=["cid"])
+    with pytest.raises(InputError, match="memory: closed; load it again to edit it"):
+        first.undo()
+    assert first.ask(FACTS[1].questions[0]).source != "memory" and not list(folder.parent.glob(".*"))
+    with pytest.raises(InputError, match="this memory has no folder to edit"):
+        Memory(first.model, first.tokenizer).undo()
+    with load_memory(folder, gate=False) as ungated, pytest.raises(InputError, match="opened with its gate off"):
+        ungated.undo()
+
+
+def test_a_model_and_its_folder_are_a_memory(taught_folder: Path, tmp_path: Path):
+    before = digests(taught_folder)
+    loaded = load_memory(taught_folder)
+    folder = Path(shutil.copytree(taught_folder, tmp_path / "copy"))
+    with Memory(loaded.model, loaded.tokenizer, folder, edits=CONFIG) as memory:
+        memory.add([NEW])
+        assert memory.ask(NEW.questions[0]).memory == "amber"
+        memory.undo()
+    assert digests(folder) == before
+
+
+def test_what_needs_no_model_is_refused_before_it_is_loaded(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    def load(*_: Any, **__: Any) -> Any:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("memlayers.inference.loading.load_adapter", load)
+    same = replace(FACTS[0], id="x")
+    cases: list[tuple[Callable[[Memory], Any], str]] = [
+        (lambda memory: memory.undo(), "no edit to take back"),
+        (lambda memory: memory.forget(ids=["bbo"]), r"'bbo' \(any more\); did you mean 'bob'\?"),
+        (lambda memory: memory.forget(subject="ada"), "is about 'ada'; did you mean 'Ada'?"),
+        (lambda memory: memory.forget(subject="Bobb"), "is about 'Bobb'; did you mean 'Bob'?"),
+        (lambda memory: memory.forget(), "nothing to forget"),
+        (lambda memory: memory.add([]), "nothing to add"),
+        (lambda memory: memory.update([]), "nothing to update"),
+        (lambda memory: memory.add([FACTS[0]]), "'ada' is stored already"),
+        (lambda memory: memory.add([same]), "fact 'x' asks 'What is the code of Ada.', which fact 'ada' asks already"),
+        (lambda memory: memory.update([replace(FACTS[0], questions=FACTS[1].questions)]), "fact 'bob' with 'blue'"),
+    ]
+    for case, line in cases:
+        with load_memory(folder, lazy=True) as memory:
+            assert list(memory.facts) == FACTS
+            with pytest.raises(InputError, match=line) as told:
+                case(memory)
+            assert "\n" not in str(told.value)
+    monkeypatch.setattr("os.path.ismount", lambda path: Path(path) == folder)
+    with pytest.raises(InputError, match="memory: a mount point, which cannot be replaced"):
+        load_memory(folder, lazy=True).forget(ids=["bob"])
+    assert not list(folder.parent.glob(".*"))
+
+
+def test_a_report_says_which_facts(opened: Memory):
+    green = replace(FACTS[1], answer="green", aliases=())
+    assert opened.update([green]).facts == (green,)
+    assert opened.forget(ids=["bob"]).facts == (green,)
+    assert opened.add([NEW]).facts == (NEW,)
+    undone = [opened.undo() for _ in range(3)]
+    assert [(each.undone, each.facts) for each in undone] == [
+        ("add", (NEW,)), ("forget", (green,)), ("update", (FACTS[1],))
+    ]  # fmt: skip

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from memlayers import Fact, InputError, MemoryConfig, TeachConfig, WorkError, load_memory, teach_facts, write_facts
 from memlayers.cli import app
 from memlayers.data.encoding import encode_prompt
+from memlayers.editing.memory import Memory
 from memlayers.evaluation.diagnose import diagnose_memory, pool_replaced, start_layers
 from memlayers.evaluation.probes import (
     PROBES,
@@ -26,7 +27,6 @@ from memlayers.evaluation.probes import (
     write_diagnosis,
 )
 from memlayers.evaluation.read_probes import jaccard, last_token_of
-from memlayers.inference.memory import Memory
 from memlayers.tuner import memory_layers, value_pool
 
 NAMES, ANSWERS = "Ada Bob Cid Dot Eve Fay".split(), "red blue 12 Oslo kite 7f".split()

@@ -16,9 +16,9 @@ from memlayers.data.facts import Fact, Question
 from memlayers.evaluation.evaluate import cost_rows, evaluate_memory, score_text
 from memlayers.evaluation.results import HIGHER_IS_BETTER, Results, Row, read_results, write_results
 from memlayers.evaluation.statistics import mean_interval
+from memlayers.inference.answering import Answer
 from memlayers.inference.generation import Generated
-from memlayers.inference.memory import Answer
-from memlayers.teaching.record import TeachReport
+from memlayers.inference.record import TeachReport
 from memlayers.tuner import MemoryConfig, value_pool
 from memlayers.utils.errors import InputError
 
@@ -116,11 +116,11 @@ def test_abstention_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     }  # fmt: skip
     guesses = {"u1": "yes", "u2": "no", "u0": "no", "u3": "no"}
 
-    def judge(memory: Any, questions: Sequence[str], *sides: Sequence[Generated]) -> list[Answer]:
+    def judge(model: Any, tokenizer: Any, questions: Sequence[str], *sides: Sequence[Generated]) -> list[Answer]:
         with_memory, backbone = ([answer.text for answer in side] for side in sides)
         return [Answer(q, own, new, *said[q]) for q, own, new in zip(questions, backbone, with_memory, strict=True)]
 
-    monkeypatch.setattr("memlayers.evaluation.evaluate.Memory.judge", judge)
+    monkeypatch.setattr("memlayers.evaluation.evaluate.judge_answers", judge)
     oracle = Oracle({**guesses, "u3": "else"}, guesses)
     known = [Question("k0", ("?",)), Question("k1", ("?",))]
     rows, _ = _evaluate(monkeypatch, oracle, facts=FACTS, untaught=untaught, known=known)

@@ -14,9 +14,9 @@ import torch
 
 from memlayers.config.teach import TeachConfig
 from memlayers.data.facts import Fact
+from memlayers.editing.memory import Memory, load_memory
 from memlayers.evaluation.lm_eval import _rows, harness_rows
 from memlayers.evaluation.results import read_results
-from memlayers.inference.memory import Memory, load_memory
 from memlayers.teaching.teach import teach_facts
 from memlayers.tuner.handle import without_memory
 from memlayers.utils.errors import InputError

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from memlayers.evaluation.plots import spread_apart, track_of
 from memlayers.evaluation.results import Results, Row
-from memlayers.teaching.record import CurvePoint
+from memlayers.inference.record import CurvePoint
 
 RESULTS = Results(
     environment={},

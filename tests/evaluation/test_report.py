@@ -7,7 +7,7 @@ import pytest
 
 from memlayers.evaluation.report import compare_report, write_report
 from memlayers.evaluation.results import Results, Row, write_results
-from memlayers.teaching.record import CurvePoint
+from memlayers.inference.record import CurvePoint
 from memlayers.utils.errors import InputError, WorkError
 
 pytest.importorskip("matplotlib")

@@ -9,7 +9,7 @@ import pytest
 
 from memlayers.evaluation.results import HIGHER_IS_BETTER, Results, Row, read_results, write_results
 from memlayers.evaluation.statistics import Estimate
-from memlayers.teaching.record import CurvePoint
+from memlayers.inference.record import CurvePoint
 from memlayers.utils.errors import InputError, WorkError
 
 

@@ -17,12 +17,12 @@ from memlayers.config.sections import AbstentionConfig, GateConfig
 from memlayers.data.encoding import encode_prompt
 from memlayers.data.facts import Fact, Question
 from memlayers.gating.abstention import guessing_questions, settle_thresholds
-from memlayers.gating.reports import GateReport
+from memlayers.inference.record import GateReport
 from memlayers.gating.train import train_gates
+from memlayers.inference.answering import judge_answers
 from memlayers.inference.capture import LayerFeatures, collect_features
 from memlayers.inference.confidence import belief_exceeded_by, place_of
 from memlayers.inference.generation import Generated
-from memlayers.inference.memory import Memory
 from memlayers.linking.boundaries import token_marks
 from memlayers.linking.mention_forms import FURTHER_REACH, subject_runs
 from memlayers.linking.token_spans import name_span
@@ -356,7 +356,7 @@ def test_an_answer_is_less_believed_the_more_often_it_was_a_wrong_guess(
     assert 0.98 < backbone < 0.99
     given = [Generated(text, 0.99, False) for text in ("jazz", "Fado", "Morna")]
     closed = [Generated("", 0.0, False)] * 3
-    judged = Memory(model, None).judge(["?"] * 3, closed, given)  # type: ignore[arg-type]
+    judged = judge_answers(model, None, ["?"] * 3, closed, given)  # type: ignore[arg-type]
     assert [answer.source for answer in judged] == ["unknown", "unknown", "backbone"]
 
 

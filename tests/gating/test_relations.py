@@ -13,7 +13,7 @@ from memlayers.data.encoding import encode_example, encode_prompt
 from memlayers.data.facts import Fact
 from memlayers.evaluation.statistics import auroc
 from memlayers.gating.relations import fit_relations, relation_entries, relation_examples, relations_of
-from memlayers.gating.reports import RelationReport
+from memlayers.inference.record import RelationReport
 from memlayers.inference.capture import prompt_states
 from memlayers.inference.confidence import relation_scores
 from memlayers.linking.mention_forms import Subjects, subject_runs

@@ -17,7 +17,7 @@ from memlayers.sweep import run
 from memlayers.sweep.grid import Cell, Grid, cell_path, read_cells
 from memlayers.sweep.page import write_page
 from memlayers.sweep.run import Bounds, Materials, run_protocol
-from memlayers.teaching.record import CurvePoint
+from memlayers.inference.record import CurvePoint
 from memlayers.utils.errors import InputError
 
 MAIN = Cell("addressed", True, 1000, 137)

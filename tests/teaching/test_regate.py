@@ -16,9 +16,9 @@ from memlayers.config.sections import GateConfig
 from memlayers.config.teach import TeachConfig
 from memlayers.data.encoding import encode_prompt
 from memlayers.data.facts import Fact, Question
+from memlayers.editing.memory import load_memory
 from memlayers.inference.folder import WEIGHTS_FILE
-from memlayers.inference.memory import load_memory
-from memlayers.teaching.record import Teaching, TeachReport, read_teaching, write_teaching
+from memlayers.inference.record import Teaching, TeachReport, read_teaching, write_teaching
 from memlayers.teaching.regate import regate_memory
 from memlayers.teaching.teach import teach_facts
 from memlayers.tuner import MemoryConfig, memory_layers, set_gate_enabled, value_pool

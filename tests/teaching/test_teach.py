@@ -28,7 +28,7 @@ from memlayers.data.encoding import IGNORED_LABEL, Encoded, collate, encode_exam
 from memlayers.data.facts import Fact
 from memlayers.inference.generation import answer_questions
 from memlayers.teaching.checkpoint import Checkpoint
-from memlayers.teaching.record import TeachReport, read_teaching
+from memlayers.inference.record import TeachReport, read_teaching
 from memlayers.teaching.teach import Taught, Teacher, teach_facts
 from memlayers.tuner import MemoryConfig, value_pool
 from memlayers.tuner.handle import MemoryHandle, without_memory

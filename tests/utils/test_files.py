@@ -21,7 +21,6 @@ from memlayers.utils.files import (
     read_text,
     recover_directory,
     replaced_directory,
-    writing_alone,
 )
 
 
@@ -276,31 +275,3 @@ def test_a_directory_between_two_renames_comes_back(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
     recover_directory(tmp_path / "target")
     assert (tmp_path / "target" / "file").read_text() == "old"
-
-
-HOLDER = """
-import sys, time
-from memlayers.utils.files import writing_alone
-with writing_alone(sys.argv[1]):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_a_second_writer_is_told_and_a_dead_one_blocks_nobody(tmp_path: Path):
-    target = tmp_path / "target"
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(target)], stdout=subprocess.PIPE, text=True)
-    try:
-        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-        told = pytest.raises(InputError, match=rf"target: process {holder.pid} is editing it")
-        with told, writing_alone(target):
-            raise AssertionError
-        holder.kill()
-        holder.wait()
-        for _ in range(2):
-            with writing_alone(target):
-                assert [path.name for path in tmp_path.iterdir()] == [".target.memlayers-lock"]
-        assert not list(tmp_path.iterdir())
-    finally:
-        holder.kill()
-        holder.wait()

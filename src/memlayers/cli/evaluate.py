@@ -115,10 +115,10 @@ def evaluate(
         "untaught": read_questions(untaught) if untaught else [],
         "text": {name: read_text(path) for name, path in texts.items()},
     }
+    from memlayers.editing.memory import load_memory
     from memlayers.evaluation.evaluate import cost_rows, evaluate_memory
     from memlayers.evaluation.results import Results, write_results
-    from memlayers.inference.memory import load_memory
-    from memlayers.teaching.record import read_teaching
+    from memlayers.inference.record import read_teaching
     from memlayers.utils.environment import environment
 
     seed = 137 if seed is None else seed
@@ -215,9 +215,9 @@ def lm_eval(
     named = [task.strip() for task in tasks.split(",") if task.strip()]
     if not named:
         raise InputError("--tasks names none: give some with commas between, as hellaswag,triviaqa")
+    from memlayers.editing.memory import load_memory
     from memlayers.evaluation.lm_eval import harness_rows
     from memlayers.evaluation.results import Results, write_results
-    from memlayers.inference.memory import load_memory
     from memlayers.utils.environment import environment
 
     opened = load_memory(memory, backbone=backbone, device=device, gate=gate)
@@ -256,10 +256,10 @@ def diagnose(
         check_output_directory(out, replace=True)
     rows = read_facts(facts or own) if facts is not None or own.is_file() else []
     from memlayers.data.general_text import read_general_text
+    from memlayers.editing.memory import load_memory
     from memlayers.evaluation.diagnose import diagnose_memory
     from memlayers.evaluation.probes import Diagnosis, diagnosis_text, write_diagnosis
-    from memlayers.inference.memory import load_memory
-    from memlayers.teaching.record import read_teaching
+    from memlayers.inference.record import read_teaching
     from memlayers.utils.environment import environment
 
     source = read_general_text(text) if text else None

@@ -131,7 +131,7 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Ask a question; shows the answer with the memory and without."""
-    from memlayers.inference.memory import load_memory
+    from memlayers.editing.memory import load_memory
 
     opened = load_memory(memory, backbone=backbone, device=device, gate=gate)
     for line in [question] if question is not None else _prompted_lines(echo=not as_json):

@@ -22,6 +22,9 @@ class Fact:
         relation: optional name of the relation, e.g. "place of birth".
         unseen_questions: phrasings that are never taught, only asked.
         aliases: further answers that count as right.
+
+    Raises:
+        InputError: a text stands where several belong.
     """
 
     id: str
@@ -31,6 +34,11 @@ class Fact:
     relation: str = ""
     unseen_questions: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("questions", "unseen_questions", "aliases"):
+            if isinstance(getattr(self, name), str):
+                raise InputError(f"fact {self.id!r}: {name} is a text: give a tuple of texts")
 
     @property
     def answers(self) -> tuple[str, ...]:

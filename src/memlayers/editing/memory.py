@@ -1,150 +1,140 @@
-"""A taught memory that can be edited: facts added, updated, forgotten, and every edit taken back bit for bit.
-
-Addressing is fixed, so a fact can be found again: what its phrasings read is where it lies. An edit writes chosen rows
-of the pool (slot_use.py, rows.py), enters the subjects' fingerprints or takes them out, measures the facts that read
-most of what it moved before and after, mends those it broke, and is saved in one step with its line in the journal
-(journal.py). An edit that would change another fact's answer is refused, and leaves nothing behind.
-"""
+"""A memory: asked, and edited. `load_memory` opens one; everything heavy is imported and done when it is needed."""
 
 from __future__ import annotations
 
-import datetime
-import hashlib
-import random
-import re
-import shutil
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
-import torch
-import torch.nn.functional as F
-from peft import get_peft_model_state_dict
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-
-from memlayers.backbones import context_length
-from memlayers.data.answers import exact_match
-from memlayers.data.encoding import Encoded, encode_example
-from memlayers.data.facts import Fact, question_key
-from memlayers.data.general_text import SHIPPED, GeneralText, read_general_text
+from memlayers.data.facts import Fact
 from memlayers.editing.config import EditConfig
-from memlayers.editing.edit import EditRefused, EditReport, _Open, _Pending
-from memlayers.editing.journal import (
-    DIGESTED,
-    Change,
-    Record,
-    apply_changes,
-    carry_over,
-    changes_from_text,
-    changes_text,
-    digests,
-    last_undoable,
-    outdated_undo_files,
-    read_journal,
-    reversed_changes,
-    write_facts_and_journal,
-)
-from memlayers.editing.rows import Kept, RowWriter
-from memlayers.editing.slot_use import SlotUse, choose_slots
-from memlayers.editing.subjects import SubjectKeeper
-from memlayers.inference.capture import slots_read
-from memlayers.inference.folder import ADAPTER, CONFIG_FILE, SLOT_USE_FILE, WEIGHTS_FILE, stored_facts
-from memlayers.inference.generation import generate_answers
-from memlayers.inference.memory import Memory, load_memory
-from memlayers.inference.scoring import answer_logits, answered
-from memlayers.linking.mention_forms import facts_words
-from memlayers.tuner.handle import gates_off, value_pool, without_memory
-from memlayers.tuner.model import memory_layers
-from memlayers.utils.errors import InputError, WorkError
-from memlayers.utils.files import recover_directory, replaced_directory, writing_alone
-from memlayers.utils.progress import progress_bar
+from memlayers.editing.fact_book import FactBook
+from memlayers.editing.report import EditReport
+from memlayers.inference.folder import WEIGHTS_FILE, read_adapter_config
+from memlayers.utils.errors import InputError
+from memlayers.utils.files import check_replaceable, recover_directory, was_moved_aside
+from memlayers.utils.locks import writing_alone
 
-USE_PHRASINGS = 2  # of each stored fact, by which it is known what it reads
-GENERAL_PASSAGES = 200  # whose reads count beside the stored facts'
-MOST_NEIGHBOURS = 1024  # measured, however many facts an edit has
-GENERATED = 64  # questions answered in free generation to see that an edit took
-NEAR_BACKBONE = {True: 0.2, False: 0.6}  # nats per token from the bare backbone, where the gate stays open, or closes
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from memlayers.editing.session import EditSession
+    from memlayers.inference.answering import Answer
+
+_Loader: TypeAlias = "Callable[[], tuple[Any, PreTrainedTokenizerBase]]"
 
 
-class EditableMemory:
-    """A memory that is open for editing; made by `open_memory`. Use it in a ``with`` block, or `close` it.
+class Memory:
+    """A backbone with a memory: `ask` it, and edit what it holds.
+
+    Any number of processes may read one folder. The first edit takes a lock on it, which `close` or the end of a
+    ``with`` block gives back; the folder must then still be the one that was opened. A ``with`` block that ends well
+    saves.
+
+    Args:
+        model: the PEFT model, its memory named "default".
+        tokenizer: the backbone's.
+        folder: where the memory was saved, as it is in the model; None if it was not: then it is not edited.
+        edits: how edits write; None for the defaults.
+        autosave: save each edit as it is made. Otherwise `save`, or the end of the ``with`` block, saves all at once.
 
     Attributes:
-        folder: of the adapter.
-        model: the PEFT model; it answers with the edits as soon as they are made.
-        tokenizer: the backbone's.
-        config: how edits write.
-        notice: one line about a journal that was cut off, if it was.
+        folder: where it is saved, or None.
+        edits: how edits write, from the first one on.
+        autosave: whether each edit is saved as it is made.
     """
 
-    def __init__(self, folder: Path, memory: Memory, config: EditConfig, autosave: bool, lock: ExitStack) -> None:
-        self.folder, self.config, self.autosave = folder, config, autosave
-        self.model, self.tokenizer = memory.model, memory.tokenizer
-        self._lock = lock
-        self._facts = stored_facts(folder)
-        self._records, self.notice = read_journal(folder)
-        self._pending: list[_Pending] = []
-        self._digests: dict[str, str] | None = None
-        self._settings = memory_layers(self.model, ADAPTER)[0].memlayers_config[ADAPTER]
-        if self._settings.trainable_addressing:
-            raise InputError(f"{folder}: a memory of the dense recipe cannot be edited: its addressing was learned")
-        self._pool = value_pool(self.model, ADAPTER)
-        self._max_length = context_length(self.model)
-        self._examples: dict[tuple[str, str], Encoded] = {}
-        self._subjects = SubjectKeeper(self.model, self.tokenizer, ADAPTER, self._encoded)
-        self._use: SlotUse | None = None
-        self._questions: dict[str, list[str]] | None = None
-        self._words: Counter[str] | None = None
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        folder: str | Path | None = None,
+        *,
+        edits: EditConfig | None = None,
+        autosave: bool = True,
+    ) -> None:
+        self.folder = None if folder is None else Path(folder)
+        self.edits, self.autosave = edits or EditConfig(), autosave
+        self._model, self._tokenizer = model, tokenizer
+        self._loader: _Loader | None = None
+        self._version = None if self.folder is None else _version(self.folder)
+        self._book: FactBook | None = None
+        self._session: EditSession | None = None
+        self._lock: ExitStack | None = None
+        self._closed = False
 
-    def __enter__(self) -> EditableMemory:
-        return self
+    @property
+    def model(self) -> Any:
+        """The PEFT model; it answers with the edits as soon as they are made."""
+        self._load()
+        return self._model
 
-    def __exit__(self, kind: object, *_: object) -> None:
-        try:
-            if kind is None:
-                self.save()
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        """Lets others edit the folder. What was not saved is lost."""
-        self._lock.close()
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The backbone's."""
+        self._load()
+        return self._tokenizer
 
     @property
     def facts(self) -> tuple[Fact, ...]:
-        """The stored facts, in order."""
-        return tuple(self._facts)
+        """The stored facts, in order, with the edits that are not saved yet.
 
-    def ask(self, questions: Sequence[str], **options: Any) -> Any:
-        """As `session.Memory.ask`."""
-        return Memory(self.model, self.tokenizer).ask(questions, **options)
+        Raises:
+            InputError: the memory has no folder, or one that does not remember its facts or has changed since.
+        """
+        return tuple(self._read_book().facts)
 
-    # -- the verbs ----------------------------------------------------------------------------------------------------
+    @property
+    def notice(self) -> str | None:
+        """One line about a journal that was cut off, if it was. Raises as `facts`, and for a damaged journal."""
+        return self._read_book().notice
+
+    # -- asking -------------------------------------------------------------------------------------------------------
+
+    @overload
+    def ask(self, questions: str, *, batch_size: int = ..., progress: Any = ...) -> Answer: ...  # type: ignore[overload-overlap]  # a text is a sequence of texts too
+
+    @overload
+    def ask(self, questions: Sequence[str], *, batch_size: int = ..., progress: Any = ...) -> list[Answer]: ...
+
+    def ask(
+        self, questions: str | Sequence[str], *, batch_size: int = 128, progress: Any = None
+    ) -> Answer | list[Answer]:
+        """Answers each question by greedy generation, with the memory and by the bare backbone.
+
+        Args:
+            questions: one, or any number.
+            batch_size: questions per batch.
+            progress: called with the number of questions answered after each batch, with the memory and without.
+
+        Returns:
+            One answer for a text, otherwise a list of one per question.
+
+        Raises:
+            InputError: a question is empty, or fills the backbone's context.
+        """
+        from memlayers.inference.answering import ask_model
+
+        asked = [questions] if isinstance(questions, str) else questions
+        answers = ask_model(self.model, self.tokenizer, asked, batch_size=batch_size, progress=progress)
+        return answers[0] if isinstance(questions, str) else answers
+
+    # -- editing ------------------------------------------------------------------------------------------------------
 
     def add(self, facts: Sequence[Fact]) -> EditReport:
         """Adds facts, any number of them in one edit.
 
         Args:
-            facts: at least one; their ids are new.
+            facts: at least one; their ids are new, and so are their questions.
 
         Raises:
-            InputError: an id is stored, or a fact contradicts a stored one or another of these.
-            EditRefused: it would change a stored fact's answer, or does not take.
+            InputError: an id or a question is stored already, or a fact contradicts another one; or the memory cannot
+                be edited (see `prepare`).
+            EditRefused: it would change a stored fact's answer, or is not learned.
         """
-        stored = {fact.id for fact in self._facts}
-        for fact in facts:
-            if fact.id in stored:
-                raise InputError(f"fact {fact.id!r} is stored already: `memlayers update` changes it")
-            stored.add(fact.id)
-        start = len(self._facts)
-        changes = [Change(start + i, None, fact) for i, fact in enumerate(facts)]
-        return self._write("add", changes)
+        changes = self._book_to_edit().plan_add(facts)
+        return self._editing().write("add", changes, autosave=self.autosave)
 
     def update(self, facts: Sequence[Fact]) -> EditReport:
         """Gives stored facts new answers. Their phrasings stay, and those of `facts` that are new are added.
@@ -155,28 +145,12 @@ class EditableMemory:
             facts: at least one.
 
         Raises:
-            InputError: a fact is not stored, or several could be meant; or the update contradicts a stored fact.
-            EditRefused: it would change another fact's answer, or does not take.
+            InputError: a fact is not stored, or several could be meant; or the update contradicts a stored fact; or the
+                memory cannot be edited (see `prepare`).
+            EditRefused: it would change another fact's answer, or is not learned.
         """
-        changes: list[Change] = []
-        for fact in facts:
-            place = self._place_of(fact)
-            before = self._facts[place]
-            if any(change.place == place for change in changes):
-                raise InputError(f"fact {before.id!r} is updated twice; give it one answer")
-            if fact.subject and before.subject and fact.subject != before.subject:
-                raise InputError(
-                    f"fact {before.id!r} is about {before.subject!r}, its update about {fact.subject!r}: "
-                    "forget it and add the other"
-                )
-            questions = (*before.questions, *(q for q in fact.questions if q not in before.questions))
-            unseen = dict.fromkeys((*before.unseen_questions, *fact.unseen_questions))
-            unseen_questions = tuple(q for q in unseen if q not in questions)
-            after = replace(
-                before, answer=fact.answer, aliases=fact.aliases, questions=questions, unseen_questions=unseen_questions
-            )
-            changes.append(Change(place, before, after))
-        return self._write("update", changes)
+        changes = self._book_to_edit().plan_update(facts)
+        return self._editing().write("update", changes, autosave=self.autosave)
 
     def forget(
         self,
@@ -195,28 +169,21 @@ class EditableMemory:
         Args:
             ids: of the facts.
             subject: all facts about it.
-            facts: matched as `update` does.
+            facts: found as `update` does.
             purge: drop all undo data, which would hold the forgotten answers; then nothing can be undone.
 
         Raises:
-            InputError: nothing is named, or something that is not stored.
+            InputError: nothing is named, or something that is not stored; or the memory cannot be edited (see
+                `prepare`).
             EditRefused: it would change another fact's answer.
         """
-        places = [self._place_of_id(each) for each in ids] + [self._place_of(fact) for fact in facts]
-        if subject is not None:
-            about = [place for place, fact in enumerate(self._facts) if fact.subject == subject]
-            if not about:
-                raise InputError(f"no stored fact is about {subject!r}; `memlayers list` shows what is stored")
-            places += about
-        if not places:
-            raise InputError("nothing to forget: name facts by id, by subject or by a file")
-        changes = [Change(place, self._facts[place], None) for place in sorted(set(places), reverse=True)]
-        return self._write("forget", changes, purge=purge)
+        changes = self._book_to_edit().plan_forget(ids, subject, facts)
+        return self._editing().write("forget", changes, autosave=self.autosave, purge=purge)
 
-    def mend(self, *, quiet: bool = True) -> EditReport:
-        """Asks every stored fact in all its taught phrasings, and writes those again that are not answered any more.
+    def repair(self, *, quiet: bool = True) -> EditReport:
+        """Asks every stored fact in all its taught phrasings, and teaches those again that are not answered any more.
 
-        After many edits a fact may have lost what later ones wrote over. One edit, as an update to the same answers.
+        After many edits a fact may have lost what later ones overwrote. One edit, as an update to the same answers.
 
         Args:
             quiet: no progress bar while the facts are asked.
@@ -225,628 +192,158 @@ class EditableMemory:
             The edit's report; where nothing was wrong there is no edit, and the report's number is 0.
 
         Raises:
-            EditRefused: it would change another fact's answer, or does not take.
+            InputError: the memory cannot be edited (see `prepare`).
+            EditRefused: it would change another fact's answer, or is not learned.
         """
-        examples = [self._encoded(fact) for fact in self._facts]
-        asked = [one for phrasings in examples for one in phrasings]
-        with progress_bar("Asking what is stored", len(asked), quiet=quiet) as advance:
-            right = answered(self.model, self.tokenizer, asked, progress=advance)
-        of_fact = right.split([len(phrasings) for phrasings in examples])
-        lost = [place for place, each in enumerate(of_fact) if not bool(each.all())]
-        if not lost:
-            return EditReport(0, "mend", (), recalled=1.0, asked=len(asked))
-        return self._write("mend", [Change(place, self._facts[place], self._facts[place]) for place in lost])
+        self._book_to_edit()
+        return self._editing().repair(autosave=self.autosave, quiet=quiet)
 
     def undo(self) -> EditReport:
-        """Takes the last edit back, bit for bit.
+        """Takes the last edit back, bit for bit. The report says which facts that concerned, and how.
 
         Raises:
-            InputError: there is none, its undo data is gone, or something else changed the memory since.
+            InputError: there is none, its undo data is gone, or something else changed the memory since; or the memory
+                cannot be edited (see `prepare`).
         """
         self.save()
-        began = time.perf_counter()
-        record = last_undoable(self._records)
-        if record is None:
-            raise InputError(f"{self.folder}: no edit to take back")
-        path = self.folder / record.undo_file
-        if not path.is_file():
-            raise InputError(f"{self.folder}: edit {record.number} cannot be taken back: its undo data is gone")
-        if record.after and self._digest() != record.after:
-            raise InputError(
-                f"{self.folder}: something else changed this memory since edit {record.number}; nothing was taken back"
-            )
-        try:
-            with safe_open(path, framework="pt") as file:
-                words = file.metadata()
-            tensors = load_file(path)
-            changes = reversed_changes(changes_from_text(words["changes"]))
-        except Exception as error:  # the safetensors parser raises its own
-            raise InputError(f"{path}: damaged ({error}); edit {record.number} cannot be taken back") from error
-        report = EditReport(self._next_number(), "undo", record.ids, slots=len(tensors["rows"]))
-        with self._transaction(report) as edit:
-            edit.kept = Kept.of(self._pool, tensors["rows"])
-            device = self._pool.parameter.device
-            stored = {name: value.to(device) for name, value in tensors.items()}
-            Kept(stored["rows"], stored["values"], stored.get("scales")).put_back(self._pool)
-            self._subjects.undo(stored)
-            undone = Record(
-                report.number, "undo", _now(), record.ids, report.slots, undoes=record.number, before=self._digest()
-            )
-            report.seconds = time.perf_counter() - began
-            self._save([undone], apply_changes(self._facts, changes), {}, expected=record.before)
-        self._took(changes)
-        report.saving = time.perf_counter() - began - report.seconds
-        return report
+        plan = self._book_to_edit().plan_undo()
+        return self._editing().undo(*plan)
 
     def save(self) -> None:
-        """Writes the edits made since the last saving into the folder, in one step."""
-        if not self._pending:
-            return
-        pending = self._pending
-        first, last = pending[0], pending[-1]
-        first.record = replace(first.record, before=self._digest())
-        undo = {each.record.number: each for each in pending}
-        self._save([each.record for each in pending], self._facts, undo, purge=any(each.purge for each in pending))
-        assert last.record.number == self._records[-1].number
-        self._pending = []
+        """Writes the edits made since the last saving into the folder, in one step; nothing where there are none."""
+        if self._session is not None:
+            self._session.save()
 
     def prepare(self) -> None:
-        """Does now what the first edit would otherwise wait for: what every stored fact reads, and its questions."""
-        if self._use is None:
-            use = SlotUse(self._pool.slots)
-            use.load(self.folder / SLOT_USE_FILE, {fact.id: _text_hash(fact) for fact in self._facts})
-            unknown = [fact for fact in self._facts if fact.id not in use.rows]
-            for start in range(0, len(unknown), 256):
-                for fact, rows in self._rows_read(unknown[start : start + 256], USE_PHRASINGS):
-                    use.put(fact.id, rows, _text_hash(fact))
-            if not use.passages and self._subjects.index is None:
-                # With an index the gate is closed on other text, which then reads nothing.
-                use.put_general(self._general_reads())
-            self._use = use
-        if self._questions is None:
-            self._questions = {}
-            for fact in self._facts:
-                self._enter_questions(fact)
-        if self._words is None:
-            self._words = facts_words(self._facts)
-        self._digest()
-
-    # -- one edit -----------------------------------------------------------------------------------------------------
-
-    def _write(self, kind: str, changes: list[Change], purge: bool = False) -> EditReport:
-        if not changes:
-            raise InputError(f"nothing to {kind}: give at least one fact")
-        self.prepare()
-        old = [change.before for change in changes if change.before]
-        new = [change.after for change in changes if change.after]
-        self._refuse_contradictions(old, new)
-        ids = tuple(fact.id for fact in (new or old))
-        report = EditReport(self._next_number(), kind, ids)
-        with self._transaction(report) as edit:
-            if new:
-                self._learn(edit, old, new)
-            else:
-                self._unlearn(edit, old)
-            assert edit.kept is not None
-            kept = edit.kept.changed(self._pool)
-            report.slots = len(kept.rows)
-            report.seconds = time.perf_counter() - edit.began
-            evidence = {
-                name: getattr(report, name)
-                for name in ("steps", "recalled", "asked", "opened", "neighbours", "repaired", "changed")
-            }
-            evidence |= {"seconds": round(report.seconds, 3), "slots": self.config.slots, **report.evidence}
-            record = Record(report.number, kind, _now(), ids, report.slots, evidence=evidence)
-            pending = _Pending(record, changes, kept, self._subjects.change(edit.index), purge)
-            facts, self._facts = self._facts, apply_changes(self._facts, changes)
-            self._pending.append(pending)
-            began = time.perf_counter()
-            if self.autosave:
-                try:
-                    self.save()
-                except BaseException:
-                    self._facts = facts
-                    self._pending.pop()
-                    raise
-                report.saving = time.perf_counter() - began
-        self._account(changes)
-        return report
-
-    @contextmanager
-    def _transaction(self, report: EditReport) -> Iterator[_Open]:
-        """Puts the model back as it was, bit for bit, should the block fail."""
-        edit = _Open(report, self._subjects.state())
-        self._pool.parameter.requires_grad_(True)
-        try:
-            yield edit
-        except BaseException:
-            if edit.kept is not None:
-                edit.kept.put_back(self._pool)
-            self._subjects.restore(edit.index)
-            raise
-        finally:
-            self._pool.parameter.requires_grad_(False)
-
-    def _learn(self, edit: _Open, old: list[Fact], new: list[Fact]) -> None:
-        """Writes the answers of `new`, which take the place of `old`, if there are any."""
-        report = edit.report
-        assert self._words is not None
-        self._subjects.enter(new, self._facts, self._words)
-        examples = [self._encoded(fact) for fact in new]
-        rows = self._choose(edit, new)
-        self._teach(edit, examples, rows, [])
-        self._guard(edit, new, lambda more, broken: self._teach(edit, examples, more, broken), rows)
-        rng = random.Random(f"{self.config.seed}:{report.number}")
-        asked = [(question, fact) for fact in new for question in fact.questions]
-        asked = rng.sample(asked, min(len(asked), GENERATED))
-        given = generate_answers(self.model, self.tokenizer, [question for question, _ in asked])
-        right = [exact_match(each.text, fact.answers) for each, (_, fact) in zip(given, asked, strict=True)]
-        report.recalled, report.asked = sum(right) / len(right), len(right)
-        report.opened = sum(each.opened for each in given) / len(given)
-        if report.recalled < 0.5:
-            why = "" if report.opened > 0.5 else f", as the gate opens for {report.opened:.0%} of them only"
-            raise EditRefused(
-                f"{self.folder}: the edit does not take: {report.recalled:.0%} of {report.asked} taught phrasings are "
-                f"answered rightly{why}; nothing was changed",
-                report,
-            )
-
-    def _teach(self, edit: _Open, examples: list[list[Encoded]], rows: Tensor, extra: list[Encoded]) -> None:
-        """Adam on `rows` until all phrasings are answered rightly, and `extra` with them, or the limit is reached."""
-        writer = RowWriter(self._pool, rows, self.config.rate)
-        size = self.config.batch_size
-        each = max(1, size // len(examples))
-        rng = random.Random(f"{self.config.seed}:{edit.report.number}")
-        everything = [one for phrasings in examples for one in phrasings]
-        rehearse = self._rehearsal(edit, rows, rng)
-        wrong: list[Encoded] = []
-        for number in range(self.config.steps):
-            shown = wrong or [
-                phrasings[(number * each + i) % len(phrasings)]
-                for phrasings in examples
-                for i in range(min(each, len(phrasings)))
-            ]
-            if len(examples) > 1:
-                rng.shuffle(shown)
-            settled = True
-            for start in range(0, len(shown), size):
-                batch = [*shown[start : start + size], *(extra if len(extra) <= size else rng.sample(extra, size))]
-                beside = rehearse()
-                out = answer_logits(self.model, self.tokenizer, [*batch, *beside])
-                losses = F.cross_entropy(out.logits, out.labels, reduction="none")
-                own = losses.detach()[out.sequence < len(batch)]
-                right = out.right(len(batch) + len(beside))[: len(batch)]
-                if bool(right.all()) and float(own.mean()) <= self.config.enough:
-                    continue
-                loss = losses.mean()
-                settled = False
-                writer.step(loss)
-                edit.report.steps += 1
-            if settled and len(shown) == len(everything):
-                return
-            if settled:  # for what was shown; the phrasings that are answered wrongly come next, until none is
-                wrong = [one for one, right in zip(everything, self._answered(everything), strict=True) if not right]
-                if not wrong:
-                    return
-
-    def _rehearsal(self, edit: _Open, rows: Tensor, rng: random.Random) -> Callable[[], list[Encoded]]:
-        """Draws stored facts, each in one of its phrasings: the more of these rows it reads, the likelier."""
-        assert self._use is not None
-        if not self.config.rehearsed:
-            return list
-        keys, read = self._use.reading(rows.cpu(), torch.ones(len(rows)), edit.report.ids)
-        if not read.sum():
-            return list
-        chances = read.double().cumsum(0).tolist()
-        by_id = {fact.id: fact for fact in self._facts}
-
-        def draw() -> list[Encoded]:
-            drawn = [by_id[key] for key in rng.choices(keys, cum_weights=chances, k=self.config.rehearsed)]
-            return [self._encode(rng.choice(fact.questions), fact.answer) for fact in drawn]
-
-        return draw
-
-    def _unlearn(self, edit: _Open, old: list[Fact]) -> None:
-        """Takes facts out: what is theirs alone is zero, shared rows say what the backbone says, the gate closes."""
-        assert self._use is not None and self._words is not None
-        report = edit.report
-        examples = [self._encoded(fact) for fact in old]
-        taught = [one for phrasings in examples for one in phrasings]
-        unseen = [self._encode(q, fact.answer) for fact in old for q in fact.unseen_questions]
-        kinds = {name: asked for name, asked in (("taught", taught), ("unseen", unseen)) if asked}
-        targets = self._backbone_says(taught)
-        evidence: dict[str, dict[str, Any]] = {name: {} for name in kinds}
-        for name, asked in kinds.items():
-            evidence[name]["before"] = self._standing(asked)
-            evidence[name]["always_on_before"] = self._standing(asked, gate=False)
-            with without_memory(self.model):
-                evidence[name]["backbone"] = self._standing(asked)
-        ids = [fact.id for fact in old]
-        shared = {fact.subject for fact in self._facts if fact.id not in ids}
-        rows = self._choose(edit, old)
-        own = torch.cat([self._use.rows[each].long() for each in ids]).unique()
-        alone = own[self._use.without(ids)[own] == 0]
-        self._keep(edit, alone)
-        self._clear(alone)
-        near = NEAR_BACKBONE[any(fact.subject and fact.subject in shared for fact in old)]
-        self._unteach(edit, taught, targets, rows, [], near)
-        self._guard(edit, old, lambda more, broken: self._unteach(edit, taught, targets, more, broken, near), rows)
-        self._subjects.remove(old, self._facts, self._words)
-        for name, asked in kinds.items():
-            evidence[name]["after"] = self._standing(asked)
-            evidence[name]["always_on"] = self._standing(asked, gate=False)
-        report.evidence = {**evidence, "slots_cleared": len(alone)}
-
-    def _unteach(
-        self, edit: _Open, asked: list[Encoded], targets: list[Tensor], rows: Tensor, extra: list[Encoded], near: float
-    ) -> None:
-        """Adam on `rows` until the backbone's own distribution is `near`, and `extra` is still answered."""
-        writer = RowWriter(self._pool, rows, self.config.rate)
-        size = self.config.batch_size
-        for _ in range(self.config.steps):
-            settled = True
-            for start in range(0, len(asked), size):
-                out = answer_logits(self.model, self.tokenizer, asked[start : start + size])
-                wanted = torch.cat(targets[start : start + size])
-                loss = F.kl_div(out.logits.log_softmax(-1), wanted, reduction="batchmean", log_target=True)
-                done = float(loss.detach()) <= near and not bool(out.right(len(asked[start : start + size])).any())
-                if extra:
-                    beside = answer_logits(self.model, self.tokenizer, extra[:size])
-                    done = done and bool(beside.right(len(extra[:size])).all())
-                    loss = loss + F.cross_entropy(beside.logits, beside.labels)
-                if done:
-                    continue
-                settled = False
-                writer.step(loss)
-                edit.report.steps += 1
-            if settled:
-                return
-
-    def _guard(
-        self, edit: _Open, facts: list[Fact], again: Callable[[Tensor, list[Encoded]], None], rows: Tensor
-    ) -> None:
-        """Measures the facts nearest to what moved; mends those whose answer changed, or refuses the edit."""
-        assert self._use is not None and edit.kept is not None
-        report = edit.report
-        ids = [fact.id for fact in facts]
-        moved = edit.kept.movement(self._pool)
-        near = self._same_names(facts)
-        number = min(self.config.neighbours * len(facts), MOST_NEIGHBOURS)
-        near += [each for each in self._use.most_moved(edit.kept.rows.cpu(), moved.cpu(), number, ids + near)]
-        near = near[: max(number, 1)] if number else []
-        by_id = {fact.id: fact for fact in self._facts}
-        rng = random.Random(f"{self.config.seed}:{report.number}:guard")
-        asked = []
-        for each in near:
-            fact = by_id[each]
-            questions = rng.sample(fact.questions, min(len(fact.questions), self.config.phrasings))
-            asked += [(each, self._encode(question, fact.answer)) for question in questions]
-        report.neighbours = len(near)
-        broken: dict[str, None] = {}
-        lost: list[tuple[str, Encoded]] = []
-        for attempt in range(self.config.repairs + 1):
-            lost = self._lost(edit, asked)
-            if not lost:
-                break
-            broken |= dict.fromkeys(each for each, _ in lost)
-            if attempt < self.config.repairs:
-                others = [by_id[each] for each in broken]
-                rows = torch.cat([rows, self._choose(edit, others)]).unique()
-                self._keep(edit, rows)
-                again(rows, [one for fact in others for one in self._encoded(fact)])
-        report.changed = tuple(dict.fromkeys(each for each, _ in lost))
-        report.repaired = tuple(each for each in broken if each not in report.changed)
-        if report.changed and self.config.refuse:
-            raise EditRefused(
-                f"{self.folder}: refused, as it would change the answer of {len(report.changed)} of "
-                f"{report.neighbours} stored facts beside it, {report.changed[0]!r} first; nothing was changed",
-                report,
-            )
-
-    def _lost(self, edit: _Open, asked: list[tuple[str, Encoded]]) -> list[tuple[str, Encoded]]:
-        """What is answered wrongly now and was answered rightly before the edit."""
-        wrong = [pair for pair, right in zip(asked, self._answered([o for _, o in asked]), strict=True) if not right]
-        if not wrong:
-            return []
-        assert edit.kept is not None
-        now, index = Kept.of(self._pool, edit.kept.rows), self._subjects.state()
-        edit.kept.put_back(self._pool)
-        self._subjects.restore(edit.index)
-        before = self._answered([one for _, one in wrong])
-        now.put_back(self._pool)
-        self._subjects.restore(index)
-        return [pair for pair, right in zip(wrong, before, strict=True) if right]
-
-    # -- rows ---------------------------------------------------------------------------------------------------------
-
-    def _rows_read(self, facts: Sequence[Fact], phrasings: int | None) -> list[tuple[Fact, Tensor]]:
-        """The distinct slots each fact reads."""
-        return [(fact, rows) for fact, (rows, _) in zip(facts, self._reads(facts, phrasings), strict=True)]
-
-    def _reads(self, facts: Sequence[Fact], phrasings: int | None) -> list[tuple[Tensor, Tensor]]:
-        examples = [self._encoded(fact, phrasings) for fact in facts]
-        sequences = [one.input_ids for each in examples for one in each]
-        owners = [number for number, each in enumerate(examples) for _ in each]
-        return slots_read(self.model, ADAPTER, sequences, owners)
-
-    def _general_reads(self) -> list[Tensor]:
-        """The distinct slots that each passage of some general text reads, as the memory's gates let it."""
-        passages = read_general_text(SHIPPED).passages
-        texts = GeneralText(tuple(random.Random(0).sample(passages, min(GENERAL_PASSAGES, len(passages)))))
-        sequences = texts.encode(self.tokenizer, min(self._max_length, 256))
-        return [rows for rows, _ in slots_read(self.model, ADAPTER, sequences, range(len(sequences)))]
-
-    def _choose(self, edit: _Open, facts: Sequence[Fact]) -> Tensor:
-        """The rows an edit of these facts may write, which are noted to be put back should it fail."""
-        assert self._use is not None
-        frequency = self._use.without([fact.id for fact in facts]) + self._use.general
-        others = len(self._facts) + self._use.passages
-        chosen = [
-            choose_slots(rows, counts, frequency, others, self.config.slots, self.config.slot_count)
-            for rows, counts in self._reads(facts, None)
-        ]
-        rows: Tensor = torch.cat(chosen).unique()
-        self._keep(edit, rows)
-        return rows
-
-    def _keep(self, edit: _Open, rows: Tensor) -> None:
-        kept = Kept.of(self._pool, rows)
-        edit.kept = kept if edit.kept is None else edit.kept.joined(kept)
-
-    @torch.no_grad()
-    def _clear(self, rows: Tensor) -> None:
-        table = self._pool.table
-        table.values[rows.to(table.values.device)] = 0
-
-    # -- answers ------------------------------------------------------------------------------------------------------
-
-    def _encode(self, question: str, answer: str) -> Encoded:
-        found = self._examples.get((question, answer))
-        if found is None:
-            found = encode_example(self.tokenizer, question, answer, "answer", self._max_length)
-            self._examples[question, answer] = found
-        return found
-
-    def _encoded(self, fact: Fact, phrasings: int | None = None) -> list[Encoded]:
-        return [self._encode(question, fact.answer) for question in fact.questions[:phrasings]]
-
-    def _answered(self, examples: Sequence[Encoded]) -> list[bool]:
-        right: list[bool] = answered(self.model, self.tokenizer, examples).tolist()
-        return right
-
-    @torch.no_grad()
-    def _backbone_says(self, asked: list[Encoded]) -> list[Tensor]:
-        """The bare backbone's log-probabilities where each answer is, [tokens, vocabulary] per sequence."""
-        found: list[Tensor] = []
-        with without_memory(self.model):
-            for start in range(0, len(asked), self.config.batch_size):
-                batch = asked[start : start + self.config.batch_size]
-                out = answer_logits(self.model, self.tokenizer, batch)
-                sizes = torch.bincount(out.sequence, minlength=len(batch)).tolist()
-                found += out.logits.log_softmax(-1).split(sizes)
-        return found
-
-    @torch.no_grad()
-    def _standing(self, asked: list[Encoded], *, gate: bool = True) -> dict[str, float]:
-        """How an answer stands: given or not, its first token's rank and probability, its log-probability."""
-        given, ranks, chances, whole = [], [], [], []
-        with nullcontext() if gate else gates_off(self.model):
-            for start in range(0, len(asked), 64):
-                batch = asked[start : start + 64]
-                out = answer_logits(self.model, self.tokenizer, batch)
-                first = out.first()
-                logits, labels = out.logits[first], out.labels[first]
-                own = logits.gather(1, labels[:, None])
-                ranks.append((logits > own).sum(1) + 1)
-                chances.append(logits.softmax(-1).gather(1, labels[:, None])[:, 0])
-                given.append(out.right(len(batch)))
-                whole.append(out.log_probability(len(batch)))
-        return {
-            "n": len(asked),
-            "given": round(float(torch.cat(given).float().mean()), 4),
-            "rank": float(torch.cat(ranks).float().quantile(0.5)),
-            "probability": float(torch.cat(chances).mean()),
-            "log_probability": round(float(torch.cat(whole).mean()), 4),
-        }
-
-    # -- subjects -----------------------------------------------------------------------------------------------------
-
-    def _same_names(self, facts: Sequence[Fact]) -> list[str]:
-        """Ids of stored facts about the same subjects, then of those whose questions name one of them."""
-        ids = {fact.id for fact in facts}
-        names = {fact.subject for fact in facts if fact.subject}
-        others = [fact for fact in self._facts if fact.id not in ids]
-        same = [fact.id for fact in others if fact.subject in names]
-        if names:
-            pattern = re.compile("|".join(map(re.escape, sorted(names))))
-            known = set(same)
-            same += [f.id for f in others if f.id not in known and any(pattern.search(q) for q in f.questions)]
-        return same
-
-    # -- which fact is meant ------------------------------------------------------------------------------------------
-
-    def _place_of_id(self, fact_id: str) -> int:
-        for place, fact in enumerate(self._facts):
-            if fact.id == fact_id:
-                return place
-        raise InputError(f"no stored fact has the id {fact_id!r} (any more); `memlayers list` shows what is stored")
-
-    def _place_of(self, fact: Fact) -> int:
-        """The stored fact that this one is meant to be: by id, by subject and relation, by a question."""
-        for place, stored in enumerate(self._facts):
-            if stored.id == fact.id:
-                return place
-        alike = [
-            place
-            for place, stored in enumerate(self._facts)
-            if fact.subject and (stored.subject, stored.relation) == (fact.subject, fact.relation)
-        ]
-        if len(alike) != 1:
-            keys = {question_key(question) for question in fact.questions}
-            alike = [
-                place
-                for place, stored in enumerate(self._facts)
-                if any(question_key(q) in keys for q in (*stored.questions, *stored.unseen_questions))
-            ]
-        if not alike:
-            raise InputError(
-                f"fact {fact.id!r} is not stored: no stored fact has its id, its subject and relation, or one of its "
-                "questions; `memlayers list` shows what is stored"
-            )
-        if len(alike) > 1:
-            raise InputError(f"fact {fact.id!r} could be any of {len(alike)} stored facts: give the id of one of them")
-        return alike[0]
-
-    def _enter_questions(self, fact: Fact) -> None:
-        assert self._questions is not None
-        for question in {question_key(q) for q in (*fact.questions, *fact.unseen_questions)}:
-            self._questions.setdefault(question, []).append(fact.id)
-
-    def _refuse_contradictions(self, old: Sequence[Fact], new: Sequence[Fact]) -> None:
-        assert self._questions is not None
-        gone = {fact.id for fact in old}
-        stored: dict[str, Fact] | None = None
-        among: dict[str, Fact] = {}
-        for fact in new:
-            accepted = {question_key(answer) for answer in fact.answers}
-            for question in (*fact.questions, *fact.unseen_questions):
-                key = question_key(question)
-                others = [each for each in self._questions.get(key, ()) if each not in gone]
-                if others and stored is None:
-                    stored = {each.id: each for each in self._facts}
-                for other in [among.get(key), *((stored or {})[each] for each in others)]:
-                    if other and other.id != fact.id and accepted.isdisjoint(question_key(a) for a in other.answers):
-                        raise InputError(
-                            f"fact {fact.id!r} answers {question!r} with {fact.answer!r}, fact {other.id!r} with "
-                            f"{other.answer!r}; update that one, or forget it first"
-                        )
-                among[key] = fact
-
-    # -- keeping account ----------------------------------------------------------------------------------------------
-
-    def _account(self, changes: Sequence[Change]) -> None:
-        """After an edit: what is stored, asked and read."""
-        assert self._use is not None and self._questions is not None and self._words is not None
-        for change in changes:
-            if change.before is not None:
-                for question in {question_key(q) for q in (*change.before.questions, *change.before.unseen_questions)}:
-                    self._questions[question].remove(change.before.id)
-                self._words.subtract(facts_words([change.before]))
-                self._use.drop(change.before.id)
-        new = [change.after for change in changes if change.after is not None]
-        for fact, rows in self._rows_read(new, USE_PHRASINGS):
-            self._use.put(fact.id, rows, _text_hash(fact))
-            self._enter_questions(fact)
-        self._words.update(facts_words(new))
-
-    def _took(self, changes: Sequence[Change]) -> None:
-        """After an undo."""
-        self._facts = apply_changes(self._facts, changes)
-        if self._use is not None and self._questions is not None and self._words is not None:
-            self._account(changes)
-
-    def _next_number(self) -> int:
-        if self._pending:
-            return self._pending[-1].record.number + 1
-        return self._records[-1].number + 1 if self._records else 1
-
-    # -- saving -------------------------------------------------------------------------------------------------------
-
-    def _digest(self) -> dict[str, str]:
-        if self._digests is None:
-            self._digests = digests(self.folder)
-        return dict(self._digests)
-
-    def _save(
-        self,
-        records: list[Record],
-        facts: Sequence[Fact],
-        undo: dict[int, _Pending],
-        *,
-        purge: bool = False,
-        expected: dict[str, str] | None = None,
-    ) -> None:
-        """Replaces the folder, in one step, by one with the model's weights, these facts, and more records.
+        """Does now what the first edit would otherwise wait for: the lock, and what every stored fact reads.
 
         Raises:
-            WorkError: the files are not what is `expected`; the folder is as it was.
+            InputError: the memory cannot be edited: it has no folder, or one that cannot be replaced (a mount point,
+                say), that has changed since it was opened, or that another process is editing; it does not remember its
+                facts; it was opened with its gate off; it is of the dense recipe; or it was closed.
         """
-        history = [*self._records, *records]
-        outdated = outdated_undo_files(history)
-        with replaced_directory(self.folder) as new:
-            carry_over(self.folder, new, [*DIGESTED, "journal.jsonl", *outdated] + (_undo_files(history) * purge))
-            state = get_peft_model_state_dict(self.model, adapter_name=ADAPTER, save_embedding_layers=False)
-            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-            save_file(tensors, new / WEIGHTS_FILE, metadata={"format": "pt"})
-            shutil.copy2(self.folder / CONFIG_FILE, new / CONFIG_FILE)
-            if self._use is not None:
-                (new / SLOT_USE_FILE).unlink(missing_ok=True)  # a link to the old one
-                self._use.save(new / SLOT_USE_FILE, {fact.id for fact in facts})
-            write_facts_and_journal(new, facts, [])
-            found = digests(new)
-            if expected and found != expected:
-                raise WorkError(f"{self.folder}: the edit cannot be taken back bit for bit here; nothing was changed")
-            history[-1] = replace(history[-1], after=found)
-            for number, pending in undo.items():
-                record = next(record for record in history if record.number == number)
-                if not purge and record.undo_file not in outdated:
-                    self._write_undo(new / record.undo_file, record, pending)
-            write_facts_and_journal(new, facts, history)
-        self._records, self._digests = history, found
+        self._book_to_edit()
+        self._editing().prepare()
 
-    def _write_undo(self, path: Path, record: Record, pending: _Pending) -> None:
-        kept = pending.kept
-        tensors = {"rows": kept.rows, "values": kept.values}
-        if kept.scales is not None:
-            tensors["scales"] = kept.scales
-        if pending.index is not None:
-            before, after = pending.index
-            tensors |= before.undo_tensors(after)
-        path.parent.mkdir(exist_ok=True)
-        words = {"record": record.line(), "changes": changes_text(pending.changes)}
-        save_file({name: each.cpu().contiguous() for name, each in tensors.items()}, path, metadata=words)
+    def close(self) -> None:
+        """Lets others edit the folder. What was not saved is not saved any more; the memory can still be asked."""
+        self._closed, self._session = True, None
+        if self._lock is not None:
+            self._lock.close()
+
+    def __enter__(self) -> Memory:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            if kind is None:
+                self.save()
+        finally:
+            self.close()
+
+    # -- what is opened when ------------------------------------------------------------------------------------------
+
+    def _load(self) -> None:
+        """Loads the model where it is not there yet."""
+        if self._loader is not None:
+            self._model, self._tokenizer = self._loader()
+            self._loader = None
+
+    def _read_book(self) -> FactBook:
+        """The stored facts and the journal."""
+        if self._book is None:
+            self._require_unchanged()
+            self._book = FactBook(self._folder())
+        return self._book
+
+    def _book_to_edit(self) -> FactBook:
+        """The stored facts and the journal of a folder that only this memory may write now; loads no model."""
+        folder = self._folder()
+        if self._closed:
+            raise InputError(f"{folder}: closed; load it again to edit it")
+        if self._lock is None:
+            with ExitStack() as stack:
+                stack.enter_context(writing_alone(folder))
+                recover_directory(folder)
+                check_replaceable(folder)
+                self._require_unchanged()
+                if read_adapter_config(folder).get("trainable_addressing"):
+                    raise InputError(
+                        f"{folder}: a memory of the dense recipe cannot be edited: its addressing was learned; teach "
+                        "one of the addressed recipe"
+                    )
+                self._read_book()
+                self._lock = stack.pop_all()
+        return self._read_book()
+
+    def _editing(self) -> EditSession:
+        """The edits under way; loads the model."""
+        if self._session is None:
+            from memlayers.editing.session import EditSession
+
+            self._session = EditSession(self.model, self.tokenizer, self._read_book(), self.edits)
+        return self._session
+
+    def _folder(self) -> Path:
+        if self.folder is None:
+            raise InputError("this memory has no folder to edit: save it, then open it with load_memory")
+        return self.folder
+
+    def _require_unchanged(self) -> None:
+        if self._version != _version(self._folder()):
+            raise InputError(f"{self.folder}: changed since it was opened; load it again")
 
 
-def open_memory(
+def load_memory(
     folder: str | Path,
-    config: EditConfig | None = None,
     *,
     backbone: str | Path | None = None,
     dtype: str = "auto",
     device: str | None = None,
+    gate: bool = True,
+    edits: EditConfig | None = None,
     autosave: bool = True,
-) -> EditableMemory:
-    """Opens a memory for editing. Nobody else can meanwhile; reading it is free.
+    lazy: bool = False,
+) -> Memory:
+    """Opens a memory. Any number of processes may; it is locked from its first edit on.
 
     Args:
-        folder: an adapter folder that `memlayers teach` or `memlayers demo` wrote.
-        config: how edits write; None for the defaults.
+        folder: an adapter folder, as ``memlayers teach`` or ``save_pretrained`` wrote it.
         backbone: "pocket", a folder or a hub name; None for the one the memory was taught on.
-        dtype: of the backbone, see `load_memory`.
+        dtype: of the backbone; "auto" is float32 on a CPU, the checkpoint's own elsewhere.
         device: None chooses.
-        autosave: save each edit as it is made. Otherwise `save`, or the end of the ``with`` block, saves all at once.
+        gate: False reads the memory for every token; such a memory is not edited.
+        edits: how edits write; None for the defaults.
+        autosave: save each edit as it is made. Otherwise `Memory.save`, or the end of a ``with`` block, saves all at
+            once.
+        lazy: load the backbone and the weights when they are first needed: what can be refused without them is then
+            refused at once, and errors in them are raised later.
 
     Raises:
-        InputError: not a memory that can be edited, or another process is editing it.
+        InputError: not a memory folder, a damaged one, or one made for another backbone.
     """
-    with ExitStack() as stack:
-        stack.enter_context(writing_alone(folder))
-        recover_directory(folder)
-        stored_facts(folder)  # before the backbone is loaded
-        memory = load_memory(folder, backbone=backbone, dtype=dtype, device=device)
-        opened = EditableMemory(Path(folder), memory, config or EditConfig(), autosave, ExitStack())
-        opened._lock.push(stack.pop_all())
-        return opened
+    folder = Path(folder)
+    if was_moved_aside(folder):  # by a saving that was killed
+        with writing_alone(folder):
+            recover_directory(folder)
+    read_adapter_config(folder)
+    memory = Memory(None, None, folder, edits=edits, autosave=autosave)  # type: ignore[arg-type]  # loaded below
+
+    def load() -> tuple[Any, PreTrainedTokenizerBase]:
+        from memlayers.inference.loading import load_adapter
+
+        return load_adapter(folder, backbone=backbone, dtype=dtype, device=device, gate=gate)
+
+    memory._loader = load
+    if not lazy:
+        memory._load()
+    return memory
 
 
-def _text_hash(fact: Fact) -> str:
-    """Of what a fact's reads depend on."""
-    return hashlib.blake2b(repr((fact.questions[:USE_PHRASINGS], fact.answer)).encode(), digest_size=8).hexdigest()
-
-
-def _undo_files(records: Sequence[Record]) -> list[str]:
-    return [record.undo_file for record in records]
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+def _version(folder: Path) -> tuple[int, ...] | None:
+    """What tells the weights file from any other that takes its place."""
+    try:
+        found = (folder / WEIGHTS_FILE).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

@@ -20,11 +20,11 @@ from memlayers.backbones import context_length
 from memlayers.data.answers import exact_match
 from memlayers.data.encoding import batches_by_length, encode_example
 from memlayers.data.facts import Fact
+from memlayers.editing.memory import Memory
 from memlayers.evaluation.probes import Histogram, Probe
 from memlayers.evaluation.read_probes import fact_reads, general_reads, interval_of
 from memlayers.evaluation.statistics import mean_interval
 from memlayers.inference.generation import answer_questions
-from memlayers.inference.memory import Memory
 from memlayers.inference.scoring import answer_logits
 from memlayers.kernels.storage import read_rows
 from memlayers.pool.value_pool import ValuePool

@@ -24,9 +24,9 @@ from memlayers.data.encoding import plain_text_ids
 from memlayers.data.facts import Fact, Question
 from memlayers.evaluation.results import Row
 from memlayers.evaluation.statistics import Estimate, auroc_interval, mean_interval, paired_difference
+from memlayers.inference.answering import Answer, judge_answers
 from memlayers.inference.generation import Generated, generate_answers
-from memlayers.inference.memory import Answer, Memory
-from memlayers.teaching.record import TeachReport
+from memlayers.inference.record import TeachReport
 from memlayers.tuner.handle import without_memory
 from memlayers.utils.errors import InputError
 from memlayers.utils.progress import progress_bar
@@ -172,7 +172,7 @@ def evaluate_memory(
             rows.append(Row.from_estimate(metric, split_of(name, "change"), change))
     if facts and untaught:
         shown = [Question(question, fact.answers) for question, fact in zip(first, facts, strict=True)]
-        rows += _abstention_rows(Memory(model, tokenizer), asked, shown, facts, untaught, known, seed)
+        rows += _abstention_rows((model, tokenizer), asked, shown, facts, untaught, known, seed)
     texts = text if isinstance(text, Mapping) else {} if text is None else {"": text}
     for name, words in texts.items():
         rows += score_text(model, tokenizer, words, max_tokens=max_text_tokens, quiet=quiet).rows(name)
@@ -205,7 +205,7 @@ class _Asked:
 
 
 def _abstention_rows(
-    memory: Memory,
+    memory: tuple[Any, PreTrainedTokenizerBase],
     asked: _Asked,
     taught: Sequence[Question],
     facts: Sequence[Fact],
@@ -225,7 +225,7 @@ def _abstention_rows(
     for split, items in splits.items():
         questions = [item.question for item in items]
         sides = [asked.answers(f"Abstention, {split}", questions, memory_on) for memory_on in (True, False)]
-        given[split] = memory.judge(questions, *sides)
+        given[split] = judge_answers(*memory, questions, *sides)
     stored = [answer.score for split in ("taught", "unseen_phrasing") for answer in given[split]]
     others = [answer.score for answer in given["untaught_entities"]]
     rows = [Row.from_estimate("abstention_auroc", "untaught_entities", auroc_interval(stored, others, seed))]

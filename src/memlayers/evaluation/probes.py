@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from memlayers.evaluation.formatting import percent
 from memlayers.evaluation.plots import to_png
-from memlayers.teaching.record import CurvePoint
+from memlayers.inference.record import CurvePoint
 from memlayers.utils.errors import InputError, WorkError
 from memlayers.utils.files import StrPath, atomic_write_bytes, atomic_write_text, sections_text
 

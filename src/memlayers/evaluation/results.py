@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from memlayers.teaching.record import CurvePoint
+from memlayers.inference.record import CurvePoint
 from memlayers.utils.errors import InputError, WorkError
 from memlayers.utils.files import StrPath, atomic_write_text, sections_text
 

@@ -16,7 +16,7 @@ from memlayers.config.sections import GateConfig
 from memlayers.data.facts import Fact, Question
 from memlayers.gating.abstention import guessing_questions, settle_thresholds, settling_questions
 from memlayers.gating.relations import fit_relations, relation_entries, relation_examples
-from memlayers.gating.reports import GateReport, RelationReport
+from memlayers.inference.record import GateReport, RelationReport
 from memlayers.gating.train import train_gates
 from memlayers.inference.capture import LayerFeatures
 from memlayers.linking.mention_forms import Subjects

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from memlayers.data.facts import Fact
 from memlayers.inference.folder import WEIGHTS_FILE
-from memlayers.teaching.record import TeachReport
+from memlayers.inference.record import TeachReport
 from memlayers.tuner.handle import MemoryHandle
 from memlayers.utils.errors import InputError
 from memlayers.utils.files import atomic_directory, file_digest

@@ -19,13 +19,13 @@ from memlayers.config.sections import GateConfig
 from memlayers.data.encoding import encode_example, encode_prompt
 from memlayers.data.facts import Fact, Question
 from memlayers.data.general_text import GeneralText, load_general_text
+from memlayers.editing.memory import Memory, load_memory
 from memlayers.gating.build import GateMaterials, build_gate, sampled_contexts, settle_confidence
-from memlayers.gating.reports import GateReport, RelationReport
+from memlayers.inference.record import GateReport, RelationReport
 from memlayers.inference.capture import collect_features
 from memlayers.inference.folder import ADAPTER, CONFIG_FILE, TEACHING_FILE, WEIGHTS_FILE
-from memlayers.inference.memory import Memory, load_memory
 from memlayers.linking.mention_forms import subject_runs
-from memlayers.teaching.record import read_teaching, write_teaching
+from memlayers.inference.record import read_teaching, write_teaching
 from memlayers.teaching.teach import TEXT_TOKENS
 from memlayers.tuner.handle import memory_handle
 from memlayers.utils.errors import InputError

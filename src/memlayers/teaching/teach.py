@@ -41,7 +41,7 @@ from memlayers.pool.optimizers import has_finite_gradient, make_optimizer
 from memlayers.teaching.calibrate import calibrate
 from memlayers.teaching.checkpoint import Checkpoint, Progress, facts_digest
 from memlayers.teaching.protect import protect_slots
-from memlayers.teaching.record import CurvePoint, Teaching, TeachReport, write_teaching
+from memlayers.inference.record import CurvePoint, Teaching, TeachReport, write_teaching
 from memlayers.teaching.schedule import Schedule
 from memlayers.tuner.config import MemoryConfig
 from memlayers.tuner.handle import MemoryHandle, memory_auxiliary_loss, memory_handle

@@ -12,6 +12,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -84,7 +85,7 @@ def sections_text(schema: str, sections: Mapping[str, Any]) -> str:
 def atomic_write_bytes(path: StrPath, data: bytes) -> None:
     """Write `data` to `path`, whole or not at all; parents are made. Raises as `atomic_write_text`."""
     target = Path(os.path.realpath(path))  # follow a link: replace what it points to, keep the link
-    with _oserrors_in_one_line(path):
+    with oserrors_in_one_line(path):
         _refuse_other_than_file(target, path)
         with _made_parents(target, path):
             temporary = _temporary_name(target)
@@ -117,11 +118,11 @@ def atomic_directory(path: StrPath, replace: bool = False) -> Iterator[Path]:
     check_output_directory(path, replace=replace)
     with _made_parents(target, path):
         temporary = _temporary_name(target)
-        with _oserrors_in_one_line(path):
+        with oserrors_in_one_line(path):
             temporary.mkdir()
         try:
             yield temporary
-            with _oserrors_in_one_line(path):
+            with oserrors_in_one_line(path):
                 _sync_tree(temporary)
                 _move_into_place(temporary, target, _temporary_name(target))
         except BaseException as error:
@@ -138,23 +139,24 @@ def replaced_directory(path: StrPath) -> Iterator[Path]:
     A process killed at any moment leaves the old directory or the new one, and at worst `.NAME.memlayers-new` beside
     it, which the next call removes. Where the system cannot exchange directories there is one moment between two
     renames in which the old one lies under `.NAME.memlayers-old`: `recover_directory` brings it back. The caller sees
-    to it that nobody else replaces the same directory (`writing_alone`).
+    to it that nobody else replaces the same directory (`locks.writing_alone`).
 
     Args:
         path: a directory.
 
     Raises:
-        InputError: the parent cannot be written.
+        InputError: it is a mount point, or the parent cannot be written.
         WorkError: the disk became full, also when it did so inside the block; the old directory is as it was.
     """
+    check_replaceable(path)
     target = Path(os.path.realpath(path))
-    new, aside = _beside(target, "new"), _beside(target, "old")
-    with _oserrors_in_one_line(path):
+    new, aside = beside(target, "new"), beside(target, "old")
+    with oserrors_in_one_line(path):
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir()
     try:
         yield new
-        with _oserrors_in_one_line(path):
+        with oserrors_in_one_line(path):
             os.chmod(new, stat.S_IMODE(target.stat().st_mode))
             _sync_tree(new)
             _move_into_place(new, target, aside)
@@ -168,13 +170,43 @@ def replaced_directory(path: StrPath) -> Iterator[Path]:
 def recover_directory(path: StrPath) -> None:
     """Bring back a directory that `replaced_directory` was killed over; remove what a kill left beside it."""
     target = Path(os.path.realpath(path))
-    new, aside = _beside(target, "new"), _beside(target, "old")
-    with _oserrors_in_one_line(path):
+    new, aside = beside(target, "new"), beside(target, "old")
+    with oserrors_in_one_line(path):
         if aside.is_dir() and not target.exists():
             os.rename(aside, target)
             _sync_directory(target.parent)
     for left in (new, aside):
         shutil.rmtree(left, ignore_errors=True)
+
+
+def was_moved_aside(path: StrPath) -> bool:
+    """Whether a killed `replaced_directory` left nothing at `path`, and `recover_directory` can bring it back."""
+    target = Path(os.path.realpath(path))
+    return not target.exists() and beside(target, "old").is_dir()
+
+
+def check_replaceable(path: StrPath) -> None:
+    """Refuse, before any work, a directory that `replaced_directory` could not replace; leaves nothing behind.
+
+    Raises:
+        InputError: `path` is a mount point, or its parent cannot be written.
+        WorkError: the disk is full.
+    """
+    target = Path(os.path.realpath(path))
+    if target in _mount_points() or os.path.ismount(target):
+        raise InputError(f"{path}: a mount point, which cannot be replaced; edit a copy, or mount its parent folder")
+    with oserrors_in_one_line(path):
+        _try_writing_beside(target)
+
+
+def _mount_points() -> set[Path]:
+    """Where something is mounted, also a directory of the same disk (`os.path.ismount` misses those); Linux only."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:
+        return set()
+    places = (line.split(b" ")[4] for line in lines)
+    return {Path(os.fsdecode(re.sub(rb"\\(\d{3})", lambda octal: bytes([int(octal[1], 8)]), each))) for each in places}
 
 
 def exchange(one: Path, other: Path) -> bool:
@@ -199,45 +231,6 @@ def exchange(one: Path, other: Path) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def writing_alone(path: StrPath) -> Iterator[None]:
-    """Hold a lock on writing the directory `path`, which lies beside it as `.NAME.memlayers-lock` meanwhile.
-
-    The system takes the lock from a process that dies. Without `fcntl` (Windows) nothing is locked.
-
-    Raises:
-        InputError: another process holds it, or the parent cannot be written.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    lock = _beside(Path(os.path.realpath(path)), "lock")
-    while True:
-        with _oserrors_in_one_line(path):
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
-                raise InputError(
-                    f"{path}: process {holder} is editing it; wait until it is done, or end that process"
-                ) from None
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), os.stat(lock)):  # not removed in between by its last holder
-                    os.truncate(descriptor, 0)
-                    os.pwrite(descriptor, str(os.getpid()).encode("ascii"), 0)
-                    try:
-                        yield
-                    finally:
-                        lock.unlink(missing_ok=True)
-                    return
-        finally:
-            os.close(descriptor)
-
-
 def check_output_directory(path: StrPath, replace: bool = False) -> None:
     """Check, before any work, that a directory can be written at `path`; leaves nothing behind.
 
@@ -251,7 +244,7 @@ def check_output_directory(path: StrPath, replace: bool = False) -> None:
         WorkError: the disk is full.
     """
     target = Path(os.path.realpath(path))
-    with _oserrors_in_one_line(path):
+    with oserrors_in_one_line(path):
         if target.exists() and not target.is_dir():
             raise InputError(f"{path}: exists and is not a directory; give another output directory")
         if target.is_dir() and not replace and any(target.iterdir()):
@@ -267,7 +260,7 @@ def check_output_file(path: StrPath) -> None:
         WorkError: the disk is full.
     """
     target = Path(os.path.realpath(path))
-    with _oserrors_in_one_line(path):
+    with oserrors_in_one_line(path):
         _refuse_other_than_file(target, path)
         _try_writing_beside(target)
 
@@ -295,7 +288,8 @@ def _try_writing_beside(target: Path) -> None:
 
 
 @contextlib.contextmanager
-def _oserrors_in_one_line(path: StrPath) -> Iterator[None]:
+def oserrors_in_one_line(path: StrPath) -> Iterator[None]:
+    """A block in which a system's error becomes an `InputError` about `path`, or the disk's a `WorkError`."""
     try:
         yield
     except OSError as error:
@@ -320,7 +314,8 @@ def _disk_line(path: StrPath, reason: str) -> str:
     return f"{path}: writing failed ({reason}); free some space or give another place, nothing was left there"
 
 
-def _beside(target: Path, kind: str) -> Path:
+def beside(target: Path, kind: str) -> Path:
+    """The hidden name beside a directory for its "new", "old" or "lock"."""
     return target.with_name(f".{target.name}.memlayers-{kind}")
 
 
@@ -339,7 +334,7 @@ def _made_parents(target: Path, path: StrPath) -> Iterator[None]:
     """Make the missing parents of `target`; take the ones made here away again if that or the block fails."""
     missing = [parent for parent in target.parents if not os.path.lexists(parent)]
     try:
-        with _oserrors_in_one_line(path):
+        with oserrors_in_one_line(path):
             target.parent.mkdir(parents=True, exist_ok=True)
         yield
     except BaseException:

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from memlayers.backbones import load_backbone
 from memlayers.data.encoding import encode_prompt
-from memlayers.inference.confidence import answer_thresholds, place_of
-from memlayers.inference.generation import Generated, answer_questions
-from memlayers.inference.memory import UNKNOWN, Memory, load_memory
+from memlayers.editing.memory import load_memory
+from memlayers.inference.generation import answer_questions
 from memlayers.tuner import MemoryConfig, memory_layers, value_pool
 from memlayers.tuner.handle import without_memory
 from memlayers.utils.errors import InputError
@@ -110,45 +109,6 @@ def test_a_pool_of_another_format_is_loaded_as_it_was_saved(chat_backbone: Path,
     assert torch.equal(with_it, _logits(model, tokenizer))
     with without_memory(model):
         assert not torch.equal(with_it, _logits(model, tokenizer))
-
-
-@pytest.mark.parametrize(
-    ("memory", "backbone", "source", "text"),
-    [
-        (Generated("m", 0.6, True), Generated("b", 0.9, False), "memory", "m"),
-        (Generated("m", 0.4, True), Generated("b", 0.9, False), "backbone", "b"),
-        (Generated("m", 0.4, True), Generated("b", 0.7, False), "unknown", UNKNOWN),
-        (Generated("b", 0.9, False), Generated("b", 0.9, False), "backbone", "b"),  # sure, but not by the memory
-        (Generated("b", 0.7, False), Generated("b", 0.7, False), "unknown", UNKNOWN),
-    ],
-)
-def test_the_source_is_who_is_sure_enough(
-    monkeypatch: pytest.MonkeyPatch, memory: Generated, backbone: Generated, source: str, text: str
-) -> None:
-    answers = iter(([memory], [backbone]))
-    monkeypatch.setattr("memlayers.inference.memory.generate_answers", lambda *_, **__: next(answers))
-    monkeypatch.setattr("memlayers.inference.memory.answer_thresholds", lambda _: (0.5, 0.8))
-    (answer,) = Memory(torch.nn.Linear(1, 1), None).ask(["Who?"])  # type: ignore[arg-type]
-    assert (answer.source, answer.text, answer.threshold) == (source, text, 0.5)
-    assert answer.score == (memory.confidence if memory.opened else 0.0)
-    assert (answer.memory, answer.backbone) == (memory.text, backbone.text)
-
-
-def test_thresholds_come_with_the_memory(chat_backbone: Path, tmp_path: Path) -> None:
-    model, _ = load_backbone(chat_backbone, "float32")
-    assert answer_thresholds(model) == (0.0, 0.0)
-    model = get_peft_model(model, MemoryConfig(sub_keys=8, top_k=3, subjects=True, backbone=str(chat_backbone)))
-    index: Any = memory_layers(model)[0].memlayers_subjects["default"]
-    index.fill({(7, 8): (7, 8)}, 5)
-    index.thresholds.copy_(torch.tensor([0.25, 0.75]))
-    index.guesses[place_of("jazz")] = 3
-    model.save_pretrained(tmp_path / "memory")
-    loaded = load_memory(tmp_path / "memory")
-    assert answer_thresholds(loaded.model) == (0.25, 0.75)
-    closed, given = Generated("", 0.0, False), Generated(" Jazz", 0.8, False)
-    assert loaded.judge(["?"], [closed], [given])[0].source == "unknown"  # 0.8 : 4 * 0.2 is no more than 0.5
-    (answer,) = loaded.ask(["Who?"])  # names nobody stored: not the memory's to answer
-    assert answer.score == 0.0 and answer.source != "memory" and answer.threshold == 0.25
 
 
 def _other_weights(backbone: Any) -> None:

@@ -8,10 +8,39 @@ from pathlib import Path
 from typing import Any
 
 from memlayers.config.teach import TeachConfig, config_from_record
-from memlayers.gating.reports import GateReport, RelationReport
 from memlayers.inference.folder import TEACHING_FILE
 from memlayers.utils.errors import InputError
 from memlayers.utils.files import read_text
+
+
+@dataclass(frozen=True, slots=True)
+class GateReport:
+    """How one layer's gate does on tokens it was not trained on.
+
+    Attributes:
+        threshold: on the gate's logit.
+        open_on_facts: share of held-out fact tokens it opens for.
+        open_on_general: share of held-out general tokens it opens for.
+    """
+
+    threshold: float
+    open_on_facts: float
+    open_on_general: float
+
+
+@dataclass(frozen=True, slots=True)
+class RelationReport:
+    """How the check of what is asked does on wordings that its keys were not made from.
+
+    Attributes:
+        threshold: on the cosine.
+        accepted_stored: share of the facts' own questions that pass.
+        accepted_others: share of questions for something else that was not taught of their subject.
+    """
+
+    threshold: float
+    accepted_stored: float
+    accepted_others: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +98,7 @@ class Teaching:
     """What is kept beside a memory: how many facts, how, where, and what came of it."""
 
     facts: int
-    config: TeachConfig
+    config: TeachConfig | None
     environment: dict[str, Any]
     report: TeachReport
 
@@ -92,7 +121,7 @@ def read_teaching(folder: str | Path) -> Teaching | None:
         read = json.loads(read_text(path))
         return Teaching(
             read["facts"],
-            config_from_record(read["config"]),
+            None if read["config"] is None else config_from_record(read["config"]),
             read["environment"],
             TeachReport.from_dict(read["report"]),
         )

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import get_peft_model
+
+from memlayers.backbones import load_backbone
+from memlayers.editing.memory import load_memory
+from memlayers.inference.answering import UNKNOWN, ask_model, judge_answers
+from memlayers.inference.confidence import answer_thresholds, place_of
+from memlayers.inference.generation import Generated
+from memlayers.tuner import MemoryConfig, memory_layers
+
+
+@pytest.mark.parametrize(
+    ("memory", "backbone", "source", "text"),
+    [
+        (Generated("m", 0.6, True), Generated("b", 0.9, False), "memory", "m"),
+        (Generated("m", 0.4, True), Generated("b", 0.9, False), "backbone", "b"),
+        (Generated("m", 0.4, True), Generated("b", 0.7, False), "unknown", UNKNOWN),
+        (Generated("b", 0.9, False), Generated("b", 0.9, False), "backbone", "b"),  # sure, but not by the memory
+        (Generated("b", 0.7, False), Generated("b", 0.7, False), "unknown", UNKNOWN),
+    ],
+)
+def test_the_source_is_who_is_sure_enough(
+    monkeypatch: pytest.MonkeyPatch, memory: Generated, backbone: Generated, source: str, text: str
+) -> None:
+    answers = iter(([memory], [backbone]))
+    monkeypatch.setattr("memlayers.inference.answering.generate_answers", lambda *_, **__: next(answers))
+    monkeypatch.setattr("memlayers.inference.answering.answer_thresholds", lambda _: (0.5, 0.8))
+    (answer,) = ask_model(torch.nn.Linear(1, 1), None, ["Who?"])  # type: ignore[arg-type]
+    assert (answer.source, answer.text, answer.threshold) == (source, text, 0.5)
+    assert answer.score == (memory.confidence if memory.opened else 0.0)
+    assert (answer.memory, answer.backbone) == (memory.text, backbone.text)
+
+
+def test_thresholds_come_with_the_memory(chat_backbone: Path, tmp_path: Path) -> None:
+    model, _ = load_backbone(chat_backbone, "float32")
+    assert answer_thresholds(model) == (0.0, 0.0)
+    model = get_peft_model(model, MemoryConfig(sub_keys=8, top_k=3, subjects=True, backbone=str(chat_backbone)))
+    index: Any = memory_layers(model)[0].memlayers_subjects["default"]
+    index.fill({(7, 8): (7, 8)}, 5)
+    index.thresholds.copy_(torch.tensor([0.25, 0.75]))
+    index.guesses[place_of("jazz")] = 3
+    model.save_pretrained(tmp_path / "memory")
+    loaded = load_memory(tmp_path / "memory")
+    assert answer_thresholds(loaded.model) == (0.25, 0.75)
+    closed, given = Generated("", 0.0, False), Generated(" Jazz", 0.8, False)
+    assert (
+        judge_answers(loaded.model, loaded.tokenizer, ["?"], [closed], [given])[0].source == "unknown"
+    )  # 0.8 : 4 * 0.2 is no more than 0.5
+    (answer,) = loaded.ask(["Who?"])  # names nobody stored: not the memory's to answer
+    assert answer.score == 0.0 and answer.source != "memory" and answer.threshold == 0.25
