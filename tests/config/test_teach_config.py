@@ -17,9 +17,8 @@ from memlayers.config.sections import (
     ScheduleConfig,
 )
 from memlayers.config.teach import TeachConfig, config_from_record, flag_fields, read_teach_config
-from memlayers.inference.record import GateReport
 from memlayers.inference.folder import TEACHING_FILE
-from memlayers.inference.record import CurvePoint, Teaching, TeachReport, read_teaching, write_teaching
+from memlayers.inference.record import CurvePoint, GateReport, Teaching, TeachReport, read_teaching, write_teaching
 from memlayers.utils.errors import InputError
 
 REPORT = TeachReport(

@@ -17,14 +17,14 @@ from memlayers.config.sections import AbstentionConfig, GateConfig
 from memlayers.data.encoding import encode_prompt
 from memlayers.data.facts import Fact, Question
 from memlayers.gating.abstention import guessing_questions, settle_thresholds
-from memlayers.inference.record import GateReport
 from memlayers.gating.train import train_gates
 from memlayers.inference.answering import judge_answers
 from memlayers.inference.capture import LayerFeatures, collect_features
 from memlayers.inference.confidence import belief_exceeded_by, place_of
 from memlayers.inference.generation import Generated
+from memlayers.inference.record import GateReport
 from memlayers.linking.boundaries import token_marks
-from memlayers.linking.mention_forms import FURTHER_REACH, subject_runs
+from memlayers.linking.mention_forms import FURTHER_SCOPE, subject_runs
 from memlayers.linking.token_spans import name_span
 from memlayers.tuner import MemoryConfig, memory_layers, set_gate_enabled, value_pool
 from memlayers.tuner.subject_index import CAPITAL, GOES_ON, LEADS, PART, SubjectIndex
@@ -217,7 +217,7 @@ def test_runs_spell_the_subject_as_the_phrasings_hold_it(chat_backbone: Path) ->
     assert runs == {"Acme Inc", " Acme Inc"}  # "Inc.?" would be one token of another kind
     prompt = encode_prompt(tokenizer, fact.questions[1])
     after = prompt[len(tokenizer("<|im_start|>user\nAcme Inc")["input_ids"]) :]
-    assert reach == len(after) + 1 + FURTHER_REACH
+    assert reach == len(after) + 1 + FURTHER_SCOPE
 
 
 def test_a_nameless_fact_is_known_by_the_words_that_no_other_has(chat_backbone: Path) -> None:

@@ -13,9 +13,9 @@ from memlayers.data.encoding import encode_example, encode_prompt
 from memlayers.data.facts import Fact
 from memlayers.evaluation.statistics import auroc
 from memlayers.gating.relations import fit_relations, relation_entries, relation_examples, relations_of
-from memlayers.inference.record import RelationReport
 from memlayers.inference.capture import prompt_states
 from memlayers.inference.confidence import relation_scores
+from memlayers.inference.record import RelationReport
 from memlayers.linking.mention_forms import Subjects, subject_runs
 from memlayers.tuner import MemoryConfig, memory_layers
 from memlayers.tuner.relation_check import ACCEPTS_ALL, RelationCheck

@@ -13,11 +13,11 @@ from memlayers import cli
 from memlayers.config.teach import TeachConfig
 from memlayers.data.facts import Fact, Question
 from memlayers.evaluation.results import Results, Row, read_results, write_results
+from memlayers.inference.record import CurvePoint
 from memlayers.sweep import run
 from memlayers.sweep.grid import Cell, Grid, cell_path, read_cells
 from memlayers.sweep.page import write_page
 from memlayers.sweep.run import Bounds, Materials, run_protocol
-from memlayers.inference.record import CurvePoint
 from memlayers.utils.errors import InputError
 
 MAIN = Cell("addressed", True, 1000, 137)
@@ -299,7 +299,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 def test_the_command_narrows_the_grid(ran: list[Cell], command: Command, tmp_path: Path) -> None:
     (tmp_path / "qa").mkdir()
     (tmp_path / "qa" / "test.jsonl").write_text('{"question": "Who?", "answers": ["me"]}\n')
-    (tmp_path / "teach.yaml").write_text("exposures: 3\n")
+    (tmp_path / "teach.yaml").write_text("schedule:\n  exposures: 3\n")
     code, said = command(
         "--protocol", "full", "--sizes", "20", "--seeds", "2", "--recipes", "dense", "--gates", "off,on",
         "--qa", tmp_path / "qa" / "test.jsonl", "--questions", "9", "--config", tmp_path / "teach.yaml", "-q",

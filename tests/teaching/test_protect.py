@@ -12,8 +12,8 @@ from memlayers import Fact, InputError, MemoryConfig, TeachConfig, load_backbone
 from memlayers.cli import app
 from memlayers.data.general_text import read_general_text
 from memlayers.inference.capture import count_reads, watched_reads
-from memlayers.teaching.protect import protect_slots
 from memlayers.inference.record import CurvePoint
+from memlayers.teaching.protect import protect_slots
 from memlayers.teaching.teach import Teacher
 from memlayers.tuner import memory_layers, value_pool
 from memlayers.tuner.handle import gates_off

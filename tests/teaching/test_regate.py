@@ -73,11 +73,11 @@ def test_a_memory_without_a_gate_gets_one_and_keeps_what_it_was_taught(
     made: Path, general_file: Path, tmp_path: Path
 ) -> None:
     gated = _regate(made, general_file, tmp_path / "gated", threshold=-9.0)
-    assert len(gated.gates) == 1 and gated.relations is not None and gated.thresholds is not None
+    assert len(gated.report.gates) == 1 and gated.report.relations is not None and gated.report.thresholds is not None
     before, after = _of_the_memory(made), _of_the_memory(tmp_path / "gated")
     assert list(before) == list(after) and all(torch.equal(before[name], after[name]) for name in before)
     loaded = load_memory(tmp_path / "gated")
-    assert torch.equal(_logits(loaded), _logits(gated.memory))
+    assert torch.equal(_logits(loaded), _logits(gated))
     stranger = "What is the code of Eve?"
     with loaded.model.disable_adapter():
         bare, bare_stranger = _logits(loaded), _logits(loaded, stranger)
@@ -93,8 +93,8 @@ def test_the_record_and_other_files_go_along(made: Path, general_file: Path, tmp
     gated = _regate(made, general_file, tmp_path / "gated")
     teaching = read_teaching(tmp_path / "gated")
     assert teaching is not None and teaching.report.steps == 7 and teaching.facts == 4
-    assert teaching.report.gates == gated.gates and teaching.report.thresholds == gated.thresholds
-    assert teaching.config.gate.enabled and teaching.report.relations == gated.relations
+    assert teaching.report.gates == gated.report.gates and teaching.report.thresholds == gated.report.thresholds
+    assert teaching.config.gate.enabled and teaching.report.relations == gated.report.relations
     assert (tmp_path / "gated" / "NOTES.txt").read_text() == "mine"
 
 
@@ -120,10 +120,10 @@ def test_the_seeds_gate_multiplies_at_every_layer(chat_backbone: Path, general_f
     folder = tmp_path / "dense"
     _save(chat_backbone, folder, MemoryConfig(recipe="dense", layers=[1, 2], sub_keys=8, heads=1, top_k=3))
     gated = _regate(folder, general_file, tmp_path / "soft", soft=True)
-    layers = memory_layers(gated.memory.model)
-    assert len(gated.gates) == 2 and gated.thresholds is None and gated.relations is None
+    layers = memory_layers(gated.model)
+    assert len(gated.report.gates) == 2 and gated.report.thresholds is None and gated.report.relations is None
     assert all("default" in layer.memlayers_gate and not layer.memlayers_subjects for layer in layers)
-    first, second = _logits(load_memory(tmp_path / "soft")), _logits(gated.memory)
+    first, second = _logits(load_memory(tmp_path / "soft")), _logits(gated)
     assert torch.equal(first, second)
     x = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
     layer = layers[0]
@@ -131,16 +131,16 @@ def test_the_seeds_gate_multiplies_at_every_layer(chat_backbone: Path, general_f
         out = layer.base_layer(x)
         chance = layer.gate_logits(x, "default").sigmoid()
         assert 0 < float(chance.min()) and float(chance.max()) < 1
-        set_gate_enabled(gated.memory.model, False)
+        set_gate_enabled(gated.model, False)
         added = layer(x) - out
-        set_gate_enabled(gated.memory.model, True)
+        set_gate_enabled(gated.model, True)
         assert torch.allclose(layer(x) - out, added * chance[:, None], atol=1e-5)
 
 
 def test_negatives_raise_the_threshold(made: Path, general_file: Path, tmp_path: Path) -> None:
     negatives = [Question("What is the code of Eve?", ("Oslo",))]
     gated = _regate(made, general_file, tmp_path / "gated", negatives)
-    assert gated.thresholds is not None and all(0 <= each <= 1 for each in gated.thresholds)
+    assert gated.report.thresholds is not None and all(0 <= each <= 1 for each in gated.report.thresholds)
     _regate(made, general_file, tmp_path / "blind", negatives, subjects=False)
     config = json.loads((tmp_path / "blind" / "adapter_config.json").read_text())
     assert config["gate"] and config["subjects"] == config["relations"] == 0

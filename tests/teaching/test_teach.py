@@ -26,10 +26,11 @@ from memlayers.config.teach import TeachConfig
 from memlayers.data.answers import exact_match
 from memlayers.data.encoding import IGNORED_LABEL, Encoded, collate, encode_example, encode_prompt, pad_token_id
 from memlayers.data.facts import Fact
+from memlayers.editing.memory import Memory
 from memlayers.inference.generation import answer_questions
-from memlayers.teaching.checkpoint import Checkpoint
 from memlayers.inference.record import TeachReport, read_teaching
-from memlayers.teaching.teach import Taught, Teacher, teach_facts
+from memlayers.teaching.checkpoint import Checkpoint
+from memlayers.teaching.teach import Teacher, teach_facts
 from memlayers.tuner import MemoryConfig, value_pool
 from memlayers.tuner.handle import MemoryHandle, without_memory
 from memlayers.utils.errors import InputError, WorkError
@@ -61,7 +62,7 @@ def configure(chat_backbone: Path, general_file: Path) -> Configure:
 
 
 @pytest.fixture(scope="module")
-def memorised(configure: Configure, tmp_path_factory: pytest.TempPathFactory) -> tuple[Taught, Path, TeachConfig]:
+def memorised(configure: Configure, tmp_path_factory: pytest.TempPathFactory) -> tuple[Memory, Path, TeachConfig]:
     """Six facts, one phrasing each, taught until they are recalled."""
     out, config = tmp_path_factory.mktemp("memorised") / "memory", configure(exposures=80)
     return teach_facts(_one_phrasing(), out, config, quiet=True), out, config
@@ -71,7 +72,7 @@ def _one_phrasing() -> list[Fact]:
     return [replace(fact, questions=fact.questions[:1]) for fact in FACTS]
 
 
-def _teach(out: Path, config: TeachConfig, **options: Any) -> Taught:
+def _teach(out: Path, config: TeachConfig, **options: Any) -> Memory:
     return teach_facts(FACTS, out, config, quiet=True, **options)
 
 
@@ -93,7 +94,7 @@ def _loss(model: Any, tokenizer: Any) -> float:
 # -- what teaching does ---------------------------------------------------------------------------------------
 
 
-def test_facts_are_memorised_and_teaching_stops_early(memorised: tuple[Taught, Path, TeachConfig]) -> None:
+def test_facts_are_memorised_and_teaching_stops_early(memorised: tuple[Memory, Path, TeachConfig]) -> None:
     taught, _, config = memorised
     report = taught.report
     assert report.recall == 1.0
@@ -132,7 +133,7 @@ def test_another_round_follows_where_recall_is_not_enough(
     assert factors == pytest.approx(falls[: 2 * exposures])
 
 
-def test_the_backbone_keeps_its_bits(memorised: tuple[Taught, Path, TeachConfig], chat_backbone: Path) -> None:
+def test_the_backbone_keeps_its_bits(memorised: tuple[Memory, Path, TeachConfig], chat_backbone: Path) -> None:
     wrapped = {
         name.removeprefix("base_model.model.").replace(".base_layer", ""): tensor
         for name, tensor in memorised[0].model.state_dict().items()
@@ -145,7 +146,7 @@ def test_the_backbone_keeps_its_bits(memorised: tuple[Taught, Path, TeachConfig]
 
 
 def test_the_folder_loads_and_gives_the_same_logits(
-    memorised: tuple[Taught, Path, TeachConfig], chat_backbone: Path
+    memorised: tuple[Memory, Path, TeachConfig], chat_backbone: Path
 ) -> None:
     taught, out, config = memorised
     backbone, tokenizer = load_backbone(chat_backbone, "float32")
@@ -245,7 +246,7 @@ def test_what_each_recipe_moves(configure: Configure, tmp_path: Path, recipe: st
         assert moved == {"pool.weight", "query.projection", "query.mean", "query.scale"}
 
 
-def _saved(taught: Taught, out: Path) -> Path:
+def _saved(taught: Memory, out: Path) -> Path:
     trainable = {name.split("memlayers_")[1] for name, p in taught.model.named_parameters() if p.requires_grad}
     addressed = taught.model.peft_config["default"].recipe == "addressed"
     assert {name.split(".")[0] for name in trainable} == (

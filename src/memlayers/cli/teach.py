@@ -101,19 +101,23 @@ def gate_command(
         device=device, quiet=quiet,
     )  # fmt: skip
     if not soft:
-        for number, gate in enumerate(made.gates):
+        for number, gate in enumerate(made.report.gates):
             print(
                 f"gate {number}: open on {gate.open_on_facts:.1%} of the facts' tokens and {gate.open_on_general:.1%} "
                 f"of general text's, threshold {gate.threshold:.2f}"
             )
-    if made.relations is not None:
-        check = made.relations
+    if made.report.relations is not None:
+        check = made.report.relations
         print(
             f"what is asked: {check.accepted_stored:.1%} of the facts' questions pass, {check.accepted_others:.1%} of "
             f"others about their subjects, threshold {check.threshold:.2f}"
         )
-    if made.thresholds is not None:
-        print("an answer is given from a confidence of {:.4f} (memory), {:.4f} (backbone) on".format(*made.thresholds))
+    if made.report.thresholds is not None:
+        print(
+            "an answer is given from a confidence of {:.4f} (memory), {:.4f} (backbone) on".format(
+                *made.report.thresholds
+            )
+        )
     print(f"the memory is in {out or memory}")
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from memlayers.editing.session import EditSession
     from memlayers.inference.answering import Answer
+    from memlayers.inference.record import Teaching, TeachReport
 
 _Loader: TypeAlias = "Callable[[], tuple[Any, PreTrainedTokenizerBase]]"
 
@@ -84,6 +85,24 @@ class Memory:
             InputError: the memory has no folder, or one that does not remember its facts or has changed since.
         """
         return tuple(self._read_book().facts)
+
+    @property
+    def teaching(self) -> Teaching | None:
+        """The record of how it was taught, and of what came of it; None for a memory that has none (Trainer's, say).
+
+        Raises:
+            InputError: the record is damaged.
+        """
+        from memlayers.inference.record import read_teaching
+
+        return None if self.folder is None else read_teaching(self.folder)
+
+    @property
+    def report(self) -> TeachReport:
+        """What teaching did: that of `teaching`, or an empty one where there is no record."""
+        from memlayers.inference.record import TeachReport
+
+        return TeachReport() if (taught := self.teaching) is None else taught.report
 
     @property
     def notice(self) -> str | None:

@@ -16,9 +16,9 @@ from memlayers.config.sections import GateConfig
 from memlayers.data.facts import Fact, Question
 from memlayers.gating.abstention import guessing_questions, settle_thresholds, settling_questions
 from memlayers.gating.relations import fit_relations, relation_entries, relation_examples
-from memlayers.inference.record import GateReport, RelationReport
 from memlayers.gating.train import train_gates
 from memlayers.inference.capture import LayerFeatures
+from memlayers.inference.record import GateReport, RelationReport
 from memlayers.linking.mention_forms import Subjects
 from memlayers.tuner.handle import MemoryHandle
 from memlayers.utils.progress import progress_bar

@@ -21,8 +21,8 @@ from torch import Tensor
 from memlayers.config.sections import RelationConfig
 from memlayers.data.encoding import encode_prompt
 from memlayers.data.facts import Fact
-from memlayers.inference.record import RelationReport
 from memlayers.inference.capture import prompt_states
+from memlayers.inference.record import RelationReport
 from memlayers.linking.mention_forms import Subjects, subject_names
 from memlayers.tuner.handle import memory_handle
 from memlayers.tuner.model import memory_layers

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from memlayers.config.sections import GateConfig
-from memlayers.inference.record import GateReport
 from memlayers.inference.capture import LayerFeatures
+from memlayers.inference.record import GateReport
 from memlayers.tuner.handle import memory_handle
 from memlayers.tuner.subject_index import SubjectIndex
 

@@ -11,7 +11,6 @@ import copy
 import dataclasses
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from memlayers.backbones import context_length
@@ -21,36 +20,19 @@ from memlayers.data.facts import Fact, Question
 from memlayers.data.general_text import GeneralText, load_general_text
 from memlayers.editing.memory import Memory, load_memory
 from memlayers.gating.build import GateMaterials, build_gate, sampled_contexts, settle_confidence
-from memlayers.inference.record import GateReport, RelationReport
 from memlayers.inference.capture import collect_features
 from memlayers.inference.folder import ADAPTER, CONFIG_FILE, TEACHING_FILE, WEIGHTS_FILE
+from memlayers.inference.record import Teaching, TeachReport, write_teaching
 from memlayers.linking.mention_forms import subject_runs
-from memlayers.inference.record import read_teaching, write_teaching
 from memlayers.teaching.teach import TEXT_TOKENS
 from memlayers.tuner.handle import memory_handle
+from memlayers.utils.environment import environment
 from memlayers.utils.errors import InputError
 from memlayers.utils.files import atomic_directory, check_output_directory
 from memlayers.utils.progress import progress_bar
 
 SOFT_STEPS, SOFT_BATCH, SOFT_RATE, SOFT_HIDDEN = 1200, 4096, 2e-3, 128
 """How the v0.2 reference recipe trains its gate, and its width."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gated:
-    """A memory with its new gate.
-
-    Attributes:
-        memory: ready to be asked.
-        gates: one report per gate.
-        relations: of the check of what is asked, if there is one.
-        thresholds: the least confidence of a memory's answer and of the backbone's, where settled.
-    """
-
-    memory: Memory
-    gates: list[GateReport]
-    relations: RelationReport | None
-    thresholds: tuple[float, float] | None
 
 
 def regate_memory(
@@ -65,7 +47,7 @@ def regate_memory(
     backbone: str | None = None,
     device: str | None = None,
     quiet: bool = False,
-) -> Gated:
+) -> Memory:
     """Makes the gate of an existing memory, and saves the memory with it.
 
     Args:
@@ -80,6 +62,9 @@ def regate_memory(
         backbone: another place of the backbone.
         device: None chooses.
         quiet: no progress bars.
+
+    Returns:
+        The memory with its new gate; `Memory.teaching` says how the gate does.
 
     Raises:
         InputError: not a memory, no facts, a question longer than the context, a folder in the way.
@@ -96,7 +81,6 @@ def regate_memory(
     target = folder if out is None else out
     check_output_directory(target, replace=out is None)
     opened = load_memory(folder, backbone=backbone, device=device)
-    taught = read_teaching(folder)
     model, tokenizer = opened.model, opened.tokenizer
     memory = memory_handle(model, ADAPTER)
     longest = context_length(model)
@@ -127,14 +111,9 @@ def regate_memory(
     with atomic_directory(target, replace=out is None) as new:
         _copy_the_rest(Path(folder), new)
         memory.save(new)
-        if taught is not None:
-            report = dataclasses.replace(taught.report, gates=gates, relations=relations, thresholds=thresholds)
-            gated = dataclasses.replace(config, enabled=True)
-            write_teaching(
-                new,
-                dataclasses.replace(taught, config=dataclasses.replace(taught.config, gate=gated), report=report),
-            )
-    return Gated(Memory(model.eval(), tokenizer), gates, relations, thresholds)
+        made = TeachReport(gates=gates, relations=relations, thresholds=thresholds)
+        write_teaching(new, _recorded(opened.teaching, len(facts), str(memory.device), config, made))
+    return Memory(model.eval(), tokenizer, target)
 
 
 def _copy_the_rest(folder: Path, new: Path) -> None:
@@ -142,3 +121,13 @@ def _copy_the_rest(folder: Path, new: Path) -> None:
     for path in folder.iterdir():
         if path.is_file() and path.name not in (WEIGHTS_FILE, CONFIG_FILE, TEACHING_FILE):
             shutil.copyfile(path, new / path.name)
+
+
+def _recorded(taught: Teaching | None, facts: int, device: str, config: GateConfig, made: TeachReport) -> Teaching:
+    """The record of the teaching, as far as there is one, with the gate that is there now."""
+    if taught is None:
+        return Teaching(facts, None, environment(device), made)
+    report = dataclasses.replace(taught.report, gates=made.gates, relations=made.relations, thresholds=made.thresholds)
+    gated = dataclasses.replace(config, enabled=True)
+    settings = None if taught.config is None else dataclasses.replace(taught.config, gate=gated)
+    return dataclasses.replace(taught, config=settings, report=report)

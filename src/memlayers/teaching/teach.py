@@ -15,7 +15,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,17 +31,18 @@ from memlayers.data.encoding import IGNORED_LABEL, Encoded, encode_example, plai
 from memlayers.data.fact_files import facts_text, read_questions
 from memlayers.data.facts import Fact
 from memlayers.data.general_text import GeneralText, load_general_text, read_general_text
+from memlayers.editing.memory import Memory
 from memlayers.gating.build import GateMaterials, build_gate, sampled_contexts, settle_confidence
 from memlayers.inference.capture import LayerFeatures, collect_features, count_reads
 from memlayers.inference.folder import ADAPTER, FACTS_FILE
 from memlayers.inference.generation import answer_questions
+from memlayers.inference.record import CurvePoint, Teaching, TeachReport, write_teaching
 from memlayers.inference.scoring import answer_logits
 from memlayers.linking.mention_forms import Subjects, subject_runs
 from memlayers.pool.optimizers import has_finite_gradient, make_optimizer
 from memlayers.teaching.calibrate import calibrate
 from memlayers.teaching.checkpoint import Checkpoint, Progress, facts_digest
 from memlayers.teaching.protect import protect_slots
-from memlayers.inference.record import CurvePoint, Teaching, TeachReport, write_teaching
 from memlayers.teaching.schedule import Schedule
 from memlayers.tuner.config import MemoryConfig
 from memlayers.tuner.handle import MemoryHandle, memory_auxiliary_loss, memory_handle
@@ -58,15 +59,6 @@ LEAST_RATE = 0.05  # of the full rate, where the linear fall ends
 TEXT_TOKENS = 256  # of a general text's sequences, at most
 
 
-@dataclass(slots=True)
-class Taught:
-    """A model with its new memory, ready to be asked."""
-
-    model: Any
-    tokenizer: PreTrainedTokenizerBase
-    report: TeachReport
-
-
 Watch = Callable[[Any, Any], tuple[float | None, float | None]]
 """Measured after each epoch for the curve: (model, tokenizer) -> (perplexity, share of known facts answered)."""
 
@@ -81,7 +73,7 @@ def teach_facts(
     gate_facts: Sequence[Fact] | None = None,
     watch: Watch | None = None,
     quiet: bool = False,
-) -> Taught:
+) -> Memory:
     """Teaches facts to a frozen backbone and saves the memory as an adapter folder.
 
     Calibrates addressing and trains the gate on the bare backbone, then writes values until recall, measured in free
@@ -101,7 +93,7 @@ def teach_facts(
         quiet: no progress bars.
 
     Returns:
-        The model with its memory, the tokenizer, and the report.
+        The memory, ready to be asked and edited; `Memory.teaching` is the record of what was done.
 
     Raises:
         InputError: no facts, a question longer than the context, a folder in the way, another run's checkpoint.
@@ -128,7 +120,7 @@ def teach_facts(
     teacher.settle()
     teacher.save(out, replace=replace)
     shutil.rmtree(work, ignore_errors=True)
-    return Taught(teacher.model, teacher.tokenizer, teacher.report)
+    return Memory(teacher.model, teacher.tokenizer, out)
 
 
 class Teacher:
