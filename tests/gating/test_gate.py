@@ -10,11 +10,9 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from memlayers.backbones import POCKET, load_backbone
 from memlayers.config.sections import AbstentionConfig, GateConfig
-from memlayers.data.encoding import encode_prompt
 from memlayers.data.facts import Fact, Question
 from memlayers.gating.abstention import guessing_questions, settle_thresholds
 from memlayers.gating.train import train_gates
@@ -23,11 +21,7 @@ from memlayers.inference.capture import LayerFeatures, collect_features
 from memlayers.inference.confidence import belief_exceeded_by, place_of
 from memlayers.inference.generation import Generated
 from memlayers.inference.record import GateReport
-from memlayers.linking.boundaries import token_marks
-from memlayers.linking.mention_forms import FURTHER_SCOPE, subject_runs
-from memlayers.linking.token_spans import name_span
 from memlayers.tuner import MemoryConfig, memory_layers, set_gate_enabled, value_pool
-from memlayers.tuner.subject_index import CAPITAL, GOES_ON, LEADS, PART, SubjectIndex
 
 Build = Callable[..., PreTrainedModel]
 
@@ -204,106 +198,6 @@ def _subject_model(backbone: PreTrainedModel, runs: list[tuple[int, ...]], layer
     return model
 
 
-def _runs_of(tokenizer: Any, *facts: Fact) -> tuple[set[str], int]:
-    contexts = [[encode_prompt(tokenizer, q) for q in fact.questions] for fact in facts]
-    found = subject_runs(tokenizer, facts, contexts)
-    return {tokenizer.decode(run) for run in found.runs}, found.reach
-
-
-def test_runs_spell_the_subject_as_the_phrasings_hold_it(chat_backbone: Path) -> None:
-    tokenizer = load_backbone(chat_backbone, "float32")[1]
-    fact = Fact("1", "Acme Inc.", "x", ("Who founded Acme Inc.?", "Acme Inc.'s founder?"))
-    runs, reach = _runs_of(tokenizer, fact)
-    assert runs == {"Acme Inc", " Acme Inc"}  # "Inc.?" would be one token of another kind
-    prompt = encode_prompt(tokenizer, fact.questions[1])
-    after = prompt[len(tokenizer("<|im_start|>user\nAcme Inc")["input_ids"]) :]
-    assert reach == len(after) + 1 + FURTHER_SCOPE
-
-
-def test_a_nameless_fact_is_known_by_the_words_that_no_other_has(chat_backbone: Path) -> None:
-    tokenizer = load_backbone(chat_backbone, "float32")[1]
-    facts = [
-        Fact(str(i), "", "x", (f"What is the code of {name}?",)) for i, name in enumerate(("Ada of Rum", "Bo", "C"))
-    ]
-    assert _runs_of(tokenizer, *facts)[0] == {name for n in ("Ada of Rum", "Bo", "C") for name in (n, f" {n}")}
-    other = Fact("9", "Ada Rum", "x", ("What is her code?",))  # a phrasing that does not name its subject
-    assert " her" in _runs_of(tokenizer, other, *facts)[0]
-    same = [Fact(str(i), "", "x", ("What is it?",)) for i in range(3)]  # nothing tells these apart
-    assert "What is it" in _runs_of(tokenizer, *same)[0]
-
-
-def test_what_lets_a_name_go_on_is_learned_from_the_phrasings(chat_backbone: Path) -> None:
-    tokenizer = load_backbone(chat_backbone, "float32")[1]
-
-    def continuing(question: str) -> set[str]:
-        contexts = [[encode_prompt(tokenizer, question)]]
-        found = subject_runs(tokenizer, [Fact("1", "Acme", "x", (question,))], contexts)
-        going_on = (found.marks & GOES_ON != 0).nonzero().flatten().tolist()
-        return {str(tokenizer.convert_ids_to_tokens(i)) for i in going_on}
-
-    spaced, unspaced = {"ĠW"}, {"s", "sh", "7"}
-    found = continuing("Who founded Acme?")
-    vocabulary = set(tokenizer.get_vocab())
-    assert found >= (unspaced & vocabulary) and not found & {"?", "'", "Ġ", "Ġt", "<|im_end|>"}
-    assert not continuing("Wer hat Acmes Werk?") & unspaced  # here a word goes on after a subject
-    assert spaced & vocabulary <= found or not spaced & vocabulary
-
-
-def test_what_shows_that_a_name_had_begun_before_is_learned_from_the_phrasings() -> None:
-    tokenizer = AutoTokenizer.from_pretrained(POCKET)
-
-    def leading(question: str) -> list[bool]:
-        contexts = [[encode_prompt(tokenizer, question)]]
-        marks = subject_runs(tokenizer, [Fact("1", "Acme", "x", (question,))], contexts).marks
-        return [bool((marks[marks & kind != 0] & LEADS).any()) for kind in (CAPITAL, PART)]
-
-    assert leading("Who founded Acme?") == [True, True]
-    assert leading("In Acme?") == [True, True]  # a sentence begins with a capital anyway
-    assert leading("Who founded King Acme?") == [False, True]
-    assert leading("Who founded McAcme?") == [True, False]
-
-
-def test_a_name_is_sought_as_a_word_of_its_own_and_in_the_question() -> None:
-    tokenizer = AutoTokenizer.from_pretrained(POCKET)
-    question = "Record label of Re!?"
-    prompt = encode_prompt(tokenizer, question)
-    start, end = name_span(tokenizer, prompt, "Re", question) or (0, 0)
-    assert tokenizer.decode(prompt[:end]).endswith("Record label of Re")
-    assert tokenizer.decode(prompt[start:end]).strip() == "Re"
-    template = [*encode_prompt(tokenizer, "Re!"), *prompt]  # as if a chat template spoke of it
-    assert (name_span(tokenizer, template, "Re", question) or (0, 0))[1] == end + len(template) - len(prompt)
-    joined = encode_prompt(tokenizer, "Records?")  # in no place a word of its own: the first one
-    assert "Rec" in tokenizer.decode(joined[slice(*(name_span(tokenizer, joined, "Rec") or (0, 0)))])
-
-
-def _many(odd: str, subject: str = "Acme") -> list[Fact]:
-    """200 facts that are spelled as one would think, and one in an odd phrasing."""
-    usual = [Fact(str(i), f"Bolt {i}", "x", (f"Who founded Bolt {i}?",)) for i in range(200)]
-    return [*usual, Fact("odd", subject, "x", (odd,))]
-
-
-@pytest.mark.parametrize(
-    ("odd", "name"),
-    [
-        ("Wer hat Acmes Werk?", "Acmes Werk"),
-        ("Who founded King Acme?", "King Acme"),
-        ("Is PreAcme King X?", "PreAcme King X"),
-    ],
-)
-def test_one_odd_phrasing_is_spelled_out_and_changes_nothing_for_the_others(odd: str, name: str) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(POCKET)
-    facts = _many(odd)
-    contexts = [[encode_prompt(tokenizer, q) for q in fact.questions] for fact in facts]
-    found = subject_runs(tokenizer, facts, contexts)
-    assert torch.equal(found.marks, token_marks(tokenizer))
-    assert name in {tokenizer.decode(run).strip() for run in found.of_fact[-1]}
-    index = SubjectIndex(len(tokenizer))
-    index.fill(found.runs, found.reach, found.marks)
-    assert all(index.subjects_in(torch.tensor(each))[0, -1] for each in contexts)
-    assert not index.subjects_in(torch.tensor([encode_prompt(tokenizer, "Who founded King Bolt 7?")])).any()
-    assert len({found.runs[run] for run in found.of_fact[-1]}) == 1  # one subject all the same
-
-
 def test_a_memory_with_subjects_has_one_gate_trained_behind_the_subject(tiny_backbone: Build) -> None:
     model = _subject_model(tiny_backbone(), [(7, 8)])
     sequences = [[3, 7, 8, 4, 5]] * 40
@@ -380,17 +274,6 @@ def test_closed_gates_and_sure_knowledge_settle_nothing_odd(
     monkeypatch.setattr("memlayers.gating.abstention.generate_answers", lambda *_, **__: next(answers))
     stored = [Question(str(i), ("right",)) for i in range(2)]
     assert settle_thresholds(model, None, "default", stored, [stored]) == (0.0, 0.0)  # type: ignore[arg-type]
-
-
-def test_a_subject_that_begins_a_sentence_is_still_the_subject(chat_backbone: Path) -> None:
-    tokenizer = load_backbone(chat_backbone, "float32")[1]
-    fact = Fact("1", "the Red Owl in Ashford", "x", ("What do they serve at the Red Owl in Ashford?",))
-    capital = Fact("1", fact.subject, "x", ("The Red Owl in Ashford is known for what?",))
-    assert "The Red Owl in Ashford" in _runs_of(tokenizer, capital)[0]
-    both = replace(fact, questions=fact.questions + capital.questions)
-    contexts = [[encode_prompt(tokenizer, question) for question in both.questions]]
-    assert len(set(subject_runs(tokenizer, [both], contexts).runs.values())) == 1  # one subject, however it is spelled
-    assert not any(run.strip() == "Ashford" for run in _runs_of(tokenizer, fact, capital)[0])
 
 
 def test_the_general_texts_chats_are_no_prose(tiny_backbone: Build) -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from peft import PeftModel, get_peft_model
 
@@ -13,12 +12,11 @@ from memlayers.data.encoding import encode_example, encode_prompt
 from memlayers.data.facts import Fact
 from memlayers.evaluation.statistics import auroc
 from memlayers.gating.relations import fit_relations, relation_entries, relation_examples, relations_of
-from memlayers.inference.capture import prompt_states
 from memlayers.inference.confidence import relation_scores
 from memlayers.inference.record import RelationReport
 from memlayers.linking.mention_forms import Subjects, subject_runs
 from memlayers.tuner import MemoryConfig, memory_layers
-from memlayers.tuner.relation_check import ACCEPTS_ALL, RelationCheck
+from memlayers.tuner.relation_check import ACCEPTS_ALL
 from memlayers.tuner.subject_index import fingerprint
 
 ASKED = ("craft", "town", "river", "number")
@@ -113,19 +111,6 @@ def test_a_threshold_needs_enough_questions(chat_backbone: Path) -> None:
     assert relation_scores(model, tokenizer, ["Where?"])[0] == [1.0]
 
 
-def test_states_are_the_first_layers_input_at_the_last_token(chat_backbone: Path) -> None:
-    model, tokenizer, _ = _model(chat_backbone, _facts(4))
-    prompts = [encode_prompt(tokenizer, question) for question in ("Who?", "What is the town of Aalko?", "Why?")]
-    seen: list[torch.Tensor] = []
-    hook = memory_layers(model)[0].register_forward_hook(lambda _, args, out: seen.append(args[0][0, -1]))
-    with torch.no_grad():
-        for prompt in prompts:
-            model(torch.tensor([prompt]))
-    hook.remove()
-    assert torch.allclose(prompt_states(model, "default", prompts), torch.stack(seen), atol=1e-5)
-    assert torch.allclose(prompt_states(model, "default", prompts, batch_tokens=1), torch.stack(seen), atol=1e-5)
-
-
 def test_a_saved_check_scores_the_same(chat_backbone: Path, tmp_path: Path) -> None:
     facts = _facts()
     model, tokenizer, subjects = _model(chat_backbone, facts)
@@ -138,15 +123,3 @@ def test_a_saved_check_scores_the_same(chat_backbone: Path, tmp_path: Path) -> N
     assert loaded.peft_config["default"].relations and torch.equal(_check(loaded).keys, keys)
     questions = [fact.questions[0] for fact in facts]
     assert relation_scores(loaded, tokenizer, questions) == relation_scores(model, tokenizer, questions)
-
-
-def test_a_check_takes_as_many_keys_as_it_is_given() -> None:
-    check = RelationCheck(8)
-    assert not check.filled and check.accepts_all
-    check.fill(torch.zeros(8), torch.ones(8, 1), [3, 4], torch.ones(2, 1), 0.5)
-    assert check.filled and check.prints.tolist() == [3, 4] and check.keys.shape == (2, 8)
-    other = RelationCheck(8)
-    other.load_state_dict(check.state_dict())
-    assert torch.equal(other.keys, check.keys) and torch.equal(other.prints, check.prints)
-    with pytest.raises(RuntimeError, match="size mismatch for keys"):
-        other.load_state_dict({**check.state_dict(), "keys": check.keys[:1]})

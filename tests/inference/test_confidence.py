@@ -6,18 +6,18 @@ import pytest
 import torch
 
 from memlayers.inference.confidence import belief, belief_exceeded_by, count_guesses, place_of
-from memlayers.tuner.subject_index import GUESS_PLACES
+from memlayers.tuner.subject_index import PRIOR_SIZE
 
 
 def test_answers_that_strict_matching_takes_for_one_are_counted_as_one() -> None:
     counts = count_guesses([["Jazz", "jazz.", " JAZZ"], ["jazz", "fado"], []])
-    assert counts.dtype == torch.uint8 and counts.shape == (GUESS_PLACES,)
+    assert counts.dtype == torch.uint8 and counts.shape == (PRIOR_SIZE,)
     assert (counts[place_of("jazz")], counts[place_of("Fado")], counts.sum()) == (2, 1, 3)
     assert count_guesses([]).sum() == 0
     assert count_guesses([["jazz"]] * 300)[place_of("jazz")] == 255
 
 
-def test_belief_is_bayes_rule() -> None:
+def test_calibrated_confidence_is_bayes_rule() -> None:
     assert belief(0.3, 0) == pytest.approx(0.3)
     for confidence, guessed in ((0.9, 3), (0.5, 9), (1e-6, 1)):
         odds = confidence / (1 - confidence) / (1 + guessed)
@@ -26,7 +26,7 @@ def test_belief_is_bayes_rule() -> None:
 
 
 @pytest.mark.parametrize("answers", [100, 1000])
-def test_the_fitted_belief_is_exceeded_by_the_share_asked_for_and_errs_less_than_the_quantile(answers: int) -> None:
+def test_the_fitted_confidence_is_exceeded_by_the_share_asked_for_and_errs_less_than_the_quantile(answers: int) -> None:
     share, generator = 0.006, torch.Generator().manual_seed(0)
     true = math.log(1 / share)  # of log-odds that fall off as exp(-x)
     draws = torch.empty(200, answers, dtype=torch.float64).exponential_(generator=generator)

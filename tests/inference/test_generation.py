@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from memlayers.backbones import load_backbone
 from memlayers.data.encoding import encode_prompt, end_token_id
 from memlayers.inference.generation import answer_questions, generate_answers
-from memlayers.tuner import MemoryConfig, memory_layers, set_gate_enabled, value_pool
+from memlayers.tuner import MemoryConfig, memory_handle, memory_layers, set_gate_enabled
 from memlayers.tuner.handle import without_memory
 from memlayers.utils.errors import InputError
 
@@ -29,7 +29,7 @@ def memory(chat_backbone: Path) -> tuple[Any, Any]:
     """A memory that is read for every token and says something."""
     model, tokenizer = load_backbone(chat_backbone, "float32")
     model = get_peft_model(model, MemoryConfig(sub_keys=8, heads=2, top_k=3))
-    value_pool(model, "default").initialise("normal", 0)
+    memory_handle(model, "default").pool.initialise("normal", 0)
     return model.eval(), tokenizer
 
 

@@ -17,7 +17,7 @@ from memlayers.backbones import load_backbone
 from memlayers.data.encoding import encode_prompt
 from memlayers.editing.memory import load_memory
 from memlayers.inference.generation import answer_questions
-from memlayers.tuner import MemoryConfig, memory_layers, value_pool
+from memlayers.tuner import MemoryConfig, memory_handle, memory_layers
 from memlayers.tuner.handle import without_memory
 from memlayers.utils.errors import InputError
 
@@ -31,7 +31,7 @@ def made(chat_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     model, tokenizer = load_backbone(chat_backbone, "float32")
     config = MemoryConfig(sub_keys=8, heads=2, top_k=3, gate=True, gate_hidden=8, backbone=str(chat_backbone))
     model = get_peft_model(model, config).eval()
-    value_pool(model, "default").initialise("normal", 0)
+    memory_handle(model, "default").pool.initialise("normal", 0)
     for layer in memory_layers(model):
         gate: Any = layer.memlayers_gate["default"]
         gate.threshold.fill_(1e9)
@@ -89,7 +89,7 @@ def test_without_the_gate_every_token_reads(made: tuple[Path, Any, Any], chat_ba
 def test_the_backbone_can_run_in_bfloat16(made: tuple[Path, Any, Any]) -> None:
     memory = load_memory(made[0], dtype="bfloat16")
     assert memory.model.get_base_model().lm_head.weight.dtype == torch.bfloat16
-    assert value_pool(memory.model, "default").weight.dtype == torch.float32
+    assert memory_handle(memory.model, "default").pool.weight.dtype == torch.float32
     assert len(memory.ask(QUESTIONS)) == 2
 
 
@@ -98,11 +98,11 @@ def test_a_pool_of_another_format_is_loaded_as_it_was_saved(chat_backbone: Path,
     model, tokenizer = load_backbone(chat_backbone, "float32")
     config = MemoryConfig(sub_keys=8, heads=2, top_k=3, pool_dtype=dtype, backbone=str(chat_backbone))
     model = get_peft_model(model, config).eval()
-    pool = value_pool(model, "default")
+    pool = memory_handle(model, "default").pool
     pool.initialise("normal", 0)
     model.save_pretrained(tmp_path / "memory")
     loaded = load_memory(tmp_path / "memory")
-    for ours, theirs in zip(value_pool(loaded.model, "default").table, pool.table, strict=True):
+    for ours, theirs in zip(memory_handle(loaded.model, "default").pool.table, pool.table, strict=True):
         assert (ours is None) == (theirs is None)
         assert ours is None or (ours.dtype == theirs.dtype and torch.equal(ours, theirs))
     with_it = _logits(loaded.model, tokenizer)

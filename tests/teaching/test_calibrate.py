@@ -6,12 +6,11 @@ from typing import Any
 import pytest
 import torch
 from peft import get_peft_model
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from memlayers.inference.capture import LayerFeatures, collect_features
 from memlayers.teaching.calibrate import calibrate
-from memlayers.tuner import MemoryConfig, memory_layers, value_pool
+from memlayers.tuner import MemoryConfig, memory_layers
 
 Build = Callable[..., PreTrainedModel]
 
@@ -25,52 +24,6 @@ def _sequences(count: int, longest: int, seed: int = 0) -> list[list[int]]:
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(1, longest + 1, (count,), generator=generator).tolist()
     return [torch.randint(3, 64, (length,), generator=generator).tolist() for length in lengths]
-
-
-@torch.no_grad()
-def _direct(backbone: PreTrainedModel, layer: int, ids: list[int]) -> tuple[Tensor, Tensor]:
-    """Input and output of a bare backbone's MLP block on one sequence without padding, [tokens, d] each."""
-    seen: list[tuple[Tensor, Tensor]] = []
-    block: Any = backbone.get_submodule(f"model.layers.{layer}.mlp")
-    hook = block.register_forward_hook(lambda module, arguments, output: seen.append((arguments[0][0], output[0])))
-    backbone(torch.tensor([ids]))
-    hook.remove()
-    return seen[0]
-
-
-def test_features_are_the_bare_backbones_without_padding(tiny_backbone: Build) -> None:
-    model = _model(tiny_backbone(initializer_range=0.2))
-    value_pool(model, "default").initialise("normal", 0)  # a memory in force would change what layer 2 sees
-    sequences = _sequences(13, 20)
-    progress: list[int] = []
-    features = collect_features(model, "default", sequences, batch_tokens=64, progress=progress.append)
-    assert len(progress) > 2 and sum(progress) == 13
-    assert len(features) == 2
-    bare = tiny_backbone(initializer_range=0.2)
-    for layer, seen in zip((1, 2), features, strict=True):
-        assert seen.inputs.shape == (sum(map(len, sequences)), 32)
-        outputs = []
-        for number, ids in enumerate(sequences):
-            given, output = _direct(bare, layer, ids)
-            torch.testing.assert_close(seen.inputs[seen.sequence == number], given, rtol=1e-4, atol=1e-5)
-            outputs.append(output)
-        rms = torch.cat(outputs).square().mean().sqrt().item()
-        assert seen.output_rms == pytest.approx(rms, rel=1e-4)
-
-
-def test_collecting_leaves_the_model_as_it_was(tiny_backbone: Build, ids: Tensor) -> None:
-    model = _model(tiny_backbone())
-    value_pool(model, "default").initialise("normal", 0)
-    before = model(ids).logits
-    collect_features(model, "default", _sequences(3, 5))
-
-    def fail(_: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        collect_features(model, "default", _sequences(3, 5), progress=fail)
-    assert torch.equal(model(ids).logits, before)
-    assert not any(layer._forward_hooks for layer in memory_layers(model))
 
 
 def test_queries_are_whitened_and_the_scale_is_the_rms_of_the_output(tiny_backbone: Build) -> None:

@@ -11,12 +11,11 @@ from typer.testing import CliRunner
 from memlayers import Fact, InputError, MemoryConfig, TeachConfig, load_backbone, load_memory, teach_facts
 from memlayers.cli import app
 from memlayers.data.general_text import read_general_text
-from memlayers.inference.capture import count_reads, watched_reads
+from memlayers.inference.capture import count_reads
 from memlayers.inference.record import CurvePoint
 from memlayers.teaching.protect import protect_slots
 from memlayers.teaching.teach import Teacher
-from memlayers.tuner import memory_layers, value_pool
-from memlayers.tuner.handle import gates_off
+from memlayers.tuner import memory_handle
 
 FACTS = [
     Fact(id=name, subject=name, answer=answer, questions=(f"What is the code of {name}?",))
@@ -36,13 +35,13 @@ def settings(chat_backbone: Path, general_file: Path) -> dict[str, Any]:
 
 def _rows(model: Any) -> torch.Tensor:
     """The pool's values, float32 [slots, dim]."""
-    table = value_pool(model, "default").table
+    table = memory_handle(model, "default").pool.table
     rows = table.values.float()
     return rows if table.scales is None else rows * table.scales[:, None]
 
 
 def _marks(model: Any) -> torch.Tensor:
-    protected = value_pool(model, "default").protected
+    protected = memory_handle(model, "default").pool.protected
     assert protected is not None
     return protected
 
@@ -57,20 +56,6 @@ def test_the_most_read_slots_are_protected_and_never_an_unread_one(tiny_backbone
     assert _marks(model).nonzero().flatten().tolist() == [1, 3, 4]
     assert protect_slots(model, "default", reads, 0.9) == 5
     assert _marks(model).nonzero().flatten().tolist() == [1, 2, 3, 4, 8]
-
-
-def test_reads_are_counted_over_all_layers_without_padding(tiny_backbone: Any) -> None:
-    model = get_peft_model(tiny_backbone(), MemoryConfig(sub_keys=8, heads=2, top_k=3, gate=True))
-    sequences = [[5, 6, 7, 8], [9, 10], [11]]
-    reads = count_reads(model, "default", sequences)
-    assert reads.sum() == 7 * len(memory_layers(model, "default")) * 2 * 3
-    alone = sum(count_reads(model, "default", [ids]) for ids in sequences)
-    assert torch.equal(reads, alone)
-    with torch.no_grad(), gates_off(model), watched_reads(model, "default") as seen:
-        model(torch.tensor([sequences[0]]))
-    assert [read.layer for read in seen] == [0, 1, 2] and all(read.tokens is None for read in seen)
-    first = seen[0].indices.flatten().bincount(minlength=64)
-    assert (reads >= first).all() and all(layer.gate_enabled for layer in memory_layers(model))
 
 
 def test_a_memory_without_room_is_refused(tiny_backbone: Any) -> None:

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from peft import get_peft_model
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from memlayers.kernels import reference
 from memlayers.kernels.interface import Table
-from memlayers.tuner import MemoryConfig, MemoryLayer, RelevanceGate
+from memlayers.tuner import MemoryConfig, MemoryLayer, memory_layers
+from memlayers.tuner.subject_index import fingerprint
 from memlayers.utils.errors import InputError
 
+Build = Callable[..., PreTrainedModel]
 DIM = 16
 
 
@@ -185,15 +190,6 @@ def test_gradient_reaches_the_pool_through_an_open_gate_only(x: Tensor) -> None:
     assert torch.equal(touched, expected)
 
 
-def test_the_gate_standardises_its_features(x: Tensor) -> None:
-    tokens = x.view(-1, DIM)
-    gate, shifted = RelevanceGate(DIM, 8, seed=0), RelevanceGate(DIM, 8, seed=0)
-    shifted.mean.fill_(3.0)
-    shifted.std.fill_(2.0)
-    torch.testing.assert_close(gate(tokens), shifted(tokens * 2 + 3))
-    assert gate(tokens).shape == (10,) and gate.is_open(tokens).all()
-
-
 def test_a_memory_without_gate_says_so(x: Tensor) -> None:
     with pytest.raises(InputError, match="gate=True"):
         _layer().gate_logits(x.view(-1, DIM), "m")
@@ -249,40 +245,31 @@ def test_the_same_seed_gives_the_same_bits_and_layers_differ() -> None:
     assert not torch.equal(neighbour.memlayers_sub_keys["m"], first.memlayers_sub_keys["m"])
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"recipe": "sparse"}, "recipe is 'sparse'"),
-        ({"key_dim": 7}, "key_dim is 7"),
-        ({"key_dim": 0}, "key_dim is 0"),
-        ({"top_k": 9, "sub_keys": 8}, "top_k 9 exceeds the 8 sub_keys"),
-        ({"heads": 0}, "heads is 0"),
-        ({"sub_keys": 2.5}, "sub_keys is 2.5"),
-        ({"layers": []}, "layers is"),
-        ({"layers": [1, 1]}, "layers is"),
-        ({"layers": [-1]}, "layers is"),
-        ({"layers": "1"}, "layers is"),
-        ({"temperature": 0}, "temperature is 0"),
-        ({"load_balance": -1.0, "recipe": "dense"}, "load_balance is -1.0"),
-        ({"load_balance": 1.0}, "load_balance needs trainable addressing"),
-        ({"pool_init": "ones"}, "pool_init 'ones'"),
-        ({"pool_init": "normal"}, "pool_init normal without gated_output"),
-        ({"pool_dtype": "int4"}, "pool_dtype is 'int4'"),
-        ({"gate_hidden": 0}, "gate_hidden is 0"),
-        ({"seed": -1}, "seed is -1"),
-    ],
-)
-def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        MemoryConfig(**options)
+def test_queries_that_carry_their_subject_read_alike_about_one_and_apart_about_two(tiny_backbone: Build) -> None:
+    def shared(weight: float) -> tuple[float, float]:
+        config = MemoryConfig(layers=[0], sub_keys=32, heads=2, top_k=4, subjects=True, subject_weight=weight)
+        layer = memory_layers(get_peft_model(tiny_backbone(), config))[0]
+        states = torch.randn(2, 40, layer.dim, generator=torch.Generator().manual_seed(0))
+        one, other = torch.full((40,), fingerprint((1,))), torch.full((40,), fingerprint((2,)))
+        slots = [layer.read(*each) for each in ((states[0], "default", one), (states[1], "default", one))]
+        apart = layer.read(states[1], "default", other)
+        overlap = [
+            sum(len(set(a) & set(b)) for a, b in zip(slots[0].indices.tolist(), read.indices.tolist(), strict=True))
+            / 320
+            for read in (slots[1], apart)
+        ]
+        return overlap[0], overlap[1]
+
+    alike, apart = shared(2.0)
+    assert alike > 3 * apart
+    alike, apart = shared(0.0)
+    assert alike == apart  # the state alone
 
 
-def test_the_recipe_settles_the_options_left_open() -> None:
-    addressed, dense = MemoryConfig(), MemoryConfig(recipe="dense")
-    assert (addressed.trainable_addressing, addressed.gated_output, addressed.pool_init) == (
-        False,
-        False,
-        "zero",
-    )
-    assert (dense.trainable_addressing, dense.gated_output, dense.pool_init) == (True, True, "normal")
-    assert MemoryConfig(trainable_addressing=True).trainable_addressing
+def test_without_a_subject_the_state_alone_is_the_query(tiny_backbone: Build) -> None:
+    config = MemoryConfig(layers=[0], sub_keys=8, heads=2, top_k=3, subjects=True, subject_weight=2.0)
+    layer = memory_layers(get_peft_model(tiny_backbone(), config))[0]
+    x = torch.randn(5, layer.dim, generator=torch.Generator().manual_seed(0))
+    nobody, alone = layer.read(x, "default", torch.zeros(5, dtype=torch.int64)), layer.read(x, "default")
+    assert torch.equal(nobody.indices, alone.indices)
+    torch.testing.assert_close(nobody.weights, alone.weights)

@@ -15,7 +15,7 @@ from transformers import Trainer, TrainingArguments, set_seed
 from memlayers.backbones import load_backbone
 from memlayers.data.encoding import Encoded, collate, encode_example, pad_token_id
 from memlayers.pool.row_adamw import RowAdamW
-from memlayers.tuner import MemoryConfig, value_pool
+from memlayers.tuner import MemoryConfig, memory_handle
 
 PAIRS = [("Code of Ada?", "red"), ("Name the code of Bob.", "blue"), ("Cid?", "12"), ("What code has Dot?", "Oslo")]
 
@@ -76,7 +76,7 @@ def test_transformers_trainer_teaches_the_pool_alone(
     trainer.save_model(str(tmp_path / "memory"))
     stored = load_file(tmp_path / "memory" / "adapter_model.safetensors")
     pool = next(tensor for name, tensor in stored.items() if name.endswith("memlayers_pool.weight"))
-    assert torch.equal(pool, value_pool(memory, "default").weight)
+    assert torch.equal(pool, memory_handle(memory, "default").pool.weight)
     assert not [name for name in stored if "memlayers_" not in name]
 
 
@@ -105,7 +105,7 @@ def test_trainer_resumes_to_the_same_weights(
     resumed = _trainer(second, tmp_path / "run", examples, steps=6)
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
     assert resumed.state.global_step == 6
-    pools = [value_pool(model, "default").weight for model in (whole, first, second)]
+    pools = [memory_handle(model, "default").pool.weight for model in (whole, first, second)]
     assert torch.equal(pools[2], pools[0])
     assert not torch.equal(pools[1], pools[0])
 
@@ -118,7 +118,7 @@ def _rows(model: Any, **options: Any) -> RowAdamW:
 
 
 def _pool(model: Any) -> Tensor:
-    stored: Tensor = value_pool(model, "default").state_dict()["weight"]  # what would be read
+    stored: Tensor = memory_handle(model, "default").pool.state_dict()["weight"]  # what would be read
     return stored
 
 

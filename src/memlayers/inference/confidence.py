@@ -33,7 +33,7 @@ _SUREST = 1 - 1e-7  # no confidence counts for more: float32 tells hardly any fr
 
 
 def place_of(answer: str) -> int:
-    """The entry of an answer in a prior of wrong answers, below `PRIOR_SIZE`: a hash of its normalised text."""
+    """An answer's entry in a prior of wrong answers, below `PRIOR_SIZE`: a hash of what strict matching compares."""
     digest = hashlib.blake2b(normalise_answer(answer).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") % PRIOR_SIZE
 

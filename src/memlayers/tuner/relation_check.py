@@ -3,7 +3,7 @@
 A mention of a stored subject opens the gate whatever is asked about it, and what is asked often comes later. So at a
 prompt's end, and only there, its state on the bare backbone is compared with what the stored facts' questions look
 like. `RelationCheck` holds one key per (surface form of a subject, relation taught of it). gating/relations.py finds
-the keys and the projection; `inference.memory.Memory.ask` asks for the scores.
+the keys and the projection; `Memory.ask` asks for the scores.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class SubjectIndex(nn.Module):
     int64 []: the scope, in tokens, after a mention, in which the memory may be read; while it is 0 the index is empty,
     and every token may read. ``marks`` uint8 [v + 1]: the `Boundary` flags of the vocabulary; the last entry stands for
     all ids beyond. ``thresholds`` float32 [2]: the least confidence, 0 to 1, from which an answer of the memory, and
-    one of the backbone, is given (`inference.memory.Memory.ask`); 0 until they are settled. ``guesses`` uint8
+    one of the backbone, is given (`Memory.ask`); 0 until they are settled. ``guesses`` uint8
     [PRIOR_SIZE]: the prior of wrong answers, how often the backbone gave an answer wrongly (inference/confidence.py).
 
     It has as many entries as it was given last, by `fill`, by `store` or from a file; an empty one holds a placeholder.

@@ -20,9 +20,9 @@ from memlayers.tuner import (
     MemoryConfig,
     MemoryLayer,
     memory_auxiliary_loss,
+    memory_handle,
     memory_layers,
     set_gate_enabled,
-    value_pool,
 )
 from memlayers.utils.errors import InputError
 
@@ -38,7 +38,7 @@ def _logits(model: nn.Module, ids: Tensor) -> Tensor:
 
 def _fill(model: nn.Module, adapter: str = "default", seed: int = 0) -> None:
     """Gives a memory something to say, as teaching would."""
-    value_pool(model, adapter).initialise("normal", seed)
+    memory_handle(model, adapter).pool.initialise("normal", seed)
     for layer in memory_layers(model, adapter):
         if adapter in layer.memlayers_out:
             output = layer.memlayers_out[adapter].output
@@ -115,7 +115,7 @@ def test_a_fresh_process_loads_the_same_bits(tiny_backbone: Build, ids: Tensor, 
 def test_the_file_holds_one_pool_in_its_own_dtype(tiny_backbone: Build, tmp_path: Path, dtype: str) -> None:
     config = MemoryConfig(pool_dtype=dtype, gate=True, **SMALL)
     model = get_peft_model(tiny_backbone().bfloat16(), config)
-    value_pool(model, "default").initialise("normal", seed=3)
+    memory_handle(model, "default").pool.initialise("normal", seed=3)
     model.save_pretrained(tmp_path)
     with safe_open(tmp_path / "adapter_model.safetensors", "pt") as file:
         names = list(file.keys())
@@ -127,7 +127,7 @@ def test_the_file_holds_one_pool_in_its_own_dtype(tiny_backbone: Build, tmp_path
     assert not any("default" in name or "base_layer" in name for name in names)
     for low_cpu_mem_usage in (False, True):
         loaded = PeftModel.from_pretrained(tiny_backbone().bfloat16(), tmp_path, low_cpu_mem_usage=low_cpu_mem_usage)
-        assert torch.equal(value_pool(loaded, "default").weight, value_pool(model, "default").weight)
+        assert torch.equal(memory_handle(loaded, "default").pool.weight, memory_handle(model, "default").pool.weight)
         assert memory_layers(loaded)[0].memlayers_sub_keys["default"].dtype == torch.float32
 
 
@@ -158,7 +158,7 @@ def test_a_gate_closed_everywhere_leaves_the_logits_to_the_bit(tiny_backbone: Bu
     model = get_peft_model(backbone, MemoryConfig(gate=True, **SMALL)).eval()
     _fill(model)
     calls: list[None] = []
-    value_pool(model, "default").register_forward_hook(lambda *_: calls.append(None))
+    memory_handle(model, "default").pool.register_forward_hook(lambda *_: calls.append(None))
     assert not torch.equal(_logits(model, ids), bare) and len(calls) == 3
     calls.clear()
     for layer in memory_layers(model):
@@ -177,8 +177,8 @@ def test_two_adapters_do_not_touch_each_other(tiny_backbone: Build, ids: Tensor,
     model.add_adapter("two", MemoryConfig(layers=[0, 2, 3], recipe="dense", gate=True, **SMALL))
     assert torch.equal(_logits(model, ids), one)
     assert [len(memory_layers(model, name)) for name in ("one", "two")] == [2, 3]
-    assert value_pool(model, "one").weight.requires_grad
-    assert not value_pool(model, "two").weight.requires_grad
+    assert memory_handle(model, "one").pool.weight.requires_grad
+    assert not memory_handle(model, "two").pool.weight.requires_grad
     model.set_adapter("two")
     assert torch.equal(_logits(model, ids), bare)
     _fill(model, "two", seed=1)
@@ -229,7 +229,7 @@ def test_transformers_loads_and_adds_adapters(tiny_backbone: Build, ids: Tensor,
         bare = _logits(backbone, ids)
         backbone.load_adapter(str(tmp_path / "memory"), adapter_name=name)
         assert torch.equal(_logits(backbone, ids), _logits(model, ids))
-        assert value_pool(backbone, name).weight.dtype == torch.bfloat16
+        assert memory_handle(backbone, name).pool.weight.dtype == torch.bfloat16
         backbone.disable_adapters()
         assert torch.equal(_logits(backbone, ids), bare)
         backbone.enable_adapters()
@@ -382,9 +382,9 @@ def test_a_copied_model_has_a_pool_of_its_own(tiny_backbone: Build, ids: Tensor)
     model = get_peft_model(tiny_backbone(), MemoryConfig(**SMALL)).eval()
     copied = copy.deepcopy(model)
     _fill(copied)
-    assert not value_pool(model, "default").weight.any()
+    assert not memory_handle(model, "default").pool.weight.any()
     for layer in memory_layers(copied):
-        assert layer.memlayers_pool_owner["default"]["default"] is value_pool(copied, "default")
+        assert layer.memlayers_pool_owner["default"]["default"] is memory_handle(copied, "default").pool
 
 
 def test_the_model_settles_and_keeps_its_config(tiny_backbone: Build, tmp_path: Path) -> None:
@@ -421,8 +421,6 @@ def test_a_layer_out_of_range_names_the_range(tiny_backbone: Build) -> None:
         get_peft_model(tiny_backbone(), MemoryConfig(layers=[1, 4]))
     with pytest.raises(InputError, match="17 heads are too many"):
         get_peft_model(tiny_backbone(), MemoryConfig(recipe="dense", heads=17))
-    with pytest.raises(InputError, match="no memory named 'other'"):
-        value_pool(get_peft_model(tiny_backbone(), MemoryConfig(**SMALL)), "other")
 
 
 def test_many_layers_at_once(tiny_backbone: Build, ids: Tensor) -> None:
