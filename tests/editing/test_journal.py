@@ -139,3 +139,9 @@ def test_hashes_are_of_the_files_that_make_up_the_memory(folder: Path):
     (folder / "adapter_config.json").write_text('{"a": 1}')
     assert digests(folder) != first
     assert json.dumps(first)
+
+
+def test_an_older_name_of_an_edit_is_read_as_todays(folder: Path):
+    path = folder / "journal.jsonl"
+    path.write_text(path.read_text().replace('"forget"', '"mend"'))
+    assert [record.kind for record in read_journal(folder)[0]] == ["add", "repair"]

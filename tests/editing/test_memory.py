@@ -22,6 +22,7 @@ from memlayers.data.encoding import encode_prompt
 from memlayers.data.fact_files import write_facts
 from memlayers.data.facts import Fact
 from memlayers.editing.config import EditConfig
+from memlayers.editing.edit import edit_under_way
 from memlayers.editing.journal import digests, read_journal
 from memlayers.editing.memory import Memory, load_memory
 from memlayers.editing.report import EditRefused, EditReport
@@ -97,23 +98,20 @@ def test_teaching_leaves_the_facts_with_the_memory(taught_folder: Path):
 
 def test_what_general_text_reads_counts_where_no_gate_keeps_it_out(opened: Memory, chat_backbone: Path, tmp_path: Path):
     opened.prepare()
-    use = opened._editing()._use
-    assert use is not None and use.passages == 0  # no passage has a stored name in it
+    assert opened._editing().use.passages == 0  # no passage has a stored name in it
     config = TeachConfig().with_flags(
         backbone=str(chat_backbone), sub_keys=24, heads=2, top_k=4, key_dim=8, gate=False, exposures=1,
         dtype="float32", device="cpu",
     )  # fmt: skip
     teach_facts(FACTS, tmp_path / "ungated", config, quiet=True)
     with load_memory(tmp_path / "ungated", edits=EditConfig(slot_count=8)) as memory:
+        memory.prepare()
         session = memory._editing()
-        session.prepare()
-        use = session._use
-        assert use is not None and use.passages > 100 and int(use.general.max()) > use.passages // 2
-        alone = [
-            choose_slots(rows, counts, use.frequency, 7, "tfidf", 8) for rows, counts in session._reads(FACTS, None)
-        ]
-        with session._transaction(EditReport(1, "add", ())) as edit:
-            chosen = session._choose(edit, FACTS)
+        use = session.use
+        assert use.passages > 100 and int(use.general.max()) > use.passages // 2
+        alone = [choose_slots(rows, counts, use.frequency, 7, "tfidf", 8) for rows, counts in session.reads(FACTS)]
+        with edit_under_way(session, EditReport(1, "add", ())) as edit:
+            chosen = edit.choose(FACTS)
         read = use.general.double()
         assert read[chosen].mean() < read[torch.cat(alone).unique()].mean()
 
@@ -279,7 +277,7 @@ def test_an_edit_that_would_change_others_is_refused_and_leaves_nothing(folder: 
     before = digests(folder)
     with load_memory(folder, edits=replace(CONFIG, repairs=0)) as memory:
         state = _state(memory)
-        monkeypatch.setattr(memory._editing(), "_lost", lambda _, asked: asked[:1])
+        monkeypatch.setattr("memlayers.editing.guard.lost_by", lambda _, asked: asked[:1])
         for edit in (lambda: memory.add([NEW]), lambda: memory.forget(ids=["eve"])):
             with pytest.raises(EditRefused, match="refused, as it would change the answer of 1 of") as told:
                 edit()
@@ -289,7 +287,7 @@ def test_an_edit_that_would_change_others_is_refused_and_leaves_nothing(folder: 
     assert digests(folder) == before and not read_journal(folder)[0]
 
 
-def test_a_neighbour_that_an_edit_breaks_is_mended(folder: Path):
+def test_a_neighbour_that_an_edit_breaks_is_taught_again(folder: Path):
     # All rows and a crude rate: the edit alone breaks others.
     with load_memory(folder, edits=replace(CONFIG, slots="all", rate=4.0, repairs=8)) as memory:
         report = memory.update([replace(FACTS[1], answer="green")])
@@ -310,7 +308,7 @@ def test_what_is_rehearsed_beside_an_edit_is_kept(folder: Path):
     assert lost[0] > 0 and lost[14] < lost[0]
 
 
-def test_what_edits_wrote_over_is_mended_and_nothing_else_is_touched(folder: Path):
+def test_what_edits_overwrote_is_repaired_and_nothing_else_is_touched(folder: Path):
     before = digests(folder)
     with load_memory(folder, edits=replace(CONFIG, slots="all", rate=4.0, neighbours=0)) as careless:
         careless.update([replace(FACTS[1], answer="green")])
@@ -321,10 +319,10 @@ def test_what_edits_wrote_over_is_mended_and_nothing_else_is_touched(folder: Pat
         report = memory.repair()
         assert lost and (report.kind, set(report.ids), report.recalled) == ("repair", lost, 1.0)
         assert _answers(memory, facts) == _right(facts) and list(memory.facts) == facts
-        mended = digests(folder)
+        repaired = digests(folder)
         again = memory.repair()
         assert (again.number, again.ids, again.recalled, again.asked) == (0, (), 1.0, 14)
-        assert digests(folder) == mended
+        assert digests(folder) == repaired
         memory.undo()
         assert digests(folder) == broken
         memory.undo()
@@ -420,7 +418,7 @@ def test_a_full_disk_leaves_model_and_folder_as_they_were(
 
     before, state = digests(folder), _state(opened)
     with monkeypatch.context() as patch:
-        patch.setattr("memlayers.editing.session.save_file", full)
+        patch.setattr("memlayers.editing.saving.save_file", full)
         with pytest.raises(WorkError, match="No space left"):
             opened.forget(ids=["bob"])
     assert digests(folder) == before and _same(state, opened) and list(opened.facts) == FACTS
@@ -504,7 +502,14 @@ def test_rows_of_every_format_are_put_back_bit_for_bit():
 
 
 def test_settings_out_of_range_are_one_line():
-    for bad in ({"slots": "some"}, {"steps": 0}, {"rate": 0.0}, {"neighbours": -1}, {"rehearsed": -1}):
+    for bad in (
+        {"slots": "some"},
+        {"steps": 0},
+        {"rate": 0.0},
+        {"neighbours": -1},
+        {"rehearsed": -1},
+        {"least_recall": 2},
+    ):
         with pytest.raises(InputError):
             EditConfig(**bad)  # type: ignore[arg-type]
 

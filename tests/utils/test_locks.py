@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -35,3 +36,20 @@ def test_a_second_writer_is_told_and_a_dead_one_blocks_nobody(tmp_path: Path):
     finally:
         holder.kill()
         holder.wait()
+
+
+def test_one_process_does_not_write_twice_at_once(tmp_path: Path):
+    target = tmp_path / "target"
+    with writing_alone(target):
+        with pytest.raises(InputError, match=f"process {os.getpid()} is editing it"), writing_alone(target):
+            pytest.fail("the block must not run")
+    with pytest.raises(KeyError), writing_alone(target):
+        raise KeyError
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_place_that_cannot_be_written_is_bad_input(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file" / "target", tmp_path / "absent" / "target"):
+        with pytest.raises(InputError, match="target: cannot be written"), writing_alone(place):
+            pytest.fail("the block must not run")

@@ -111,7 +111,7 @@ def mend(
 ) -> None:
     """Ask a memory everything that it holds, and write again what it does not answer any more."""
     _edit(
-        memory, lambda opened: opened.repair(quiet=False), backbone, device, as_json,
+        memory, lambda opened: opened.repair(), backbone, device, as_json,
         slots=slots, slot_count=slot_count, rehearsed=rehearsed,
     )  # fmt: skip
 
@@ -136,7 +136,7 @@ def _edit(
     from memlayers.editing.memory import load_memory
 
     config = EditConfig(**{name: value for name, value in settings.items() if value is not None})
-    with load_memory(folder, backbone=backbone, device=device, edits=config, lazy=True) as opened:
+    with load_memory(folder, backbone=backbone, device=device, edits=config, quiet=as_json, lazy=True) as opened:
         if opened.notice:
             print(f"memlayers: {opened.notice}", file=sys.stderr)
         report = verb(opened)

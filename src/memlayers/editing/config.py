@@ -1,4 +1,4 @@
-"""How an edit writes. Loads no torch."""
+"""How an edit writes, and every constant that was tuned for it. Loads no torch."""
 
 from __future__ import annotations
 
@@ -27,9 +27,18 @@ class EditConfig:
         phrasings: of each of them.
         rehearsed: stored facts that each step teaches beside the edit's own, drawn by how many of the rows that may be
             written they read. Worth its time for batches into a full memory (docs/LOG.md), not for a single fact.
-        repairs: rounds of mending neighbours, before an edit is refused.
+        repairs: times that neighbours whose answer changed are taught again, before an edit is refused.
         refuse: refuse an edit that still changes a neighbour's answer; otherwise the report tells.
         seed: of the choices of phrasings.
+        read_phrasings: phrasings of each stored fact by which it is known which slots it reads.
+        general_passages: passages of general text whose reads count beside the stored facts', where no gate that knows
+            the subjects keeps the memory out of such text.
+        most_neighbours: so many neighbours at most, however many facts an edit has.
+        generated: so many taught phrasings at most are asked in free generation, to see what an edit has achieved.
+        least_recall: share of them that must be answered rightly; otherwise the edit is refused.
+        near_backbone: of a forgotten fact, the mean divergence (KL, nats per token) from what the bare backbone says
+            at which it is forgotten, where the gate closes for its subject.
+        near_backbone_shared: the same where another stored fact keeps the gate open for its subject.
     """
 
     slots: str = "tfidf"
@@ -44,16 +53,26 @@ class EditConfig:
     repairs: int = 3
     refuse: bool = True
     seed: int = 137
+    read_phrasings: int = 2
+    general_passages: int = 200
+    most_neighbours: int = 1024
+    generated: int = 64
+    least_recall: float = 0.5
+    near_backbone: float = 0.6
+    near_backbone_shared: float = 0.2
 
     def __post_init__(self) -> None:
         if self.slots not in RULES:
             raise InputError(f"slots is {self.slots!r}: take one of {', '.join(RULES)}")
-        for name in ("slot_count", "steps", "batch_size", "phrasings"):
+        for name in ("slot_count", "steps", "batch_size", "phrasings", "read_phrasings", "generated"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}: it must be at least 1")
-        for name in ("neighbours", "rehearsed", "repairs"):
+        for name in ("neighbours", "rehearsed", "repairs", "general_passages", "most_neighbours"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} is {getattr(self, name)}: it must be at least 0")
-        if self.rate <= 0 or self.enough <= 0:
-            raise InputError("rate and enough must be positive")
+        for name in ("rate", "enough", "near_backbone", "near_backbone_shared"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name} is {getattr(self, name)}: it must be positive")
+        if not 0 <= self.least_recall <= 1:
+            raise InputError(f"least_recall is {self.least_recall}: give a share from 0 to 1")

@@ -1,33 +1,80 @@
-"""One edit: under way, pending, and reported."""
+"""One edit under way: what it works with, and what is put back should it fail."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from memlayers.editing.journal import Change, Record
+import torch
+from torch import Tensor
+
+from memlayers.data.facts import Fact
 from memlayers.editing.report import EditReport
 from memlayers.editing.rows import Kept
+from memlayers.editing.slot_use import choose_slots
 from memlayers.editing.subjects import KnownSubjects
 
-
-@dataclass(slots=True)
-class _Pending:
-    """An edit that is in the model and not yet in the folder."""
-
-    record: Record
-    changes: list[Change]
-    kept: Kept
-    index: tuple[KnownSubjects, KnownSubjects] | None
-    """Before it and after it, where it changed the index."""
-    purge: bool
+if TYPE_CHECKING:
+    from memlayers.editing.session import EditSession
 
 
 @dataclass(slots=True)
-class _Open:
-    """An edit under way: what to put back should it fail."""
+class Edit:
+    """One edit under way. `learn`, `forget` and `guard` work on it.
 
+    Attributes:
+        session: the memory under edit, its facts and its settings.
+        report: what the edit did so far.
+        subjects: what the memory knew of its subjects before; None where it has no index of them.
+        kept: the rows that the edit may write, as they were before; None until some were chosen.
+        began: by `time.perf_counter`.
+    """
+
+    session: EditSession
     report: EditReport
-    index: KnownSubjects | None
+    subjects: KnownSubjects | None
     kept: Kept | None = None
     began: float = field(default_factory=time.perf_counter)
+
+    def keep(self, rows: Tensor) -> None:
+        """Notes these rows, slots of the pool, as they are now, to be put back should the edit fail."""
+        kept = Kept.of(self.session.memory.pool, rows)
+        self.kept = kept if self.kept is None else self.kept.joined(kept)
+
+    def choose(self, facts: Sequence[Fact]) -> Tensor:
+        """The slots that an edit of these facts may write, int64 ascending; they are kept."""
+        session = self.session
+        frequency = session.use.without([fact.id for fact in facts]) + session.use.general
+        others = len(session.book.facts) + session.use.passages
+        config = session.config
+        chosen = [
+            choose_slots(rows, counts, frequency, others, config.slots, config.slot_count)
+            for rows, counts in session.reads(facts)
+        ]
+        rows: Tensor = torch.cat(chosen).unique()
+        self.keep(rows)
+        return rows
+
+    def put_back(self) -> None:
+        """Has rows and subjects be as they were before, bit for bit."""
+        if self.kept is not None:
+            self.kept.put_back(self.session.memory.pool)
+        self.session.subjects.restore(self.subjects)
+
+
+@contextmanager
+def edit_under_way(session: EditSession, report: EditReport) -> Iterator[Edit]:
+    """A new edit; should the block fail, the model is put back as it was, bit for bit."""
+    edit = Edit(session, report, session.subjects.state())
+    pool = session.memory.pool
+    pool.parameter.requires_grad_(True)
+    try:
+        yield edit
+    except BaseException:
+        edit.put_back()
+        raise
+    finally:
+        pool.parameter.requires_grad_(False)

@@ -54,13 +54,13 @@ class Record:
 
     Attributes:
         number: of the edit, from 1.
-        kind: "add", "update", "forget", "mend" or "undo".
+        kind: "add", "update", "forget", "repair" (in older journals "mend", read as "repair") or "undo".
         time: UTC, ISO 8601.
         ids: of the facts.
         slots: rows of the pool that changed; which ones, the undo file says.
         undoes: the number of the edit that an undo took back.
         before: SHA-256 of each of `DIGESTED` before it; empty where the edit was saved together with later ones.
-        after: likewise after it.
+        after: the same after it.
         evidence: what was measured, flat.
     """
 
@@ -85,7 +85,8 @@ class Record:
         names = {item.name for item in fields(cls)}
         if not isinstance(values, dict) or set(values) != names or not isinstance(values["number"], int):
             raise ValueError("not a line of the journal")
-        return cls(**{**values, "ids": tuple(values["ids"])})
+        kind = "repair" if values["kind"] == "mend" else values["kind"]  # its name in version 0.1
+        return cls(**{**values, "kind": kind, "ids": tuple(values["ids"])})
 
     @property
     def undo_file(self) -> str:

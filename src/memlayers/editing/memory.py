@@ -39,11 +39,13 @@ class Memory:
         folder: where the memory was saved, as it is in the model; None if it was not: then it is not edited.
         edits: how edits write; None for the defaults.
         autosave: save each edit as it is made. Otherwise `save`, or the end of the ``with`` block, saves all at once.
+        quiet: no progress bars.
 
     Attributes:
         folder: where it is saved, or None.
         edits: how edits write, from the first one on.
         autosave: whether each edit is saved as it is made.
+        quiet: whether edits show no progress bars, from the first one on.
     """
 
     def __init__(
@@ -54,9 +56,10 @@ class Memory:
         *,
         edits: EditConfig | None = None,
         autosave: bool = True,
+        quiet: bool = True,
     ) -> None:
         self.folder = None if folder is None else Path(folder)
-        self.edits, self.autosave = edits or EditConfig(), autosave
+        self.edits, self.autosave, self.quiet = edits or EditConfig(), autosave, quiet
         self._model, self._tokenizer = model, tokenizer
         self._loader: _Loader | None = None
         self._version = None if self.folder is None else _version(self.folder)
@@ -150,7 +153,7 @@ class Memory:
         Raises:
             InputError: an id or a question is stored already, or a fact contradicts another one; or the memory cannot
                 be edited (see `prepare`).
-            EditRefused: it would change a stored fact's answer, or is not learned.
+            EditRefused: it would change a stored fact's answer, or does not take.
         """
         changes = self._book_to_edit().plan_add(facts)
         return self._editing().write("add", changes, autosave=self.autosave)
@@ -166,7 +169,7 @@ class Memory:
         Raises:
             InputError: a fact is not stored, or several could be meant; or the update contradicts a stored fact; or the
                 memory cannot be edited (see `prepare`).
-            EditRefused: it would change another fact's answer, or is not learned.
+            EditRefused: it would change another fact's answer, or does not take.
         """
         changes = self._book_to_edit().plan_update(facts)
         return self._editing().write("update", changes, autosave=self.autosave)
@@ -199,23 +202,20 @@ class Memory:
         changes = self._book_to_edit().plan_forget(ids, subject, facts)
         return self._editing().write("forget", changes, autosave=self.autosave, purge=purge)
 
-    def repair(self, *, quiet: bool = True) -> EditReport:
+    def repair(self) -> EditReport:
         """Asks every stored fact in all its taught phrasings, and teaches those again that are not answered any more.
 
         After many edits a fact may have lost what later ones overwrote. One edit, as an update to the same answers.
-
-        Args:
-            quiet: no progress bar while the facts are asked.
 
         Returns:
             The edit's report; where nothing was wrong there is no edit, and the report's number is 0.
 
         Raises:
             InputError: the memory cannot be edited (see `prepare`).
-            EditRefused: it would change another fact's answer, or is not learned.
+            EditRefused: it would change another fact's answer, or does not take.
         """
         self._book_to_edit()
-        return self._editing().repair(autosave=self.autosave, quiet=quiet)
+        return self._editing().repair(autosave=self.autosave)
 
     def undo(self) -> EditReport:
         """Takes the last edit back, bit for bit. The report says which facts that concerned, and how.
@@ -300,7 +300,8 @@ class Memory:
         if self._session is None:
             from memlayers.editing.session import EditSession
 
-            self._session = EditSession(self.model, self.tokenizer, self._read_book(), self.edits)
+            book = self._read_book()
+            self._session = EditSession(self.model, self.tokenizer, book, self.edits, quiet=self.quiet)
         return self._session
 
     def _folder(self) -> Path:
@@ -322,6 +323,7 @@ def load_memory(
     gate: bool = True,
     edits: EditConfig | None = None,
     autosave: bool = True,
+    quiet: bool = True,
     lazy: bool = False,
 ) -> Memory:
     """Opens a memory. Any number of processes may; it is locked from its first edit on.
@@ -335,6 +337,7 @@ def load_memory(
         edits: how edits write; None for the defaults.
         autosave: save each edit as it is made. Otherwise `Memory.save`, or the end of a ``with`` block, saves all at
             once.
+        quiet: no progress bars while it is edited.
         lazy: load the backbone and the weights when they are first needed: what can be refused without them is then
             refused at once, and errors in them are raised later.
 
@@ -346,7 +349,7 @@ def load_memory(
         with writing_alone(folder):
             recover_directory(folder)
     read_adapter_config(folder)
-    memory = Memory(None, None, folder, edits=edits, autosave=autosave)  # type: ignore[arg-type]  # loaded below
+    memory = Memory(None, None, folder, edits=edits, autosave=autosave, quiet=quiet)  # type: ignore[arg-type]  # loaded below
 
     def load() -> tuple[Any, PreTrainedTokenizerBase]:
         from memlayers.inference.loading import load_adapter

@@ -51,6 +51,13 @@ class RowWriter:
         write_rows(self.pool.table, self.rows, self.values)
 
 
+@torch.no_grad()
+def clear_rows(pool: ValuePool, rows: Tensor) -> None:
+    """Has these rows be zero: what reads them is given nothing by them."""
+    values = pool.table.values
+    values[rows.to(values.device)] = 0
+
+
 class Kept(NamedTuple):
     """Rows of a pool as they were, in its own storage.
 

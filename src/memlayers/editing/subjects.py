@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from memlayers.data.encoding import Encoded
 from memlayers.data.facts import Fact
 from memlayers.gating.relations import relation_keys
 from memlayers.linking.mention_forms import subject_runs_of
-from memlayers.tuner.handle import memory_handle
+from memlayers.tuner.handle import MemoryHandle
 from memlayers.tuner.relation_check import RelationCheck
 from memlayers.tuner.subject_index import SubjectIndex, index_entries
 
@@ -27,7 +27,7 @@ class KnownSubjects(NamedTuple):
 
     Attributes:
         entries: of the index, int64 [n, 2].
-        reach: of the index.
+        reach: the index's scope, in tokens after a mention.
         prints: of the check, int64 [m]; empty without one.
         keys: of the check, [m, k].
     """
@@ -59,30 +59,25 @@ class SubjectKeeper:
     """Enters the subjects of facts into a memory, and takes them out again.
 
     Args:
-        model: a PEFT model with a memory.
+        memory: the memory in its model.
         tokenizer: the backbone's.
-        adapter: name of the memory.
         encoded: of each of a fact's phrasings prompt and answer.
     """
 
     def __init__(
-        self,
-        model: Any,
-        tokenizer: PreTrainedTokenizerBase,
-        adapter: str,
-        encoded: Callable[[Fact], list[Encoded]],
+        self, memory: MemoryHandle, tokenizer: PreTrainedTokenizerBase, encoded: Callable[[Fact], list[Encoded]]
     ) -> None:
-        self.model, self.tokenizer, self.adapter, self.encoded = model, tokenizer, adapter, encoded
+        self.memory, self.tokenizer, self.encoded = memory, tokenizer, encoded
 
     @property
     def index(self) -> SubjectIndex | None:
         """The index, where the memory's gate knows its subjects."""
-        return memory_handle(self.model, self.adapter).index
+        return self.memory.index
 
     @property
     def check(self) -> RelationCheck | None:
         """The check of relations, where there is one."""
-        return memory_handle(self.model, self.adapter).relations
+        return self.memory.relations
 
     def state(self) -> KnownSubjects | None:
         """A copy of what is known now; None where there is no index."""
@@ -123,7 +118,7 @@ class SubjectKeeper:
         Args:
             facts: at least one.
             stored: the facts so far.
-            words: `gate.facts_words` of the facts so far.
+            words: `mention_forms.facts_words` of the facts so far.
         """
         index, check = self.index, self.check
         if index is None:
@@ -146,7 +141,7 @@ class SubjectKeeper:
         Args:
             facts: at least one, of the stored ones.
             stored: all facts so far.
-            words: `gate.facts_words` of them.
+            words: `mention_forms.facts_words` of them.
         """
         index = self.index
         if index is None:
@@ -177,12 +172,12 @@ class SubjectKeeper:
         check.store(check.prints[kept], check.keys[kept])
 
     def _keys(self, facts: Sequence[Fact]) -> Tensor:
-        return relation_keys(self.model, self.tokenizer, self.adapter, facts)
+        return relation_keys(self.memory.model, self.tokenizer, self.memory.adapter, facts)
 
     def _runs(
         self, fact: Fact, stored: Sequence[Fact], words: Counter[str]
     ) -> tuple[dict[tuple[int, ...], tuple[int, ...]], int]:
-        """The runs that spell a fact's subject, each with the one that stands for it, and how far it reaches."""
+        """The surface forms of a fact's subject, each with the one that names its entity, and their scope in tokens."""
         assert self.index is not None
         contexts, marks = [one.input_ids for one in self.encoded(fact)], self.index.marks.cpu()
         found = subject_runs_of(self.tokenizer, fact, contexts, words, max(len(stored), 1), marks)

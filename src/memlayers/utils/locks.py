@@ -25,6 +25,7 @@ def writing_alone(path: StrPath) -> Iterator[None]:
     lock = beside(Path(os.path.realpath(path)), "lock")
     held = FileLock(lock, timeout=0, thread_local=False)
     with oserrors_in_one_line(path):
+        lock.parent.stat()  # filelock would make it
         while not held.is_locked:
             try:
                 held.acquire()
@@ -35,23 +36,25 @@ def writing_alone(path: StrPath) -> Iterator[None]:
                     f"{path}: process {_holder(lock)} is editing it; wait until it is done, or end that process"
                 ) from None
     try:
-        with contextlib.suppress(OSError):  # Windows lets nobody write a locked file
-            if len(_lock_lines(lock)) <= 1:  # where the system has no locks, filelock's own marker has more
+        with contextlib.suppress(OSError):  # Windows lets nobody write a locked file, or remove it
+            # Where the system has no locks, the file is filelock's own marker, of more lines, and its to remove.
+            if len(_lines(lock)) <= 1:
                 lock.write_text(str(os.getpid()), encoding="ascii")
         yield
     finally:
         with contextlib.suppress(OSError):
-            lock.unlink()
+            if len(_lines(lock)) <= 1:
+                lock.unlink()
         held.release()
 
 
-def _lock_lines(lock: Path) -> list[str]:
+def _lines(lock: Path) -> list[str]:
     return lock.read_text(encoding="ascii", errors="replace").splitlines()
 
 
 def _holder(lock: Path) -> str:
     """The process that holds a lock, which wrote its number there."""
     with contextlib.suppress(OSError):
-        if lines := _lock_lines(lock):
+        if lines := _lines(lock):
             return lines[0].strip()
     return "unknown"

@@ -1,0 +1,126 @@
+"""Forgetting facts: their own rows become zero, shared rows say what the bare backbone says, the gate closes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from memlayers.data.encoding import Encoded
+from memlayers.data.facts import Fact
+from memlayers.editing.edit import Edit
+from memlayers.editing.guard import guard
+from memlayers.editing.rows import RowWriter, clear_rows
+from memlayers.inference.scoring import answer_logits
+from memlayers.tuner.handle import gates_off, without_memory
+
+if TYPE_CHECKING:
+    from memlayers.editing.session import EditSession
+
+
+def forget(edit: Edit, facts: Sequence[Fact]) -> None:
+    """Takes these stored facts, at least one, out of the memory; the report's evidence is that of `Memory.forget`.
+
+    Raises:
+        EditRefused: it would change another stored fact's answer.
+    """
+    session, config = edit.session, edit.session.config
+    taught = [one for fact in facts for one in session.encoded(fact)]
+    unseen = [session.encode(question, fact.answer) for fact in facts for question in fact.unseen_questions]
+    kinds = {name: asked for name, asked in (("taught", taught), ("unseen", unseen)) if asked}
+    targets = _backbone_says(session, taught)
+    evidence: dict[str, dict[str, Any]] = {name: {} for name in kinds}
+    for name, asked in kinds.items():
+        evidence[name]["before"] = _standing(session, asked)
+        evidence[name]["always_on_before"] = _standing(session, asked, gate=False)
+        with without_memory(session.model):
+            evidence[name]["backbone"] = _standing(session, asked)
+    ids = [fact.id for fact in facts]
+    others_subjects = {fact.subject for fact in session.book.facts if fact.id not in ids}
+    rows = edit.choose(facts)
+    own = torch.cat([session.use.rows[each].long() for each in ids]).unique()
+    alone = own[session.use.without(ids)[own] == 0]
+    edit.keep(alone)
+    clear_rows(session.memory.pool, alone)
+    shared = any(fact.subject and fact.subject in others_subjects for fact in facts)
+    near = config.near_backbone_shared if shared else config.near_backbone
+    _unteach(edit, taught, targets, rows, [], near)
+    guard(edit, facts, lambda more, broken: _unteach(edit, taught, targets, more, broken, near), rows)
+    session.subjects.remove(facts, session.book.facts, session.words)
+    for name, asked in kinds.items():
+        evidence[name]["after"] = _standing(session, asked)
+        evidence[name]["always_on"] = _standing(session, asked, gate=False)
+    edit.report.evidence = {**evidence, "slots_cleared": len(alone)}
+
+
+def _unteach(
+    edit: Edit,
+    asked: Sequence[Encoded],
+    targets: Sequence[Tensor],
+    rows: Tensor,
+    extra: Sequence[Encoded],
+    near: float,
+) -> None:
+    """Adam on `rows` until the backbone's own distribution is `near`, and `extra` is still answered."""
+    session, config = edit.session, edit.session.config
+    writer = RowWriter(session.memory.pool, rows, config.rate)
+    size = config.batch_size
+    for _ in range(config.steps):
+        settled = True
+        for start in range(0, len(asked), size):
+            out = answer_logits(session.model, session.tokenizer, asked[start : start + size])
+            wanted = torch.cat(list(targets[start : start + size]))
+            loss = F.kl_div(out.logits.log_softmax(-1), wanted, reduction="batchmean", log_target=True)
+            done = float(loss.detach()) <= near and not bool(out.right(len(asked[start : start + size])).any())
+            if extra:
+                beside = answer_logits(session.model, session.tokenizer, extra[:size])
+                done = done and bool(beside.right(len(extra[:size])).all())
+                loss = loss + F.cross_entropy(beside.logits, beside.labels)
+            if done:
+                continue
+            settled = False
+            writer.step(loss)
+            edit.report.steps += 1
+        if settled:
+            return
+
+
+@torch.no_grad()
+def _backbone_says(session: EditSession, asked: Sequence[Encoded]) -> list[Tensor]:
+    """The bare backbone's log-probabilities where each answer is, float32 [tokens, vocabulary] per sequence."""
+    found: list[Tensor] = []
+    with without_memory(session.model):
+        for start in range(0, len(asked), session.config.batch_size):
+            batch = asked[start : start + session.config.batch_size]
+            out = answer_logits(session.model, session.tokenizer, batch)
+            sizes = torch.bincount(out.sequence, minlength=len(batch)).tolist()
+            found += out.logits.log_softmax(-1).split(sizes)
+    return found
+
+
+@torch.no_grad()
+def _standing(session: EditSession, asked: Sequence[Encoded], *, gate: bool = True) -> dict[str, float]:
+    """How an answer stands: given or not, its first token's rank and probability, its log-probability."""
+    given, ranks, chances, whole = [], [], [], []
+    with nullcontext() if gate else gates_off(session.model):
+        for start in range(0, len(asked), 64):
+            batch = asked[start : start + 64]
+            out = answer_logits(session.model, session.tokenizer, batch)
+            first = out.first()
+            logits, labels = out.logits[first], out.labels[first]
+            own = logits.gather(1, labels[:, None])
+            ranks.append((logits > own).sum(1) + 1)
+            chances.append(logits.softmax(-1).gather(1, labels[:, None])[:, 0])
+            given.append(out.right(len(batch)))
+            whole.append(out.log_probability(len(batch)))
+    return {
+        "n": len(asked),
+        "given": round(float(torch.cat(given).float().mean()), 4),
+        "rank": float(torch.cat(ranks).float().quantile(0.5)),
+        "probability": float(torch.cat(chances).mean()),
+        "log_probability": round(float(torch.cat(whole).mean()), 4),
+    }
