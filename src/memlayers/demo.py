@@ -15,7 +15,8 @@ from memlayers.evaluation.evaluate import cost_rows, evaluate_memory, perplexity
 from memlayers.evaluation.report import write_report
 from memlayers.evaluation.results import Results, Row, write_results
 from memlayers.inference.generation import answer_questions
-from memlayers.teaching.teach import Watch, teach_facts
+from memlayers.teaching.teach import teach_facts
+from memlayers.teaching.teacher import Watch
 from memlayers.utils.environment import environment
 from memlayers.utils.files import atomic_directory, check_output_directory
 

@@ -9,10 +9,11 @@ import torch
 from transformers import AutoTokenizer
 
 from memlayers.backbones import POCKET, load_backbone
+from memlayers.config.sections import MentionConfig
 from memlayers.data.encoding import encode_prompt
 from memlayers.data.facts import Fact
 from memlayers.linking.boundaries import token_marks
-from memlayers.linking.mention_forms import FURTHER_SCOPE, subject_runs
+from memlayers.linking.mention_forms import subject_runs
 from memlayers.tuner.boundary_flags import Boundary
 from memlayers.tuner.subject_index import SubjectIndex
 
@@ -30,7 +31,7 @@ def test_forms_are_what_the_phrasings_hold(chat_backbone: Path) -> None:
     assert forms == {"Acme Inc", " Acme Inc"}  # "Inc.?" would be one token of another kind
     prompt = encode_prompt(tokenizer, fact.questions[1])
     after = prompt[len(tokenizer("<|im_start|>user\nAcme Inc")["input_ids"]) :]
-    assert scope == len(after) + 1 + FURTHER_SCOPE
+    assert scope == len(after) + 1 + MentionConfig().further_scope
 
 
 def test_a_nameless_fact_is_known_by_the_words_that_no_other_has(chat_backbone: Path) -> None:

@@ -14,7 +14,7 @@ from memlayers.data.general_text import read_general_text
 from memlayers.inference.capture import count_reads
 from memlayers.inference.record import CurvePoint
 from memlayers.teaching.protect import protect_slots
-from memlayers.teaching.teach import Teacher
+from memlayers.teaching.teacher import Teacher
 from memlayers.tuner import memory_handle
 
 FACTS = [

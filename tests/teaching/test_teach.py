@@ -30,7 +30,8 @@ from memlayers.editing.memory import Memory
 from memlayers.inference.generation import answer_questions
 from memlayers.inference.record import TeachReport, read_teaching
 from memlayers.teaching.checkpoint import Checkpoint
-from memlayers.teaching.teach import Teacher, teach_facts
+from memlayers.teaching.teach import teach_facts
+from memlayers.teaching.teacher import Teacher
 from memlayers.tuner import MemoryConfig, value_pool
 from memlayers.tuner.handle import MemoryHandle, without_memory
 from memlayers.utils.errors import InputError, WorkError
@@ -182,7 +183,7 @@ def test_accumulation_gives_the_same_update(
         forwards.append(len(batch))
         return loss(run, batch)
 
-    monkeypatch.setattr("memlayers.teaching.teach.make_optimizer", plain)
+    monkeypatch.setattr("memlayers.teaching.setup.make_optimizer", plain)
     monkeypatch.setattr(Teacher, "_loss", counting)
     whole = _pool(_teach(tmp_path / "whole", configure(batch_size=6)).model)
     assert forwards == [6]
@@ -311,7 +312,7 @@ def test_recall_is_full_only_when_every_fact_was_asked(
         asked.append(questions)
         return ["?" if wrong in q else next(f.answer for f in FACTS if f.subject in q) for q in questions]
 
-    monkeypatch.setattr("memlayers.teaching.teach.answer_questions", answers)
+    monkeypatch.setattr("memlayers.teaching.recall.answer_questions", answers)
     report = _teach(tmp_path / "memory", configure(exposures=6, recall_sample=3)).report
     assert report.exposures == 6 and report.recall < 1  # it never stopped early
     assert {len(questions) for questions in asked} == {3}

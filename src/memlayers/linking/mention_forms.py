@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from memlayers.config.sections import MentionConfig
 from memlayers.data.encoding import encode_prompt
 from memlayers.data.facts import Fact
 from memlayers.linking.boundaries import token_marks
@@ -19,9 +20,6 @@ from memlayers.tuner.boundary_flags import Boundary, flags_of, preceding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-FURTHER_SCOPE = 32  # tokens beyond what a taught phrasing and its answer took: other phrasings are longer
-CONTRADICTED = 0.01  # share of facts beside whose subjects a kind of token may stand and keep its flag
-RARE = 100  # a word is part of a subject without a name where at most one in so many facts has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +29,8 @@ class Subjects:
     Attributes:
         runs: the distinct surface forms, token ids, at least one; each with the form whose fingerprint is its subject's
             entity id (see `SubjectIndex.fill`).
-        reach: the scope after a mention: tokens from its last one to the longest context's end, and `FURTHER_SCOPE`
-            more.
+        reach: the scope after a mention: tokens from its last one to the longest context's end, and
+            `MentionConfig.further_scope` more.
         marks: the `Boundary` flags of the vocabulary, uint8 [v + 1].
         of_fact: the surface forms of each fact's subject.
     """
@@ -44,7 +42,10 @@ class Subjects:
 
 
 def subject_runs(
-    tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], contexts: Sequence[Sequence[Sequence[int]]]
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Fact],
+    contexts: Sequence[Sequence[Sequence[int]]],
+    config: MentionConfig | None = None,
 ) -> Subjects:
     """Finds the surface forms of the facts' subjects.
 
@@ -57,20 +58,26 @@ def subject_runs(
         tokenizer: the backbone's.
         facts: what will be taught.
         contexts: for each fact and each of its taught phrasings the token ids of prompt and answer.
+        config: None for the defaults.
     """
+    config = config or MentionConfig()
     words, flags = facts_words(facts), token_marks(tokenizer)
-    each = [subject_runs_of(tokenizer, *pair, words, len(facts), flags) for pair in zip(facts, contexts, strict=True)]
-    withdraw_marks(flags, each)
+    each = [
+        subject_runs_of(tokenizer, *pair, words, len(facts), flags, config)
+        for pair in zip(facts, contexts, strict=True)
+    ]
+    withdraw_marks(flags, each, config)
     spelled = [found.spelled_out(flags) for found in each]
     forms = {form: subject for found in reversed(spelled) for form, subject in found.items()}  # the first fact's counts
     scope = max(found.reach for found in each)
     return Subjects(forms, scope, flags, [set(found) for found in spelled])
 
 
-def subject_names(facts: Sequence[Fact]) -> list[list[str]]:
+def subject_names(facts: Sequence[Fact], config: MentionConfig | None = None) -> list[list[str]]:
     """The text that mentions the subject, in each of the facts' phrasings; see `subject_runs`."""
+    rare = (config or MentionConfig()).rare
     words = facts_words(facts)
-    return [[_name(fact, question, words, len(facts)) for question in fact.questions] for fact in facts]
+    return [[_name(fact, question, words, len(facts), rare) for question in fact.questions] for fact in facts]
 
 
 class NameInPrompt(NamedTuple):
@@ -131,6 +138,7 @@ def subject_runs_of(
     words: Counter[str],
     facts: int,
     flags: Tensor,
+    config: MentionConfig | None = None,
 ) -> FactRuns:
     """As `subject_runs`, for one fact among others.
 
@@ -141,14 +149,16 @@ def subject_runs_of(
         words: `facts_words` of all facts.
         facts: how many there are.
         flags: `token_marks`, without those that were withdrawn.
+        config: None for the defaults.
     """
+    config = config or MentionConfig()
     forms: dict[tuple[int, ...], tuple[int, ...]] = {}
     exceptions = []
     core = _without_outer_punctuation(fact.subject)
     entity = tuple(tokenizer(core, add_special_tokens=False)["input_ids"]) if core else ()
     reach = 1
     for question, ids in zip(fact.questions, contexts, strict=True):
-        name = _name(fact, question, words, facts)
+        name = _name(fact, question, words, facts, config.rare)
         prompt = encode_prompt(tokenizer, question)
         span = name_span(tokenizer, prompt, name, question)
         if span is None:  # a tokenizer that does not write what it read
@@ -164,15 +174,15 @@ def subject_runs_of(
         entity = entity or spelled[0]  # one for all forms: a name that begins a sentence is the same name
         for form in spelled:
             forms.setdefault(form, entity)
-    return FactRuns(forms, exceptions, reach + FURTHER_SCOPE)
+    return FactRuns(forms, exceptions, reach + config.further_scope)
 
 
-def withdraw_marks(flags: Tensor, found: Sequence[FactRuns]) -> None:
+def withdraw_marks(flags: Tensor, found: Sequence[FactRuns], config: MentionConfig) -> None:
     """Withdraws, in place, the flags that the facts' own phrasings contradict.
 
     What a kind of token says depends on the language (German joins words, others do not space them). Where tokens of
-    one kind stand beside the subjects of more than `CONTRADICTED` of the facts all the same, all tokens of the kind
-    lose the flag. Of fewer facts the longer names are added as surface forms (`FactRuns.spelled_out`).
+    one kind stand beside the subjects of more than `config.contradicted` of the facts all the same, all tokens of the
+    kind lose the flag. Of fewer facts the longer names are added as surface forms (`FactRuns.spelled_out`).
     """
     for flag, tokens in (
         (Boundary.CONTINUES, [[mention.following for mention in one.exceptions] for one in found]),
@@ -181,7 +191,7 @@ def withdraw_marks(flags: Tensor, found: Sequence[FactRuns]) -> None:
         beside = [flags_of(flags, torch.tensor(each, dtype=torch.int64)) for each in tokens]
         for kind in (Boundary.WORD_PART, Boundary.CAPITAL | Boundary.DIGIT):
             facts = sum(bool(((each & kind != 0) & (each & flag != 0)).any()) for each in beside)
-            if facts > CONTRADICTED * len(found):
+            if facts > config.contradicted * len(found):
                 flags[flags & kind != 0] &= int(~flag) & 0xFF
 
 
@@ -191,7 +201,7 @@ def _mention(prompt: list[int], start: int, end: int, flags: Tensor) -> NameInPr
     return NameInPrompt(prompt, start, end, following, prompt[before] if before >= 0 else -1)
 
 
-def _name(fact: Fact, question: str, words: Counter[str], facts: int) -> str:
+def _name(fact: Fact, question: str, words: Counter[str], facts: int, rare_in: int) -> str:
     """The text that mentions the fact's subject in one of its questions."""
     core = _without_outer_punctuation(fact.subject)
     spellings = [core, core[:1].upper() + core[1:]] if core else []  # a subject may begin a sentence
@@ -199,7 +209,7 @@ def _name(fact: Fact, question: str, words: Counter[str], facts: int) -> str:
         for spelling in spellings:
             if re.search(pattern(spelling), question):
                 return spelling
-    rare = [m for m in re.finditer(r"\w+", question) if words[m.group()] <= max(1, facts // RARE)]
+    rare = [m for m in re.finditer(r"\w+", question) if words[m.group()] <= max(1, facts // rare_in)]
     return question[rare[0].start() : rare[-1].end()] if rare else _without_outer_punctuation(question) or question
 
 

@@ -1,0 +1,377 @@
+"""Teaching: calibrate, gate, then write the facts into the value pool of a frozen backbone.
+
+A loop of our own, thin, on accelerate rather than on transformers.Trainer, because three things here are the loop
+itself: it stops when recall, measured in free generation, is full; its order of facts and wordings is a function of
+(seed, epoch) alone, so that a run killed at any moment ends in the same bits; and its checkpoints are safetensors,
+written aside and renamed, where Trainer's are pickles written in place (docs/LOG.md). A memory is a PEFT method all
+the same: Trainer and plain loops train it too (tests/tuner/test_trainer.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from memlayers.backbones import context_length, device_named, dtype_on, load_backbone
+from memlayers.config.teach import TeachConfig
+from memlayers.data.encoding import IGNORED_LABEL, Encoded, encode_example
+from memlayers.data.fact_files import facts_text
+from memlayers.data.facts import Fact
+from memlayers.data.general_text import GeneralText, load_general_text
+from memlayers.gating.build import GateMaterials, build_gate, sampled_contexts, settle_confidence
+from memlayers.inference.capture import LayerFeatures, collect_features, count_reads
+from memlayers.inference.folder import ADAPTER, FACTS_FILE
+from memlayers.inference.record import CurvePoint, Teaching, TeachReport, write_teaching
+from memlayers.inference.scoring import answer_logits
+from memlayers.linking.mention_forms import Subjects, subject_runs
+from memlayers.pool.optimizers import has_finite_gradient
+from memlayers.teaching.calibrate import calibrate
+from memlayers.teaching.checkpoint import Checkpoint, Progress, facts_digest
+from memlayers.teaching.protect import protect_slots
+from memlayers.teaching.recall import measured_recall
+from memlayers.teaching.schedule import Schedule
+from memlayers.teaching.setup import memory_config, mixed_examples, optimizer_for
+from memlayers.tuner.handle import MemoryHandle, memory_auxiliary_loss, memory_handle
+from memlayers.utils.environment import environment
+from memlayers.utils.errors import InputError, WorkError
+from memlayers.utils.files import atomic_directory
+from memlayers.utils.progress import progress_bar
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+LEAST_RATE = 0.05  # of the full rate, where the linear fall ends
+TEXT_TOKENS = 256  # of a general text's sequences, at most
+
+
+Watch = Callable[[Any, Any], tuple[float | None, float | None]]
+"""Measured after each epoch for the curve: (model, tokenizer) -> (perplexity, share of known facts answered)."""
+
+
+class Teacher:
+    """Teaches facts to a frozen backbone, stage by stage.
+
+    The stages, in this order::
+
+        setup()                         backbone, memory, optimizer, order of work
+        restore()                       a checkpoint, if there is one: then the next two are done already
+        calibrate()  build_gate()       on the bare backbone, before a value is written
+        teach()                         values, until recall is full or the exposures are over
+        settle()                        thresholds of confidence
+        save(out)                       the adapter's folder
+
+    Args:
+        facts: at least one.
+        config: how.
+        work: folder of the checkpoints; None keeps none.
+        gate_facts: as in `teach_facts`.
+        watch: likewise.
+        quiet: no progress bars.
+
+    Attributes:
+        model: the PEFT model, from `setup` on.
+        tokenizer: the backbone's, likewise.
+        memory: the handle on the memory, likewise.
+        schedule: the order of work, likewise.
+        report: what was done so far.
+    """  # fmt: skip
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    memory: MemoryHandle
+    schedule: Schedule
+    optimizer: torch.optim.Optimizer
+
+    def __init__(
+        self,
+        facts: Sequence[Fact],
+        config: TeachConfig,
+        work: Path | None = None,
+        *,
+        gate_facts: Sequence[Fact] | None = None,
+        watch: Watch | None = None,
+        quiet: bool = False,
+    ) -> None:
+        self.facts, self.config, self.watch, self.quiet = facts, config, watch, quiet
+        shown = {fact.id for fact in (facts if gate_facts is None else gate_facts)}
+        self.gate_facts = [i for i, fact in enumerate(facts) if fact.id in shown]
+        if not self.gate_facts:
+            raise InputError("gate_facts holds none of the facts: give some of them, or None for all")
+        self.report = TeachReport()
+        self._checkpoint = None if work is None else Checkpoint(work, self._identity())
+        self._saved_at = self._began = time.perf_counter()
+        self._epoch_loss, self._epoch_tokens = 0.0, 0  # of the epoch under way: nats, and the tokens they are of
+
+    # -- stages -------------------------------------------------------------------------------------------------------
+
+    def setup(self) -> None:
+        """Loads the backbone, puts an empty memory into it, and lays out the order of work.
+
+        Raises:
+            InputError: a question is longer than the backbone's context, a file or a backbone cannot be read.
+        """
+        from accelerate import Accelerator
+        from accelerate.utils import set_seed
+        from peft import get_peft_model
+
+        config = self.config
+        self._began = time.perf_counter()
+        self.device = device_named(config.machine.device) if config.machine.device else Accelerator().device
+        # No mixed precision of accelerate's: a frozen backbone is simply loaded in the dtype it shall run in.
+        self._accelerator = Accelerator(mixed_precision="no", cpu=self.device.type == "cpu")
+        set_seed(config.seed)
+        dtype = dtype_on(self.device, config.machine.dtype)
+        backbone, self.tokenizer = load_backbone(config.backbone, dtype, self.device)
+        self._longest = context_length(backbone)
+        self._encoded = [
+            [
+                encode_example(self.tokenizer, q, fact.answer, config.schedule.loss, self._longest)
+                for q in fact.questions
+            ]
+            for fact in self.facts
+        ]
+        mixed = mixed_examples(config.data, self.tokenizer, self._longest)
+        self._general = load_general_text(config.data.general_text, backbone, self.tokenizer, config.seed)
+        self._protected: GeneralText | None = None
+        if config.data.protect:
+            self._protected = load_general_text(config.data.protect, backbone, self.tokenizer, config.seed)
+        self._subjects: Subjects | None = None
+        if config.gated and config.gate.subjects:
+            contexts = [[example.input_ids for example in examples] for examples in self._encoded]
+            self._subjects = subject_runs(self.tokenizer, self.facts, contexts, config.gate.mentions)
+        self.model = get_peft_model(backbone, memory_config(config, subjects=self._subjects is not None))
+        self.memory = memory_handle(self.model, ADAPTER)
+        self.optimizer = optimizer_for(self.model, config)
+        self._rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.schedule = Schedule(
+            self._encoded, mixed, config.rounds, config.schedule.batch_size, config.schedule.pack, config.seed
+        )
+        self._saved_at = time.perf_counter()
+
+    def restore(self) -> bool:
+        """Continues from the newest checkpoint; False where there is none.
+
+        Raises:
+            InputError: it is damaged, or of a run with other settings or other facts.
+        """
+        found = self._checkpoint.restore(self.memory, self.optimizer) if self._checkpoint else None
+        if found is None:
+            return False
+        self.report, self._epoch_loss, self._epoch_tokens = found
+        return True
+
+    def calibrate(self) -> None:
+        """Fixes addressing by what the memory layers see on the bare backbone, and protects slots where asked to."""
+        self._features: tuple[list[LayerFeatures], list[LayerFeatures]] | None = None
+        if self.config.memory.recipe != "addressed" and not self.config.gated:
+            return
+        contexts, texts = (
+            self._contexts(range(len(self.facts))),
+            self._general.encode(self.tokenizer, min(self._longest, TEXT_TOKENS)),
+        )
+        with progress_bar("Calibrating", len(contexts) + len(texts), quiet=self.quiet) as advance:
+            facts, general = (
+                collect_features(self.model, ADAPTER, sequences, progress=advance) for sequences in (contexts, texts)
+            )
+        if self.config.memory.recipe == "addressed":
+            calibrate(self.model, ADAPTER, [facts, general])
+        if self._protected is not None:
+            texts = self._protected.encode(self.tokenizer, min(self._longest, TEXT_TOKENS))
+            with progress_bar("Counting reads to protect", len(texts), quiet=self.quiet) as advance:
+                reads = count_reads(self.model, ADAPTER, texts, progress=advance)
+            protect_slots(self.model, ADAPTER, reads, self.config.data.protect_share)
+        self._features = facts, general
+
+    def build_gate(self) -> None:
+        """Makes the gate, where there shall be one, from what `calibrate` saw.
+
+        Raises:
+            WorkError: it opens for none of the facts.
+        """
+        if not self.config.gated:
+            return
+        assert self._features is not None
+        contexts, (facts, general) = self._contexts(range(len(self.facts))), self._features
+        if len(self.gate_facts) < len(self.facts):
+            contexts = self._contexts(self.gate_facts)
+            facts = collect_features(self.model, ADAPTER, contexts)
+        materials = GateMaterials(contexts, (facts, general), len(self._general.passages), self._subjects)
+        self._features = None  # large, and not needed any more
+        self.report.gates, self.report.relations = build_gate(
+            self.memory, self.tokenizer, self.facts, materials, self.config.gate, seed=self.config.seed,
+            quiet=self.quiet,
+        )  # fmt: skip
+        if not any(gate.open_on_facts for gate in self.report.gates):
+            raise WorkError(
+                "the gates cannot tell the facts' questions from general text on this backbone, so nothing would "
+                "be learned: lower --gate-threshold, or take --no-gate"
+            )
+
+    def teach(self) -> None:
+        """Rounds of epochs until measured recall is enough, or full within a round.
+
+        Raises:
+            WorkError: the loss is not finite for many steps in a row.
+        """
+        report = self.report
+        while report.steps < self.schedule.steps and not self._recall_is_full():
+            start, steps = self.schedule.round(report.steps)
+            if report.steps == start > 0 and report.recall >= self.config.schedule.enough_recall:
+                break
+            self._teach_round(start, steps)
+        report.seconds += time.perf_counter() - self._began
+
+    def settle(self) -> None:
+        """Settles from which confidence on an answer is worth giving, on wordings not yet shown where there are any."""
+        if self._subjects is None:
+            return
+        began = time.perf_counter()
+        epochs = range(math.ceil(self.report.exposures))
+        shown = [{(epoch + i) % len(self.facts[i].questions) for epoch in epochs} for i in self.gate_facts]
+        self.report.thresholds = settle_confidence(
+            self.memory, self.tokenizer, [self.facts[i] for i in self.gate_facts], self.config.gate,
+            seed=self.config.seed, shown=shown, quiet=self.quiet,
+        )  # fmt: skip
+        self.report.seconds += time.perf_counter() - began
+
+    def save(self, out: str | Path, *, replace: bool = False) -> None:
+        """Writes the adapter's folder, in one piece: weights, configuration, the record of the teaching, the facts.
+
+        Args:
+            out: the folder.
+            replace: an existing one may be replaced.
+        """
+        with atomic_directory(out, replace=replace) as folder:
+            self.memory.save(folder)
+            where = environment(str(self.device))
+            write_teaching(folder, Teaching(len(self.facts), self.config, where, self.report))
+            if self.config.data.keep_facts:
+                kept = facts_text(Path(out) / FACTS_FILE, self.facts)
+                (folder / FACTS_FILE).write_text(kept, encoding="utf-8")
+
+    # -- one round, one step ------------------------------------------------------------------------------------------
+
+    def _teach_round(self, start: int, steps: int) -> None:
+        """Epochs until measured recall is full or `steps` steps, counted from step `start`, are over."""
+        report, settings = self.report, self.config.schedule
+        bad_in_a_row = 0
+        with progress_bar("Teaching further" if start else "Teaching", steps, quiet=self.quiet) as advance:
+            advance(report.steps - start)
+            while report.steps < start + steps and not self._recall_is_full():
+                epoch, done = self.schedule.place(report.steps)
+                batches = self.schedule.batches(epoch)
+                for batch in batches[done:]:
+                    share = (settings.later_rate if start else 1.0) * (1 - (report.steps - start) / steps)
+                    if self._step(batch, share):
+                        bad_in_a_row = 0
+                    else:
+                        report.skipped_steps += 1
+                        bad_in_a_row += 1
+                        if bad_in_a_row >= settings.bad_steps:
+                            raise WorkError(
+                                f"the loss was not finite for {bad_in_a_row} steps in a row: lower --value-rate "
+                                "(or --dense-rate), or take --dtype float32"
+                            )
+                    report.steps += 1
+                    advance(1, note=self._note())
+                    self._checkpoint_when_due(batch is batches[-1])
+                report.exposures = float(epoch + 1)
+                self._measure()
+                advance(0, note=self._note())
+                self._checkpoint_when_due(False)
+
+    def _step(self, batch: list[Encoded], share: float) -> bool:
+        """One step at a share of the rates; False, and nothing changed, where the loss or a gradient is not finite."""
+        warmup = self.config.optimizer.warmup
+        factor = min(1.0, (self.report.steps + 1) / max(1, warmup)) * max(LEAST_RATE, share)
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor
+        # Dropout and the like, if a backbone has any in eval mode, stay off: teaching sees what answering sees.
+        self.model.eval()
+        for layer in self.memory.layers:
+            layer.training = True  # its own flag (for the load-balance loss), not its MLP block's dropout
+        counted = sum(label != IGNORED_LABEL for example in batch for label in example.labels[1:])
+        finite, total_loss = True, 0.0
+        size = -(-len(batch) // self.config.schedule.accumulation)
+        for start in range(0, len(batch), size):
+            loss = self._loss(batch[start : start + size]) / counted
+            value = float(loss.detach())
+            finite = finite and math.isfinite(value)
+            if not finite:
+                break
+            total_loss += value * counted
+            if loss.requires_grad:  # not where the gates are closed for every token of the batch
+                self._accelerator.backward(loss)
+        if finite:
+            trainable = [p for p in self.model.parameters() if p.grad is not None]
+            if self.config.optimizer.clip:
+                torch.nn.utils.clip_grad_norm_(trainable, self.config.optimizer.clip)
+            finite = all(has_finite_gradient(parameter) for parameter in trainable)
+        if finite:
+            self._epoch_loss, self._epoch_tokens = self._epoch_loss + total_loss, self._epoch_tokens + counted
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        return finite
+
+    def _loss(self, batch: list[Encoded]) -> Tensor:
+        """Sum of the cross-entropies, in nats, over the counted tokens of a batch."""
+        out = answer_logits(self.model, self.tokenizer, batch)
+        loss = F.cross_entropy(out.logits, out.labels, reduction="sum")
+        return loss + memory_auxiliary_loss(self.model) * len(out.labels)
+
+    # -- recall -------------------------------------------------------------------------------------------------------
+
+    def _measure(self) -> None:
+        """Recall on taught wordings, and what the caller watches."""
+        paused = time.perf_counter()
+        rng = random.Random(f"{self.config.seed}:recall:{len(self.report.curve)}")
+        self.report.recall = measured_recall(self.model, self.tokenizer, self.facts, self.config.schedule, rng)
+        perplexity, known = self.watch(self.model, self.tokenizer) if self.watch else (None, None)
+        loss = self._epoch_loss / self._epoch_tokens if self._epoch_tokens else None
+        self.report.curve.append(CurvePoint(self.report.exposures, self.report.recall, perplexity, known, loss))
+        self._epoch_loss, self._epoch_tokens = 0.0, 0
+        self._began += time.perf_counter() - paused
+
+    def _recall_is_full(self) -> bool:
+        return bool(self.report.curve) and self.report.recall >= self.config.schedule.stop_at_recall
+
+    def _note(self) -> str:
+        report = self.report
+        skipped = f", {report.skipped_steps} skipped" if report.skipped_steps else ""
+        return f"{self.schedule.exposures(report.steps):.1f} exposures, recall {report.recall:.1%}{skipped}"
+
+    # -- what the stages are made of ----------------------------------------------------------------------------------
+
+    def _contexts(self, facts: Iterable[int]) -> list[list[int]]:
+        """Some of these facts' questions and answers, as token ids."""
+        contexts = [example.input_ids for i in facts for example in self._encoded[i]]
+        return sampled_contexts(contexts, self.config.gate.most_contexts, self.config.seed)
+
+    def _identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree with: the configuration and the facts."""
+        gate_facts = facts_digest([self.facts[i] for i in self.gate_facts])
+        return {"config": asdict(self.config), "facts": facts_digest(self.facts), "gate_facts": gate_facts}
+
+    def _checkpoint_when_due(self, epoch_is_over: bool) -> None:
+        # At the end of an epoch the measurement is still to come; the checkpoint waits for it.
+        due = time.perf_counter() - self._saved_at >= self.config.schedule.checkpoint_seconds
+        if due and not epoch_is_over:
+            self._save_checkpoint()
+            self._saved_at = time.perf_counter()
+
+    def _save_checkpoint(self) -> None:
+        if self._checkpoint is None:
+            return
+        elapsed = self.report.seconds + time.perf_counter() - self._began
+        report = dataclasses.replace(self.report, seconds=elapsed)
+        self._checkpoint.save(self.memory, self.optimizer, Progress(report, self._epoch_loss, self._epoch_tokens))
