@@ -22,7 +22,7 @@ from memlayers.backbones import POCKET
 from memlayers.data.fact_files import read_facts
 from memlayers.data.general_text import read_general_text
 from memlayers.editing.memory import Memory
-from memlayers.evaluation.diagnose import diagnose_memory
+from memlayers.evaluation.diagnose import probe_memory
 from memlayers.evaluation.probes import Diagnosis, format_probe, read_diagnosis, write_diagnosis
 from memlayers.utils.environment import environment
 from memlayers.utils.files import atomic_write_text
@@ -58,7 +58,7 @@ def run(name: str) -> None:
     kept: list[list[int]] = []
     while sum(map(len, kept)) < TEXT_TOKENS:
         kept.append(general[len(kept)])
-    probes, histograms = diagnose_memory(memory, facts, general=kept, seed=SEED, quiet=True)
+    probes, histograms = probe_memory(memory, facts, general=kept, seed=SEED, quiet=True)
     settings = {"run": name, "facts": FACTS, "steps": taught.report.steps, "seconds": taught.report.seconds}
     found = Diagnosis(environment("cpu"), {**settings, **asdict(config)}, probes, histograms, taught.report.curve)
     write_diagnosis(RESULTS / name, found)

@@ -42,8 +42,9 @@ from memlayers.data.facts import Question
 from memlayers.data.general_text import SHIPPED, read_general_text
 from memlayers.demo import known_questions
 from memlayers.editing.memory import Memory
-from memlayers.evaluation.evaluate import evaluate_memory, score_text
+from memlayers.evaluation.evaluate import score_model
 from memlayers.evaluation.statistics import auroc
+from memlayers.evaluation.text_scores import score_text
 from memlayers.inference.capture import collect_features
 from memlayers.inference.confidence import answer_thresholds
 from memlayers.tuner import memory_layers, value_pool
@@ -340,14 +341,14 @@ def naming_text(memory: Memory, taught: Sequence[Fact]) -> list[dict[str, Any]]:
 
 
 def thousand(work: Path) -> dict[str, Any]:
-    """1,000 EntityQuestions facts taught, 1,000 others asked: the rows of `evaluate_memory`."""
+    """1,000 EntityQuestions facts taught, 1,000 others asked: the rows of `score_model`."""
     taken = {fact.subject for name in ("demo", "known") for fact in read_facts(POCKET / f"{name}.jsonl")}
     facts = entity_questions(taken, 2000)
     rng = random.Random(SEED)
     facts, others = facts[:1000], facts[1000:]
     untaught = [Question(rng.choice((*f.questions, *f.unseen_questions)), f.answers) for f in others]
     memory = opened_memory(work / "thousand", facts)
-    rows, _ = evaluate_memory(
+    rows, _ = score_model(
         memory.model, memory.tokenizer, facts=facts, untaught=untaught, phrasings=2,
         known=rng.sample(known_questions(), 1000), text=(POCKET / "heldout.txt").read_text(encoding="utf-8"),
         max_text_tokens=16_384, seed=SEED, quiet=True,

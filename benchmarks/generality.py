@@ -42,7 +42,7 @@ from memlayers.data.facts import Question
 from memlayers.data.general_text import SHIPPED, read_general_text
 from memlayers.data.synthetic import make_facts, make_fakes
 from memlayers.data.synthetic_families import FAMILIES
-from memlayers.evaluation.evaluate import cost_rows, evaluate_memory
+from memlayers.evaluation.evaluate import cost_rows, score_model
 from memlayers.evaluation.results import Row
 from memlayers.evaluation.statistics import auroc_interval, mean_interval
 from memlayers.gating.train import train_gates
@@ -214,7 +214,7 @@ def recall(cell: Cell, others: Sequence[Cell], work: Path, exposures: int, contr
     )  # fmt: skip
     rng = random.Random(SEED)
     strangers = [Question(rng.choice(f.questions + f.unseen_questions), f.answers) for f in cell.strangers]
-    rows, _ = evaluate_memory(
+    rows, _ = score_model(
         memory.model, memory.tokenizer, facts=cell.stored, untaught=strangers, phrasings=1,
         text=(POCKET / "heldout.txt").read_text(encoding="utf-8"), max_text_tokens=TEXT_TOKENS, seed=SEED, quiet=True,
     )  # fmt: skip

@@ -20,7 +20,7 @@ from memlayers import TeachConfig, teach_facts
 from memlayers.backbones import POCKET
 from memlayers.data.fact_files import read_facts
 from memlayers.demo import known_questions
-from memlayers.evaluation.evaluate import cost_rows, evaluate_memory
+from memlayers.evaluation.evaluate import cost_rows, score_model
 from memlayers.evaluation.report import format_value
 from memlayers.evaluation.results import Results, Row, read_results, write_results
 from memlayers.tuner import value_pool
@@ -54,7 +54,7 @@ def run(gate: bool, share: float) -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         taught = teach_facts(facts, Path(folder) / "memory", config, quiet=True)
-    rows, examples = evaluate_memory(
+    rows, examples = score_model(
         taught.model, taught.tokenizer, facts=facts, known=known,
         text=(POCKET / "heldout.txt").read_text(encoding="utf-8"), phrasings=1, max_text_tokens=TEXT_TOKENS,
         seed=SEED, quiet=True,

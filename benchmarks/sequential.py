@@ -42,8 +42,8 @@ from memlayers.data.fact_files import read_facts
 from memlayers.demo import known_questions
 from memlayers.editing.config import EditConfig
 from memlayers.editing.memory import load_memory
-from memlayers.evaluation.evaluate import perplexity_on
 from memlayers.evaluation.statistics import mean_interval
+from memlayers.evaluation.text_scores import perplexity_on
 from memlayers.inference.folder import stored_facts
 from memlayers.inference.generation import answer_questions
 from memlayers.inference.scoring import answer_logits

@@ -11,9 +11,10 @@ from memlayers.config.teach import TeachConfig
 from memlayers.data.answers import exact_match
 from memlayers.data.fact_files import read_facts, read_questions
 from memlayers.data.facts import Fact, Question
-from memlayers.evaluation.evaluate import cost_rows, evaluate_memory, perplexity_on
+from memlayers.evaluation.evaluate import cost_rows, score_model
 from memlayers.evaluation.report import write_report
 from memlayers.evaluation.results import Results, Row, write_results
+from memlayers.evaluation.text_scores import perplexity_on
 from memlayers.inference.generation import answer_questions
 from memlayers.teaching.teach import teach_facts
 from memlayers.teaching.teacher import Watch
@@ -59,7 +60,7 @@ def score_demo(
     model: Any, tokenizer: Any, taught: list[Fact], seed: int, *, quiet: bool = False
 ) -> tuple[list[Row], list[dict[str, Any]]]:
     """The demo's rows and examples of a memory that was taught these of its facts."""
-    return evaluate_memory(
+    return score_model(
         model, tokenizer,
         facts=taught, known=_known(seed), untaught=read_questions(POCKET / "untaught.jsonl"), text=_text(),
         phrasings=2, max_text_tokens=TEXT_TOKENS, seed=seed, quiet=quiet,

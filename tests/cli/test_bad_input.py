@@ -684,7 +684,7 @@ def test_a_report_of_no_results(text: str, refused: Refused, tmp_path: Path):
 # A demo that fails takes its folder along
 
 
-@pytest.mark.parametrize("fails_in", ["teach_facts", "evaluate_memory", "write_report"])
+@pytest.mark.parametrize("fails_in", ["teach_facts", "score_model", "write_report"])
 def test_a_demo_that_fails_leaves_nothing(
     fails_in: str, refused: Refused, chat_backbone: Path, general: Path, tmp_path: Path, monkeypatch
 ):
@@ -697,7 +697,7 @@ def test_a_demo_that_fails_leaves_nothing(
     settings = tmp_path / "settings.yaml"
     settings.write_text(json.dumps({**SMALL, "backbone": str(chat_backbone), "general_text": str(general)}))
     monkeypatch.setattr(demo, fails_in, fail)
-    monkeypatch.setattr(demo, "evaluate_memory", fail if fails_in == "evaluate_memory" else lambda *_, **__: ([], []))
+    monkeypatch.setattr(demo, "score_model", fail if fails_in == "score_model" else lambda *_, **__: ([], []))
     monkeypatch.setattr(demo, "watch", lambda *_: None)
     line = refused("demo", "--config", settings, "--facts", 4, "--out", tmp_path / "demo", "--quiet", code=1)
     assert line == "the work failed; try again"

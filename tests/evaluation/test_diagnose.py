@@ -15,7 +15,7 @@ from memlayers import Fact, InputError, MemoryConfig, TeachConfig, WorkError, lo
 from memlayers.cli import app
 from memlayers.data.encoding import encode_prompt
 from memlayers.editing.memory import Memory
-from memlayers.evaluation.diagnose import diagnose_memory, pool_replaced, start_layers
+from memlayers.evaluation.diagnose import pool_replaced, probe_memory, start_layers
 from memlayers.evaluation.probes import (
     PROBES,
     Diagnosis,
@@ -66,7 +66,7 @@ def _state(model: Any) -> dict[str, torch.Tensor]:
 def _diagnosed(folder: Path, **options: Any) -> Diagnosis:
     opened = load_memory(folder)
     before, hooks = _state(opened.model), [len(module._forward_hooks) for module in opened.model.modules()]
-    probes, histograms = diagnose_memory(opened, FACTS, quiet=True, **options)
+    probes, histograms = probe_memory(opened, FACTS, quiet=True, **options)
     after = _state(opened.model)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items()) and set(after) == set(before)
     assert [len(module._forward_hooks) for module in opened.model.modules()] == hooks
@@ -249,7 +249,7 @@ def test_facts_must_be_said_where_the_memory_has_none(addressed: Path, tmp_path:
     assert isinstance(result.exception, InputError)
     assert isinstance(CliRunner().invoke(app, ["diagnose", str(tmp_path / "none")]).exception, InputError)
     with pytest.raises(InputError, match="no facts to diagnose"):
-        diagnose_memory(Memory(None, None), [])  # type: ignore[arg-type]
+        probe_memory(Memory(None, None), [])  # type: ignore[arg-type]
 
 
 def test_the_page_shows_the_figures_of_the_files() -> None:

@@ -13,9 +13,10 @@ from peft import get_peft_model
 from memlayers.backbones import load_backbone
 from memlayers.data.encoding import plain_text_ids
 from memlayers.data.facts import Fact, Question
-from memlayers.evaluation.evaluate import cost_rows, evaluate_memory, score_text
+from memlayers.evaluation.evaluate import cost_rows, score_model
 from memlayers.evaluation.results import HIGHER_IS_BETTER, Results, Row, read_results, write_results
 from memlayers.evaluation.statistics import mean_interval
+from memlayers.evaluation.text_scores import score_text
 from memlayers.inference.answering import Answer
 from memlayers.inference.generation import Generated
 from memlayers.inference.record import TeachReport
@@ -49,7 +50,7 @@ def _evaluate(
     monkeypatch: pytest.MonkeyPatch, oracle: Oracle, **items: Any
 ) -> tuple[dict[tuple[str, str], Row], list[dict[str, Any]]]:
     monkeypatch.setattr("memlayers.evaluation.evaluate.generate_answers", oracle.answer)
-    rows, examples = evaluate_memory(oracle, None, quiet=True, **items)  # type: ignore[arg-type]
+    rows, examples = score_model(oracle, None, quiet=True, **items)  # type: ignore[arg-type]
     assert len({(row.metric, row.split) for row in rows}) == len(rows)
     return {(row.metric, row.split): row for row in rows}, examples
 
@@ -265,7 +266,7 @@ def test_less_than_two_tokens_are_refused(chat_backbone: Path, text: str) -> Non
     with pytest.raises(InputError, match="less than two tokens"):
         score_text(model, tokenizer, text, quiet=True)
     with pytest.raises(InputError, match="less than two tokens"):
-        evaluate_memory(model, tokenizer, text=text, quiet=True)
+        score_model(model, tokenizer, text=text, quiet=True)
 
 
 def test_the_rows_of_the_protocol_go_into_results_json(chat_backbone: Path, tmp_path: Path) -> None:
@@ -273,7 +274,7 @@ def test_the_rows_of_the_protocol_go_into_results_json(chat_backbone: Path, tmp_
     facts = [Fact("a", "Ada", "red", ("Code of Ada?",), unseen_questions=("Ada's code?",))]
     question = [Question("Where?", ("here",))]
     items: dict[str, Any] = {"facts": facts, "known": question, "qa": question, "text": TEXT, "max_text_tokens": 64}
-    rows, examples = evaluate_memory(model, tokenizer, **items, quiet=True)
+    rows, examples = score_model(model, tokenizer, **items, quiet=True)
     rows += cost_rows(TeachReport(steps=12, exposures=4.0, seconds=2.5), facts=1, device="cpu")
     required = {
         *(("recall", split) for split in ("backbone", "taught", "unseen_phrasing")),
@@ -299,5 +300,5 @@ def test_evaluation_leaves_the_memory_in_force(chat_backbone: Path) -> None:
     ids = torch.tensor([plain_text_ids(tokenizer, TEXT)[:20]])
     with torch.no_grad():
         before = model(ids).logits
-        evaluate_memory(model, tokenizer, known=[Question("Where?", ("here",))], text=TEXT[:60], quiet=True)
+        score_model(model, tokenizer, known=[Question("Where?", ("here",))], text=TEXT[:60], quiet=True)
         assert torch.equal(model(ids).logits, before)

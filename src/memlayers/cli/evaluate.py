@@ -116,14 +116,14 @@ def evaluate(
         "text": {name: read_text(path) for name, path in texts.items()},
     }
     from memlayers.editing.memory import load_memory
-    from memlayers.evaluation.evaluate import cost_rows, evaluate_memory
+    from memlayers.evaluation.evaluate import cost_rows, score_model
     from memlayers.evaluation.results import Results, write_results
     from memlayers.inference.record import read_teaching
     from memlayers.utils.environment import environment
 
     seed = 137 if seed is None else seed
     opened = load_memory(memory, backbone=backbone, device=device, gate=gate)
-    rows, examples = evaluate_memory(
+    rows, examples = score_model(
         opened.model, opened.tokenizer,
         **items, phrasings=phrasings, max_text_tokens=max_text_tokens, seed=seed, quiet=quiet,
     )  # fmt: skip
@@ -257,7 +257,7 @@ def diagnose(
     rows = read_facts(facts or own) if facts is not None or own.is_file() else []
     from memlayers.data.general_text import read_general_text
     from memlayers.editing.memory import load_memory
-    from memlayers.evaluation.diagnose import diagnose_memory
+    from memlayers.evaluation.diagnose import probe_memory
     from memlayers.evaluation.probes import Diagnosis, diagnosis_text, write_diagnosis
     from memlayers.inference.record import read_teaching
     from memlayers.utils.environment import environment
@@ -269,7 +269,7 @@ def diagnose(
         general.append(ids[: max_text_tokens - sum(map(len, general))])
         if sum(map(len, general)) >= max_text_tokens:
             break
-    probes, histograms = diagnose_memory(opened, rows, general=general, most=most, seed=seed, quiet=quiet)
+    probes, histograms = probe_memory(opened, rows, general=general, most=most, seed=seed, quiet=quiet)
     taught = read_teaching(memory)
     settings = {
         "memory": str(memory),

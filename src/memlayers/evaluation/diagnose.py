@@ -20,16 +20,18 @@ from memlayers.backbones import context_length
 from memlayers.data.answers import exact_match
 from memlayers.data.encoding import batches_by_length, encode_example
 from memlayers.data.facts import Fact
+from memlayers.data.general_text import GeneralText
 from memlayers.editing.memory import Memory
-from memlayers.evaluation.probes import Histogram, Probe
+from memlayers.evaluation.probes import Diagnosis, Histogram, Probe
 from memlayers.evaluation.read_probes import fact_reads, general_reads, interval_of
 from memlayers.evaluation.statistics import mean_interval
 from memlayers.inference.generation import answer_questions
 from memlayers.inference.scoring import answer_logits
 from memlayers.kernels.storage import read_rows
 from memlayers.pool.value_pool import ValuePool
-from memlayers.tuner import MemoryLayer, active_part, memory_layers, value_pool
+from memlayers.tuner import MemoryLayer, memory_handle, memory_layers, value_pool
 from memlayers.tuner.handle import without_memory
+from memlayers.utils.environment import environment
 from memlayers.utils.errors import InputError
 from memlayers.utils.progress import progress_bar
 
@@ -37,10 +39,50 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MOST_FACTS = 300
+TEXT_TOKENS = 16_384
 BATCH_TOKENS = 1024  # the logits of a large vocabulary, in float32, lie beside the backbone
 
 
-def diagnose_memory(
+def diagnose(
+    memory: Memory,
+    *,
+    facts: Sequence[Fact] | None = None,
+    text: GeneralText | None = None,
+    most: int = MOST_FACTS,
+    max_text_tokens: int = TEXT_TOKENS,
+    seed: int = 137,
+    quiet: bool = False,
+) -> Diagnosis:
+    """Asks a memory everything that tells why it does or does not recall; it is afterwards as it was before.
+
+    Args:
+        memory: from `load_memory`, `teach_facts` or `regate_memory`; addressed or dense.
+        facts: what it was taught; None for those that it remembers.
+        text: general text, for what it reads and gets; left out where there is none.
+        most: number of facts that are probed, chosen by `seed`.
+        max_text_tokens: so much of the text is read.
+        seed: of the choice and of the intervals.
+        quiet: no progress bars.
+
+    Returns:
+        The figures and the histograms, with the curve of the teaching where there is a record of it.
+
+    Raises:
+        InputError: no facts, a model without a memory, a question longer than the context.
+    """
+    general: list[list[int]] = []
+    for ids in text.encode(memory.tokenizer, 256) if text else []:
+        general.append(ids[: max_text_tokens - sum(map(len, general))])
+        if sum(map(len, general)) >= max_text_tokens:
+            break
+    probes, histograms = probe_memory(
+        memory, memory.facts if facts is None else facts, general=general, most=most, seed=seed, quiet=quiet
+    )
+    settings = {"memory": str(memory.folder), "most": most, "max_text_tokens": max_text_tokens, "seed": seed}
+    return Diagnosis(environment(str(memory.model.device)), settings, probes, histograms, memory.report.curve)
+
+
+def probe_memory(
     memory: Memory,
     facts: Sequence[Fact],
     *,
@@ -49,7 +91,7 @@ def diagnose_memory(
     seed: int = 0,
     quiet: bool = False,
 ) -> tuple[list[Probe], list[Histogram]]:
-    """Asks a memory everything that tells why it does or does not recall.
+    """The figures and the histograms of `diagnose`.
 
     Args:
         memory: opened; addressed or dense.
@@ -59,16 +101,13 @@ def diagnose_memory(
         seed: of the choice and of the intervals.
         quiet: no progress bars.
 
-    Returns:
-        The figures and the histograms, the memory as it was before.
-
     Raises:
         InputError: no facts, a model without a memory, a question longer than the context.
     """
     if not facts:
         raise InputError("no facts to diagnose with: give at least one")
     model, tokenizer = memory.model, memory.tokenizer
-    adapter = _active(model)
+    adapter = memory_handle(model).adapter
     pool = value_pool(model, adapter)
     if pool.before_read is not None:  # a memory just taught: rows that lag behind are caught up first
         pool.before_read(None)
@@ -231,15 +270,3 @@ def gold_answers(
         first[chosen] = F.cross_entropy(logits, gold, reduction="none").cpu()
         whole[chosen] = -out.log_probability(len(chosen)).cpu()
     return ranks, first, whole
-
-
-def _active(model: Any) -> str:
-    """The name of the memory that is read.
-
-    Raises:
-        InputError: there is none.
-    """
-    found = active_part(model, "memlayers_config")
-    if found is None:
-        raise InputError("the model has no active memory: open one with load_memory")
-    return found[0]

@@ -193,7 +193,7 @@ def _run_cell(
     quiet: bool,
 ) -> Results:
     from memlayers.demo import watch
-    from memlayers.evaluation.evaluate import cost_rows, evaluate_memory
+    from memlayers.evaluation.evaluate import cost_rows, score_model
     from memlayers.teaching.teach import teach_facts
 
     facts, untaught = materials.split(cell)
@@ -207,7 +207,7 @@ def _run_cell(
         resume=Path(f"{folder}.teaching").is_dir(), replace=True, quiet=quiet,
     )  # fmt: skip
     taught = time.perf_counter()
-    rows, examples = evaluate_memory(
+    rows, examples = score_model(
         memory.model, memory.tokenizer,
         facts=_sample(rng, facts, bounds), known=known, qa=qa, untaught=untaught, text=materials.texts,
         phrasings=bounds.phrasings, max_text_tokens=bounds.max_text_tokens, seed=cell.seed,
