@@ -17,7 +17,7 @@ class EditConfig:
 
     Attributes:
         slots: which of the rows that an edit reads it may write: "tfidf", "kl" or "all" (editing/slot_use.py).
-        slot_count: so many rows per fact at most; None for no limit.
+        slot_count: most rows per fact; None for no limit.
         rate: Adam's learning rate, in units of the MLP output's RMS, as `TeachConfig.value_rate`.
         steps: most passes over the facts of an edit.
         batch_size: sequences per step.
@@ -33,8 +33,8 @@ class EditConfig:
         read_phrasings: phrasings of each stored fact by which it is known which slots it reads.
         general_passages: passages of general text whose reads count beside the stored facts', where no gate that knows
             the subjects keeps the memory out of such text.
-        most_neighbours: so many neighbours at most, however many facts an edit has.
-        generated: so many taught phrasings at most are asked in free generation, to see what an edit has achieved.
+        most_neighbours: most neighbours of an edit, however many facts it has.
+        generated: most taught phrasings that are asked in free generation, to see whether an edit takes.
         least_recall: share of them that must be answered rightly; otherwise the edit is refused.
         near_backbone: of a forgotten fact, the mean divergence (KL, nats per token) from what the bare backbone says
             at which it is forgotten, where the gate closes for its subject.

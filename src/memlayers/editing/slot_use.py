@@ -145,7 +145,7 @@ def choose_slots(rows: Tensor, counts: Tensor, frequency: Tensor, others: int, r
         others: how many there are.
         rule: "tfidf" (Lin et al. 2025: count x log of inverse frequency), "kl" (each slot's share of the divergence of
             the edit's reads from the others') or "all".
-        most: so many slots at most; None for all (of "tfidf" and "kl": all that score above 0).
+        most: slots at most; None for all (of "tfidf" and "kl": all that score above 0).
     """
     if rule == "all":
         return rows

@@ -27,19 +27,19 @@ class KnownSubjects(NamedTuple):
 
     Attributes:
         entries: of the index, int64 [n, 2].
-        reach: the index's scope, in tokens after a mention.
+        scope: the index's scope, in tokens after a mention.
         prints: of the check, int64 [m]; empty without one.
         keys: of the check, [m, k].
     """
 
     entries: Tensor
-    reach: int
+    scope: int
     prints: Tensor
     keys: Tensor
 
     def equals(self, other: KnownSubjects) -> bool:
         """To the bit."""
-        return self.reach == other.reach and all(
+        return self.scope == other.scope and all(
             torch.equal(getattr(self, name), getattr(other, name)) for name in ("entries", "prints", "keys")
         )
 
@@ -48,7 +48,7 @@ class KnownSubjects(NamedTuple):
         tensors = {
             "added": _without(after.entries, self.entries),
             "removed": _without(self.entries, after.entries),
-            "reach": torch.tensor(self.reach),
+            "reach": torch.tensor(self.scope),
         }
         if not (torch.equal(after.prints, self.prints) and torch.equal(after.keys, self.keys)):
             tensors |= {"prints": self.prints, "keys": self.keys}
@@ -98,7 +98,7 @@ class SubjectKeeper:
         if state is None or index is None:
             return
         index.store(state.entries)
-        index.reach.fill_(state.reach)
+        index.reach.fill_(state.scope)
         if self.check is not None:
             self.check.store(state.prints, state.keys)
 
@@ -123,10 +123,10 @@ class SubjectKeeper:
         index, check = self.index, self.check
         if index is None:
             return
-        found, reaches = zip(*(self._runs(fact, stored, words) for fact in facts), strict=True)
+        found, scopes = zip(*(self._forms(fact, stored, words) for fact in facts), strict=True)
         entries = [index_entries(each) for each in found]
         index.store(torch.cat([index.entries, *(each.to(index.fingerprints.device) for each in entries)]))
-        index.reach.fill_(max(int(index.reach), *reaches))
+        index.reach.fill_(max(int(index.reach), *scopes))
         ids = {fact.id for fact in stored}
         new = [(fact, each[:, 0]) for fact, each in zip(facts, entries, strict=True) if fact.id not in ids]
         if check is not None and new:
@@ -146,15 +146,15 @@ class SubjectKeeper:
         index = self.index
         if index is None:
             return
-        gone = {run for fact in facts for run in self._runs(fact, stored, words)[0]}
+        gone = {form for fact in facts for form in self._forms(fact, stored, words)[0]}
         ids = {fact.id for fact in facts}
-        texts = {text for run in gone if (text := str(self.tokenizer.decode(list(run))).strip())}
+        texts = {text for form in gone if (text := str(self.tokenizer.decode(list(form))).strip())}
         named = [f for f in stored if f.id not in ids and any(t in q for t in texts for q in f.questions)]
-        left = [(fact, set(self._runs(fact, stored, words)[0])) for fact in named]
-        needed = {run for _, runs in left for run in runs}
-        unneeded = index_entries({run: run for run in gone - needed}).to(index.fingerprints.device)
+        left = [(fact, set(self._forms(fact, stored, words)[0])) for fact in named]
+        needed = {form for _, forms in left for form in forms}
+        unneeded = index_entries({form: form for form in gone - needed}).to(index.fingerprints.device)
         index.store(_without(index.entries, unneeded))
-        self._remove_keys(facts, [fact for fact, runs in left if runs & gone], gone & needed)
+        self._remove_keys(facts, [fact for fact, forms in left if forms & gone], gone & needed)
 
     def _remove_keys(self, facts: Sequence[Fact], left: Sequence[Fact], shared: set[tuple[int, ...]]) -> None:
         """Keys of subjects that are gone, and of those that `left` are still about the keys nearer to `facts`."""
@@ -164,7 +164,7 @@ class SubjectKeeper:
         kept = torch.isin(check.prints, index.fingerprints)
         if shared and left:
             near, own = (self._keys(each).float() for each in (left, facts))
-            prints = index_entries({run: run for run in shared})[:, 0].to(check.prints.device)
+            prints = index_entries({form: form for form in shared})[:, 0].to(check.prints.device)
             keys = check.keys.float()
             forgotten = (keys @ own.T.to(keys)).amax(1) > (keys @ near.T.to(keys)).amax(1)
             kept &= ~(torch.isin(check.prints, prints) & forgotten)
@@ -174,7 +174,7 @@ class SubjectKeeper:
     def _keys(self, facts: Sequence[Fact]) -> Tensor:
         return relation_keys(self.memory.model, self.tokenizer, self.memory.adapter, facts)
 
-    def _runs(
+    def _forms(
         self, fact: Fact, stored: Sequence[Fact], words: Counter[str]
     ) -> tuple[dict[tuple[int, ...], tuple[int, ...]], int]:
         """The surface forms of a fact's subject, each with the one that names its entity, and their scope in tokens."""

@@ -93,9 +93,9 @@ def judge_answers(
     Raises:
         ValueError: not as many answers as questions.
     """
-    held, believed = _held(model, tokenizer, questions, memory), _believed(model, backbone)
+    held, confidence = _held(model, tokenizer, questions, memory), _calibrated(model, backbone)
     thresholds = answer_thresholds(model)
-    return [_answer(*each, *thresholds) for each in zip(questions, backbone, believed, memory, held, strict=True)]
+    return [_answer(*each, *thresholds) for each in zip(questions, backbone, confidence, memory, held, strict=True)]
 
 
 def _held(
@@ -110,7 +110,7 @@ def _held(
     return held
 
 
-def _believed(model: Any, backbone: Sequence[Generated]) -> list[float]:
+def _calibrated(model: Any, backbone: Sequence[Generated]) -> list[float]:
     """The calibrated confidence of each of the bare backbone's answers, 0 to 1 (inference/confidence.py)."""
     found = active_part(model, "memlayers_subjects")
     if found is None:
@@ -122,7 +122,7 @@ def _believed(model: Any, backbone: Sequence[Generated]) -> list[float]:
 def _answer(
     question: str,
     backbone: Generated,
-    believed: float,
+    backbone_confidence: float,
     memory: Generated,
     held: bool,
     memory_threshold: float,
@@ -132,5 +132,5 @@ def _answer(
     if held and score >= memory_threshold:
         source = "memory"
     else:
-        source = "backbone" if believed >= backbone_threshold else "unknown"
+        source = "backbone" if backbone_confidence >= backbone_threshold else "unknown"
     return Answer(question, backbone.text, memory.text, source, score, memory_threshold)
