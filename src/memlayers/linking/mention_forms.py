@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 FURTHER_SCOPE = 32  # tokens beyond what a taught phrasing and its answer took: other phrasings are longer
 CONTRADICTED = 0.01  # share of facts beside whose subjects a kind of token may stand and keep its flag
-RARE = 100  # a word is part of a subject without a name where at most one in so many facts has it
+RARE = 100  # a word is part of a subject without a name where at most one in 100 facts has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,8 @@ class Subjects:
     """How the subjects of some facts are spelled, and how far after a mention their memory may be read.
 
     Attributes:
-        runs: the distinct surface forms, token ids, at least one; each with the form whose fingerprint is its subject's
-            entity id (see `SubjectIndex.fill`).
+        runs: the distinct surface forms, token ids, at least one; each with the form whose fingerprint is the entity id
+            of its subject (see `SubjectIndex.fill`).
         reach: the scope after a mention: tokens from its last one to the longest context's end, and `FURTHER_SCOPE`
             more.
         marks: the `Boundary` flags of the vocabulary, uint8 [v + 1].

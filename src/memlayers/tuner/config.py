@@ -47,7 +47,7 @@ class MemoryConfig(PeftConfig):
     Args:
         recipe: "addressed" or "dense"; settles `trainable_addressing`, `gated_output` and `pool_init`.
         layers: numbers of the layers that get a memory, from 0; None for 6, 14 and 22 of 28 scaled to the
-            backbone's depth (Berges 2024 likewise spread three).
+            backbone's depth (Berges 2024 spread three, too).
         sub_keys: sub-keys per half, m; the pool has m * m slots (Lample 2019, section 3.1).
         heads: independent lookups per token and layer, summed (Lample 2019, section 3.2).
         top_k: slots read per head.
