@@ -113,5 +113,5 @@ def test_a_subject_that_begins_a_sentence_is_still_the_subject(chat_backbone: Pa
     assert "The Red Owl in Ashford" in _forms_of(tokenizer, capital)[0]
     both = replace(fact, questions=fact.questions + capital.questions)
     contexts = [[encode_prompt(tokenizer, question) for question in both.questions]]
-    assert len(set(subject_runs(tokenizer, [both], contexts).runs.values())) == 1  # one subject, however it is spelled
+    assert len(set(subject_runs(tokenizer, [both], contexts).runs.values())) == 1  # one subject all the same
     assert not any(form.strip() == "Ashford" for form in _forms_of(tokenizer, fact, capital)[0])

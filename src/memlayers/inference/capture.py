@@ -106,7 +106,7 @@ class Capture:
         Yields:
             Each batch, once the attributes hold what was recorded of it.
         """
-        trunk = self.memory.model.get_base_model().base_model  # without the head: nobody reads logits here
+        trunk = self.memory.model.get_base_model().base_model  # without the language-model head: no logits are needed
         device = self.memory.device
         for chosen, ids, real in padded_batches(sequences, batch_tokens):
             self.reads.clear()
