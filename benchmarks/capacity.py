@@ -49,7 +49,7 @@ from memlayers.evaluation.report import format_value
 from memlayers.evaluation.results import Results, Row, read_results, write_results
 from memlayers.evaluation.statistics import Estimate, mean_interval
 from memlayers.inference.generation import answer_questions
-from memlayers.tuner import value_pool
+from memlayers.tuner import memory_handle
 from memlayers.utils.environment import environment
 from memlayers.utils.files import atomic_write_text
 
@@ -90,7 +90,7 @@ def run(path: Path, sub_keys: int, n: int, args: argparse.Namespace) -> None:
             ("unseen_phrasing", [rng.choice(fact.unseen_questions) for fact in asked]),
         )
     ]
-    pool = value_pool(model, "default")
+    pool = memory_handle(model, "default").pool
     written = int((pool.table.values != 0).any(1).sum())
     bits = answer_bits(args.family) if args.source == "synthetic" else None
     if bits is not None:

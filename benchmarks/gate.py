@@ -47,7 +47,7 @@ from memlayers.evaluation.statistics import auroc
 from memlayers.evaluation.text_scores import score_text
 from memlayers.inference.capture import collect_features
 from memlayers.inference.confidence import answer_thresholds
-from memlayers.tuner import memory_layers, value_pool
+from memlayers.tuner import memory_handle, memory_layers
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "gate"
@@ -146,7 +146,7 @@ def subject_span(tokenizer: Any, ids: Sequence[int], subject: str) -> tuple[int,
 
 def read_scores(model: Any, features: Features) -> dict[str, list[float]]:
     """How strongly the slots that a prompt reads were written: sum_i w_i ||V_i|| per token, mean of the layers."""
-    norms = value_pool(model, "default").weight.detach().float().norm(dim=1)
+    norms = memory_handle(model, "default").pool.weight.detach().float().norm(dim=1)
     rows: list[Tensor] = []
     written: list[Tensor] = []
     sizes = [len(ids) for ids in features.ids]

@@ -228,7 +228,7 @@ def teaching_steps(sub_keys: int, pool_dtype: str, optimizer: dict[str, Any]) ->
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from memlayers.pool.row_adamw import RowAdamW
-    from memlayers.tuner import MemoryConfig, memory_layers, value_pool
+    from memlayers.tuner import MemoryConfig, memory_handle, memory_layers
     from memlayers.tuner.handle import without_memory
 
     total = torch.cuda.get_device_properties(0).total_memory
@@ -239,7 +239,7 @@ def teaching_steps(sub_keys: int, pool_dtype: str, optimizer: dict[str, Any]) ->
         backbone = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).requires_grad_(False).eval()
     memory = MemoryConfig(layers=[6, 14, 22], sub_keys=sub_keys, heads=1, top_k=8, pool_dtype=pool_dtype)
     model: Any = get_peft_model(backbone, memory)
-    pool = value_pool(model, "default")
+    pool = memory_handle(model, "default").pool
     nudge = torch.nn.Parameter(torch.zeros(config.hidden_size, device="cuda", dtype=torch.bfloat16))
 
     def loss(ids: torch.Tensor) -> torch.Tensor:

@@ -71,7 +71,7 @@ def measure(sub_keys: int, scheme: Scheme) -> dict[str, Any]:
     from memlayers.backbones import POCKET, load_backbone
     from memlayers.pool.optimizers import make_optimizer
     from memlayers.pool.value_pool import ValuePool
-    from memlayers.tuner import MemoryConfig, value_pool
+    from memlayers.tuner import MemoryConfig, memory_handle
 
     options: dict[str, Any] = {}
     if scheme.optimizer == "row-adamw":
@@ -97,7 +97,7 @@ def measure(sub_keys: int, scheme: Scheme) -> dict[str, Any]:
     model: Any = get_peft_model(
         backbone, MemoryConfig(sub_keys=sub_keys, heads=8, key_dim=64, pool_dtype=scheme.pool_dtype)
     )
-    pool = value_pool(model, "default")
+    pool = memory_handle(model, "default").pool
     optimizer = make_optimizer(scheme.optimizer, [{"params": [pool.parameter]}], lr=0.1, **options)
     generator = torch.Generator().manual_seed(0)
     for _ in range(STEPS):

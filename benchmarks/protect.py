@@ -23,7 +23,7 @@ from memlayers.demo import known_questions
 from memlayers.evaluation.evaluate import cost_rows, score_model
 from memlayers.evaluation.report import format_value
 from memlayers.evaluation.results import Results, Row, read_results, write_results
-from memlayers.tuner import value_pool
+from memlayers.tuner import memory_handle
 from memlayers.utils.environment import environment
 from memlayers.utils.files import atomic_write_text
 
@@ -59,7 +59,7 @@ def run(gate: bool, share: float) -> None:
         text=(POCKET / "heldout.txt").read_text(encoding="utf-8"), phrasings=1, max_text_tokens=TEXT_TOKENS,
         seed=SEED, quiet=True,
     )  # fmt: skip
-    marks = value_pool(taught.model, "default").protected
+    marks = memory_handle(taught.model, "default").pool.protected
     protected = 0 if marks is None else int(marks.sum())
     rows += cost_rows(taught.report, len(facts), str(taught.model.device))
     settings = {"facts": FACTS, "share": share, "protected_slots": protected, **asdict(config)}

@@ -31,7 +31,7 @@ from memlayers.kernels import reference
 from memlayers.kernels.interface import Table
 from memlayers.pool.product_keys import make_sub_keys, product_key_top_k
 from memlayers.teaching.calibrate import calibrate
-from memlayers.tuner import MemoryConfig, memory_layers, value_pool
+from memlayers.tuner import MemoryConfig, memory_handle, memory_layers
 
 Build = Callable[..., PreTrainedModel]
 
@@ -131,7 +131,7 @@ def test_stage_3_three_memory_layers_on_one_pool_learn_500_uuid_pairs(tiny_backb
     config = MemoryConfig(recipe="dense", layers=[0, 1, 2], sub_keys=24, heads=4, top_k=8, seed=137)
     model = get_peft_model(backbone, config).train()
     assert len({id(layer.memlayers_pool_owner["default"]["default"]) for layer in memory_layers(model)}) == 1
-    pool = value_pool(model, "default").weight
+    pool = memory_handle(model, "default").pool.weight
     untaught = pool.detach().clone()
 
     generator = _generator()

@@ -27,7 +27,7 @@ from memlayers.evaluation.probes import (
     write_diagnosis,
 )
 from memlayers.evaluation.read_probes import jaccard, last_token_of
-from memlayers.tuner import memory_layers, value_pool
+from memlayers.tuner import memory_handle, memory_layers
 
 NAMES, ANSWERS = "Ada Bob Cid Dot Eve Fay".split(), "red blue 12 Oslo kite 7f".split()
 FACTS = [
@@ -147,7 +147,7 @@ def test_start_layers_are_what_a_new_memory_is(tiny_backbone: Any) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 def test_a_replaced_pool_comes_back_to_the_bit(tiny_backbone: Any, dtype: str) -> None:
     model = get_peft_model(tiny_backbone(), MemoryConfig(recipe="dense", sub_keys=8, pool_dtype=dtype))
-    pool = value_pool(model, "default")
+    pool = memory_handle(model, "default").pool
     before = _state(pool)
     with pytest.raises(RuntimeError, match="broken off"), pool_replaced(pool, None):
         assert not pool(torch.tensor([[1, 2]]), torch.ones(1, 2)).any()

@@ -20,7 +20,7 @@ from memlayers.evaluation.text_scores import score_text
 from memlayers.inference.answering import Answer
 from memlayers.inference.generation import Generated
 from memlayers.inference.record import TeachReport
-from memlayers.tuner import MemoryConfig, value_pool
+from memlayers.tuner import MemoryConfig, memory_handle
 from memlayers.utils.errors import InputError
 
 TEXT = "The river runs to the sea, and the ships sail on it. " * 12
@@ -183,7 +183,7 @@ def _memory(chat_backbone: Path, filled: bool) -> tuple[Any, Any]:
     model, tokenizer = load_backbone(chat_backbone, "float32")
     model = get_peft_model(model, MemoryConfig(sub_keys=8, heads=2, top_k=3))
     if filled:
-        value_pool(model, "default").initialise("normal", 0)
+        memory_handle(model, "default").pool.initialise("normal", 0)
     return model.eval(), tokenizer
 
 

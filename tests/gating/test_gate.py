@@ -21,7 +21,7 @@ from memlayers.inference.capture import LayerFeatures, collect_features
 from memlayers.inference.confidence import belief_exceeded_by, place_of
 from memlayers.inference.generation import Generated
 from memlayers.inference.record import GateReport
-from memlayers.tuner import MemoryConfig, memory_layers, set_gate_enabled, value_pool
+from memlayers.tuner import MemoryConfig, memory_handle, memory_layers, set_gate_enabled
 
 Build = Callable[..., PreTrainedModel]
 
@@ -29,7 +29,7 @@ Build = Callable[..., PreTrainedModel]
 def _model(backbone: PreTrainedModel, layers: int = 1) -> Any:
     config = MemoryConfig(layers=list(range(layers)), sub_keys=8, heads=2, top_k=3, gate=True, gate_hidden=16)
     model = get_peft_model(backbone, config).eval()
-    value_pool(model, "default").initialise("normal", 0)
+    memory_handle(model, "default").pool.initialise("normal", 0)
     return model
 
 

@@ -21,7 +21,7 @@ from memlayers.inference.folder import WEIGHTS_FILE
 from memlayers.inference.record import Teaching, TeachReport, read_teaching, write_teaching
 from memlayers.teaching.regate import regate_memory
 from memlayers.teaching.teach import teach_facts
-from memlayers.tuner import MemoryConfig, memory_layers, set_gate_enabled, value_pool
+from memlayers.tuner import MemoryConfig, memory_handle, memory_layers, set_gate_enabled
 from memlayers.utils.errors import InputError
 
 FACTS = [
@@ -44,7 +44,7 @@ def made(chat_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _save(chat_backbone: Path, folder: Path, config: MemoryConfig) -> None:
     config.backbone = str(chat_backbone)
     model = get_peft_model(load_backbone(chat_backbone, "float32")[0], config)
-    value_pool(model, "default").initialise("normal", 0)
+    memory_handle(model, "default").pool.initialise("normal", 0)
     with torch.no_grad():
         for layer in memory_layers(model):
             if "default" in layer.memlayers_out:

@@ -32,7 +32,7 @@ from memlayers.inference.record import TeachReport, read_teaching
 from memlayers.teaching.checkpoint import Checkpoint
 from memlayers.teaching.teach import teach_facts
 from memlayers.teaching.teacher import Teacher
-from memlayers.tuner import MemoryConfig, value_pool
+from memlayers.tuner import MemoryConfig, memory_handle
 from memlayers.tuner.handle import MemoryHandle, without_memory
 from memlayers.utils.errors import InputError, WorkError
 
@@ -82,7 +82,7 @@ def _bytes(folder: Path) -> bytes:
 
 
 def _pool(model: Any) -> Tensor:
-    return value_pool(model, "default").weight.detach().clone()
+    return memory_handle(model, "default").pool.weight.detach().clone()
 
 
 @torch.no_grad()
@@ -221,7 +221,7 @@ def test_every_option_learns(configure: Configure, tmp_path: Path, changes: dict
     assert after < 0.7 * before
     assert taught.report.exposures == len(taught.report.curve) == changes.get("exposures", 8)
     assert taught.model.get_base_model().lm_head.weight.dtype == getattr(torch, changes.get("dtype", "float32"))
-    pool = value_pool(taught.model, "default")
+    pool = memory_handle(taught.model, "default").pool
     assert pool.table.values.dtype == getattr(torch, changes.get("pool_dtype", "float32"))
     gates = (3 if changes.get("gate_subjects") is False else 1) if changes.get("gate") else 0
     assert len(taught.report.gates) == gates
@@ -366,7 +366,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(
 
     def watched(run: Teacher, batch: Any, total: int) -> bool:
         finite = step(run, batch, total)
-        moments = run.optimizer.state[value_pool(run.model, "default").weight]
+        moments = run.optimizer.state[memory_handle(run.model, "default").pool.weight]
         seen.append((_pool(run.model), int(moments["step"])))
         return finite
 

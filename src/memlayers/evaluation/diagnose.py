@@ -29,7 +29,7 @@ from memlayers.inference.generation import answer_questions
 from memlayers.inference.scoring import answer_logits
 from memlayers.kernels.storage import read_rows
 from memlayers.pool.value_pool import ValuePool
-from memlayers.tuner import MemoryLayer, memory_handle, memory_layers, value_pool
+from memlayers.tuner import MemoryLayer, memory_handle, memory_layers
 from memlayers.tuner.handle import without_memory
 from memlayers.utils.environment import environment
 from memlayers.utils.errors import InputError
@@ -108,7 +108,7 @@ def probe_memory(
         raise InputError("no facts to diagnose with: give at least one")
     model, tokenizer = memory.model, memory.tokenizer
     adapter = memory_handle(model).adapter
-    pool = value_pool(model, adapter)
+    pool = memory_handle(model, adapter).pool
     if pool.before_read is not None:  # a memory just taught: rows that lag behind are caught up first
         pool.before_read(None)
     facts = random.Random(seed).sample(list(facts), min(most, len(facts)))
@@ -127,7 +127,7 @@ def probe_memory(
         "memory": nullcontext(),
         "pool zeroed": pool_replaced(pool, None),
     }
-    if memory_layers(model, adapter)[0].memlayers_config[adapter].trainable_addressing:
+    if memory_handle(model, adapter).config.trainable_addressing:
         conditions["projections alone"] = pool_replaced(pool, start_pool)
     with progress_bar("Asking", len(conditions), quiet=quiet) as advance:
         for name, condition in conditions.items():
@@ -158,7 +158,7 @@ def pool_replaced(pool: ValuePool, by: ValuePool | None) -> Iterator[None]:
 def start_layers(model: Any, adapter: str) -> list[MemoryLayer]:
     """The memory layers as they were before anything was calibrated or taught, on the CPU: all of it is seeded."""
     layers = memory_layers(model, adapter)
-    config = copy.copy(layers[0].memlayers_config[adapter])
+    config = copy.copy(memory_handle(model, adapter).config)
     config.inference_mode, config.gate, config.subjects = False, False, False
     made: list[MemoryLayer] = []
     for number in config.layers or []:
@@ -176,7 +176,7 @@ def _pool_probes(
     model: Any, adapter: str, start: Sequence[MemoryLayer], start_pool: ValuePool
 ) -> tuple[list[Probe], Histogram]:
     """Did the pool move, and, in the dense recipe, what else did?"""
-    pool = value_pool(model, adapter)
+    pool = memory_handle(model, adapter).pool
     now, before, change = [], [], []
     for rows in torch.arange(pool.slots).split(1 << 14):  # never two pools in float32
         one, other = read_rows(pool.table, rows.to(pool.table.values.device)).cpu(), read_rows(start_pool.table, rows)
@@ -195,7 +195,7 @@ def _pool_probes(
         for split, each in (("now", norms), ("at the start", starts), ("of the change", changes)):
             probes.append(Probe.from_estimate("row_norm", split, interval_of(each[moved], 0)))
     layers = memory_layers(model, adapter)
-    config = layers[0].memlayers_config[adapter]
+    config = memory_handle(model, adapter).config
     if config.trainable_addressing:
         for number, own, first in zip(config.layers or [], layers, start, strict=True):
             for name, one, other in _beside_the_pool(own, first, adapter):

@@ -18,7 +18,7 @@ from memlayers.evaluation.statistics import Estimate, mean_interval
 from memlayers.evaluation.watch import Watched, watch
 from memlayers.kernels.storage import read_rows
 from memlayers.linking.token_spans import name_span
-from memlayers.tuner import memory_layers, value_pool
+from memlayers.tuner import memory_handle
 from memlayers.tuner.handle import gates_off
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def fact_reads(
     subjects: dict[str, int] = {}
     for n, fact in enumerate(facts):
         subjects.setdefault(fact.subject or fact.id, n)
-    numbers = memory_layers(model, adapter)[0].memlayers_config[adapter].layers or []
+    numbers = memory_handle(model, adapter).config.layers or []
     for kind, per_layer in found.at.items():
         for place_of_layer, number in enumerate(numbers):
             kept = per_layer[place_of_layer]
@@ -81,7 +81,7 @@ def fact_reads(
 def general_reads(model: Any, adapter: str, sequences: Sequence[Sequence[int]], seed: int) -> list[Probe]:
     """What general text reads and gets, through the gate as it is and with every gate open."""
     through = watch(model, adapter, sequences)
-    numbers = memory_layers(model, adapter)[0].memlayers_config[adapter].layers or []
+    numbers = memory_handle(model, adapter).config.layers or []
     probes = [
         Probe("read_tokens", f"layer {number}, general text", reading / through.tokens, through.tokens)
         for number, reading in zip(numbers, through.reading, strict=True)
@@ -93,7 +93,7 @@ def general_reads(model: Any, adapter: str, sequences: Sequence[Sequence[int]], 
 
 def _reading_probes(model: Any, adapter: str, found: Watched, suffix: str, seed: int) -> list[Probe]:
     """Per layer: how many tokens read, how sharply, how much they get, and what kind of slots they meet."""
-    pool = value_pool(model, adapter)
+    pool = memory_handle(model, adapter).pool
     written = torch.cat(
         [
             (read_rows(pool.table, rows.to(pool.table.values.device)) != 0).any(1).cpu()
@@ -101,7 +101,7 @@ def _reading_probes(model: Any, adapter: str, found: Watched, suffix: str, seed:
         ]
     )
     probes = []
-    numbers = memory_layers(model, adapter)[0].memlayers_config[adapter].layers or []
+    numbers = memory_handle(model, adapter).config.layers or []
     for place, number in enumerate(numbers):
         split, tokens = f"layer {number}{suffix}", found.reading[place]
         probes.append(Probe("read_tokens", split, tokens / found.tokens, found.tokens))

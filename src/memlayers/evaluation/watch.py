@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memlayers.data.encoding import padded_batches
-from memlayers.inference.capture import SeenRead, watched_reads
-from memlayers.tuner import memory_layers, value_pool
+from memlayers.inference.capture import SeenRead, capture
+from memlayers.tuner import memory_handle
 
 
 class Watched:
@@ -46,83 +45,36 @@ def watch(
         sequences: token ids.
         marks: per kind, one position in each sequence whose input, query and slots are kept.
     """
-    layers = memory_layers(model, adapter)
-    pool = value_pool(model, adapter)
-    marks = marks or {}
-    trunk = model.get_base_model().base_model
-    device = next(model.parameters()).device
-    found = Watched(len(layers), pool.slots, layers[0].dim)
-    found.at = {kind: [{} for _ in layers] for kind in marks}
-    own: dict[int, Tensor] = {}
-    whole: dict[int, tuple[Tensor, Tensor]] = {}
-    queries: dict[int, Tensor] = {}
-
-    def keep_own(number: int) -> Any:
-        def keep(_: Any, arguments: Any, output: Any) -> None:
-            own[number] = _output_of(output)
-
-        return keep
-
-    def keep_whole(number: int) -> Any:
-        def keep(_: Any, arguments: Any, output: Any) -> None:
-            whole[number] = arguments[0], _output_of(output)
-
-        return keep
-
-    def keep_query(number: int) -> Any:
-        def keep(_: Any, arguments: Any, output: Tensor) -> None:
-            queries[number] = output
-
-        return keep
-
-    hooks = []
-    for number, layer in enumerate(layers):
-        query: Any = layer.memlayers_query[adapter]
-        hooks += [
-            layer.base_layer.register_forward_hook(keep_own(number)),
-            layer.register_forward_hook(keep_whole(number)),
-            query.register_forward_hook(keep_query(number)),
-        ]
-    try:
-        with watched_reads(model, adapter) as seen:
-            for chosen, ids, mask in padded_batches(sequences, 2048):
-                longest = ids.shape[1]
-                trunk(input_ids=ids.to(device), attention_mask=mask.long().to(device), use_cache=False)
-                places = {
-                    kind: {i: row * longest + positions[i] for row, i in enumerate(chosen)}
-                    for kind, positions in marks.items()
-                }
-                found.tokens += int(mask.sum())
-                by_layer = {read.layer: read for read in seen}
-                for number, layer in enumerate(layers):
-                    x, out = (tensor.reshape(-1, layer.dim).cpu() for tensor in whole[number])
-                    base = own[number].reshape(-1, layer.dim).cpu()
-                    found.inputs_sum[number] += x[mask.flatten()].double().sum(0)
-                    for kind, rows in places.items():
-                        for i, place in rows.items():
-                            found.at[kind][number][i] = x[place].float(), None, None
-                    if number in by_layer:
-                        _add_read(
-                            found, by_layer[number], queries[number].cpu(), x, out.float() - base.float(), base.float(),
-                            mask.flatten(), torch.tensor(chosen).repeat_interleave(longest), places,
-                        )  # fmt: skip
-                seen.clear()
-    finally:
-        for hook in hooks:
-            hook.remove()
+    memory, marks = memory_handle(model, adapter), marks or {}
+    found = Watched(len(memory.layers), memory.pool.slots, memory.layers[0].dim)
+    found.at = {kind: [{} for _ in memory.layers] for kind in marks}
+    with capture(memory, "inputs", "block", "outputs", "reads") as seen:
+        for batch in seen.run(sequences, 2048):
+            sequence, starts = batch.sequence, dict(zip(batch.chosen, batch.starts.tolist(), strict=True))
+            places = {
+                kind: {i: start + positions[i] for i, start in starts.items()} for kind, positions in marks.items()
+            }
+            found.tokens += len(sequence)
+            by_layer = {read.layer: read for read in seen.reads}
+            for number in range(len(memory.layers)):
+                x, base, out = (kept[number].cpu() for kept in (seen.inputs, seen.block, seen.outputs))
+                found.inputs_sum[number] += x.double().sum(0)
+                for kind, rows in places.items():
+                    for i, place in rows.items():
+                        found.at[kind][number][i] = x[place].float(), None, None
+                if number in by_layer:
+                    _add_read(found, by_layer[number], x, out.float() - base.float(), base.float(), sequence, places)
     return found
 
 
 def _add_read(
-    found: Watched, read: SeenRead, queries: Tensor, x: Tensor, added: Tensor, base: Tensor, mask: Tensor,
-    owners: Tensor, places: dict[str, dict[int, int]],
+    found: Watched, read: SeenRead, x: Tensor, added: Tensor, base: Tensor, sequence: Tensor,
+    places: dict[str, dict[int, int]],
 ) -> None:  # fmt: skip
-    """Adds one layer's read of one batch; the tensors hold a row per token of the batch, padding included."""
+    """Adds one layer's read of one batch; the tensors hold a row per token of the batch."""
     number = read.layer
-    tokens = torch.arange(len(mask)) if read.tokens is None else read.tokens.cpu()
-    kept = mask[tokens]
-    tokens = tokens[kept]
-    indices, weights, queries = read.indices.cpu()[kept], read.weights.cpu()[kept], queries[kept].float()
+    tokens = torch.arange(len(x)) if read.tokens is None else read.tokens.cpu()
+    indices, weights, queries = read.indices.cpu(), read.weights.cpu(), read.queries.cpu().float()
     if not len(tokens):
         return
     found.reading[number] += len(tokens)
@@ -132,14 +84,10 @@ def _add_read(
     found.weight[number] += torch.bincount(indices.flatten(), share.double().flatten(), found.slots)
     found.counts += torch.bincount(indices.flatten(), minlength=found.slots)
     found.queries_sum[number] = found.queries_sum[number] + queries.double().sum(0)
-    found.pairs.append((owners[tokens][:, None] * found.slots + indices).unique())
+    found.pairs.append((sequence[tokens][:, None] * found.slots + indices).unique())
     row_of = {token: row for row, token in enumerate(tokens.tolist())}
     for kind, rows in places.items():
         for i, place in rows.items():
             if place in row_of:
                 row = row_of[place]
                 found.at[kind][number][i] = x[place].float(), queries[row], indices[row]
-
-
-def _output_of(output: Any) -> Any:
-    return output[0] if isinstance(output, tuple) else output

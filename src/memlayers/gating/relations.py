@@ -25,8 +25,7 @@ from memlayers.inference.capture import prompt_states
 from memlayers.inference.record import RelationReport
 from memlayers.linking.mention_forms import Subjects, subject_names
 from memlayers.tuner.handle import memory_handle
-from memlayers.tuner.model import memory_layers
-from memlayers.tuner.relation_check import ACCEPTS_ALL, RELATION_DIM, RelationCheck
+from memlayers.tuner.relation_check import ACCEPTS_ALL, RELATION_DIM
 from memlayers.tuner.subject_index import fingerprint
 
 if TYPE_CHECKING:
@@ -127,8 +126,8 @@ def fit_relations(
     mean, projection, keys = _fit(states, [example.relation for example in examples], config.shrinkage)
     threshold = float(torch.stack(own).quantile(config.refused)) if len(own) >= config.least_held_out else ACCEPTS_ALL
     entries = relation_entries(facts, subjects)
-    check = memory_layers(model, adapter)[0].memlayers_relations[adapter]
-    assert isinstance(check, RelationCheck)
+    check = memory_handle(model, adapter).relation_check
+    assert check is not None
     kept_keys = torch.stack([keys[relation] for _, relation in entries])
     check.fill(mean, projection, [each for each, _ in entries], kept_keys, threshold)
     return RelationReport(threshold, *(_share_from(scores, threshold) for scores in (own, others)))
@@ -142,10 +141,6 @@ def relation_keys(model: Any, tokenizer: PreTrainedTokenizerBase, adapter: str, 
     projected = check.project(prompt_states(model, adapter, prompts).to(check.mean.device))
     means = [each.mean(0) for each in projected.split([len(fact.questions) for fact in facts])]
     return F.normalize(torch.stack(means), dim=1)
-
-
-class _Seen(Exception):
-    """Ends a forward whose rest is not needed."""
 
 
 def _wordings(facts: Sequence[Fact]) -> list[list[str]]:

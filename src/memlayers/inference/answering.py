@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from memlayers.inference.confidence import answer_thresholds, belief, place_of, relation_scores
 from memlayers.inference.generation import Generated, generate_answers
-from memlayers.tuner.handle import active_part, without_memory
+from memlayers.tuner.handle import active_memories, without_memory
 from memlayers.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -112,10 +112,10 @@ def _held(
 
 def _calibrated(model: Any, backbone: Sequence[Generated]) -> list[float]:
     """The calibrated confidence of each of the bare backbone's answers, 0 to 1 (inference/confidence.py)."""
-    found = active_part(model, "memlayers_subjects")
-    if found is None:
+    index = next((memory.index for memory in active_memories(model) if memory.index is not None), None)
+    if index is None:
         return [answer.confidence for answer in backbone]
-    guesses = found[1].guesses.tolist()
+    guesses = index.guesses.tolist()
     return [belief(answer.confidence, guesses[place_of(answer.text)]) for answer in backbone]
 
 

@@ -14,7 +14,7 @@ from memlayers.performance.reads import make_reads
 from memlayers.performance.stages import BETAS, EPS, RATE, make_pool, measure_roofs
 from memlayers.pool.product_keys import product_key_top_k
 from memlayers.pool.row_adamw import RowAdamW
-from memlayers.tuner import MemoryConfig, memory_layers, value_pool
+from memlayers.tuner import MemoryConfig, memory_handle, memory_layers
 
 BATCH, LENGTH = 32, 24  # what a step of the demo holds
 LARGE = Path(__file__).parent / "backbone_configs" / "qwen2.5-7b.json"
@@ -50,7 +50,7 @@ def _pocket(clock: Clock, seed: int) -> dict[str, float]:
     ids = torch.randint(5, 2000, (BATCH, LENGTH), generator=generator).to(clock.device)
     labels = ids.clone()
     labels[:, :-4] = -100  # answers of four tokens
-    pool = value_pool(model, "default")
+    pool = memory_handle(model, "default").pool
     optimizer = RowAdamW([pool.parameter], lr=1e-3, betas=BETAS, eps=EPS)
     nudge = nn.Parameter(torch.zeros(layers[0].dim, device=clock.device))
 

@@ -11,11 +11,9 @@ from memlayers.tuner.gate import RelevanceGate
 from memlayers.tuner.handle import (
     MemoryHandle,
     active_memories,
-    active_part,
     memory_auxiliary_loss,
     memory_handle,
     set_gate_enabled,
-    value_pool,
     without_memory,
 )
 from memlayers.tuner.layer import MemoryLayer, Read
@@ -29,12 +27,10 @@ __all__ = [
     "Read",
     "RelevanceGate",
     "active_memories",
-    "active_part",
     "memory_auxiliary_loss",
     "memory_handle",
     "memory_layers",
     "set_gate_enabled",
-    "value_pool",
     "without_memory",
 ]
 

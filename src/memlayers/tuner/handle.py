@@ -53,9 +53,14 @@ class MemoryHandle:
         return _part(self.layers[0].memlayers_subjects, self.adapter, SubjectIndex)
 
     @property
+    def relation_check(self) -> RelationCheck | None:
+        """The check of what is asked, where the memory was built with one."""
+        return _part(self.layers[0].memlayers_relations, self.adapter, RelationCheck)
+
+    @property
     def relations(self) -> RelationCheck | None:
-        """The check of what is asked, where there is one and it has keys."""
-        check = _part(self.layers[0].memlayers_relations, self.adapter, RelationCheck)
+        """`relation_check`, where it has keys."""
+        check = self.relation_check
         return check if check is not None and check.filled else None
 
     @property
@@ -128,25 +133,6 @@ def active_memories(model: nn.Module) -> list[MemoryHandle]:
     active = dict.fromkeys(name for layer in memory_layers(model) for name in layer.active_adapters)
     found = ((name, memory_layers(model, name)) for name in active)
     return [MemoryHandle(model, name, tuple(layers)) for name, layers in found if layers]
-
-
-def value_pool(model: nn.Module, adapter: str) -> ValuePool:
-    """The value pool that the memory layers of `adapter` share.
-
-    Raises:
-        InputError: the model has no memory of this name.
-    """
-    return memory_handle(model, adapter).pool
-
-
-def active_part(model: nn.Module, name: str) -> tuple[str, Any] | None:
-    """The first active memory that has such a part ("memlayers_subjects", ...), and the part; None without one."""
-    for layer in memory_layers(model):
-        parts = getattr(layer, name)
-        for adapter in layer.active_adapters:
-            if adapter in parts:
-                return str(adapter), parts[adapter]
-    return None
 
 
 def set_gate_enabled(model: nn.Module, enabled: bool) -> None:
