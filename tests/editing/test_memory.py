@@ -98,7 +98,7 @@ def test_teaching_leaves_the_facts_with_the_memory(taught_folder: Path):
 
 def test_what_general_text_reads_counts_where_no_gate_keeps_it_out(opened: Memory, chat_backbone: Path, tmp_path: Path):
     opened.prepare()
-    assert opened._editing().use.passages == 0  # no passage has a stored name in it
+    assert opened._editing().session.use.passages == 0  # no passage has a stored name in it
     config = TeachConfig().with_flags(
         backbone=str(chat_backbone), sub_keys=24, heads=2, top_k=4, key_dim=8, gate=False, exposures=1,
         dtype="float32", device="cpu",

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,11 +13,9 @@ from torch import Tensor
 from memlayers.data.facts import Fact
 from memlayers.editing.report import EditReport
 from memlayers.editing.rows import Kept
+from memlayers.editing.session import EditSession
 from memlayers.editing.slot_use import choose_slots
 from memlayers.editing.subjects import KnownSubjects
-
-if TYPE_CHECKING:
-    from memlayers.editing.session import EditSession
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +15,9 @@ from memlayers.data.facts import Fact
 from memlayers.editing.edit import Edit
 from memlayers.editing.guard import guard
 from memlayers.editing.rows import RowWriter, clear_rows
+from memlayers.editing.session import EditSession
 from memlayers.inference.scoring import answer_logits
 from memlayers.tuner.handle import gates_off, without_memory
-
-if TYPE_CHECKING:
-    from memlayers.editing.session import EditSession
 
 
 def forget(edit: Edit, facts: Sequence[Fact]) -> None:

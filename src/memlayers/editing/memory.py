@@ -19,7 +19,7 @@ from memlayers.utils.locks import writing_alone
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from memlayers.editing.session import EditSession
+    from memlayers.editing.editor import Editor
     from memlayers.inference.answering import Answer
     from memlayers.inference.record import Teaching, TeachReport
 
@@ -64,7 +64,7 @@ class Memory:
         self._loader: _Loader | None = None
         self._version = None if self.folder is None else _version(self.folder)
         self._book: FactBook | None = None
-        self._session: EditSession | None = None
+        self._editor: Editor | None = None
         self._lock: ExitStack | None = None
         self._closed = False
 
@@ -230,8 +230,8 @@ class Memory:
 
     def save(self) -> None:
         """Writes the edits made since the last saving into the folder, in one step; nothing where there are none."""
-        if self._session is not None:
-            self._session.save()
+        if self._editor is not None:
+            self._editor.save()
 
     def prepare(self) -> None:
         """Does now what the first edit would otherwise wait for: the lock, and what every stored fact reads.
@@ -242,11 +242,11 @@ class Memory:
                 facts; it was opened with its gate off; it is of the dense recipe; or it was closed.
         """
         self._book_to_edit()
-        self._editing().prepare()
+        self._editing().session.prepare()
 
     def close(self) -> None:
         """Lets others edit the folder. What was not saved is not saved any more; the memory can still be asked."""
-        self._closed, self._session = True, None
+        self._closed, self._editor = True, None
         if self._lock is not None:
             self._lock.close()
 
@@ -295,14 +295,15 @@ class Memory:
                 self._lock = stack.pop_all()
         return self._read_book()
 
-    def _editing(self) -> EditSession:
+    def _editing(self) -> Editor:
         """The edits under way; loads the model."""
-        if self._session is None:
+        if self._editor is None:
+            from memlayers.editing.editor import Editor
             from memlayers.editing.session import EditSession
 
             book = self._read_book()
-            self._session = EditSession(self.model, self.tokenizer, book, self.edits, quiet=self.quiet)
-        return self._session
+            self._editor = Editor(EditSession(self.model, self.tokenizer, book, self.edits, quiet=self.quiet))
+        return self._editor
 
     def _folder(self) -> Path:
         if self.folder is None:

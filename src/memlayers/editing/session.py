@@ -1,24 +1,13 @@
-"""A memory open for editing: its model, its facts, what each of them reads, and the edits that are not saved yet.
-
-Addressing is fixed, so a fact can be found again: what its phrasings read is where it lies. An edit writes chosen rows
-of the pool (slot_use.py, rows.py), enters the subjects' fingerprints or takes them out (subjects.py), measures the
-facts that read most of what it moved before and after, teaches those again that it broke (guard.py), and is saved in
-one step with its line in the journal (saving.py). An edit that would change another fact's answer is refused, and
-leaves nothing behind (edit.py).
-"""
+"""What edits stand on: a memory's model, its facts, and what each of them reads. Addressing is fixed, so that stays."""
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import random
-import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import load_file
 from torch import Tensor
 
 from memlayers.backbones import context_length
@@ -26,14 +15,8 @@ from memlayers.data.encoding import Encoded, encode_example
 from memlayers.data.facts import Fact
 from memlayers.data.general_text import SHIPPED, GeneralText, read_general_text
 from memlayers.editing.config import EditConfig
-from memlayers.editing.edit import Edit, edit_under_way
 from memlayers.editing.fact_book import FactBook, both_sides
-from memlayers.editing.forget import forget
-from memlayers.editing.journal import Change, Record, apply_changes, reversed_changes
-from memlayers.editing.learn import learn
-from memlayers.editing.report import EditReport
-from memlayers.editing.rows import Kept
-from memlayers.editing.saving import Pending, save_edits
+from memlayers.editing.journal import Change
 from memlayers.editing.slot_use import SlotUse
 from memlayers.editing.subjects import SubjectKeeper
 from memlayers.inference.capture import slots_read
@@ -91,122 +74,6 @@ class EditSession:
         self._examples: dict[tuple[str, str], Encoded] = {}
         self._use: SlotUse | None = None
         self._words: Counter[str] | None = None
-        self._pending: list[Pending] = []
-
-    # -- the edits ----------------------------------------------------------------------------------------------------
-
-    def write(self, kind: str, changes: list[Change], *, autosave: bool, purge: bool = False) -> EditReport:
-        """Makes one edit of these changes in the model, and saves it with `autosave`.
-
-        Args:
-            kind: "add", "update", "forget" or "repair".
-            changes: at least one; all of them put facts in, or all take facts out.
-            autosave: otherwise `save` saves it.
-            purge: drop all undo data when it is saved.
-
-        Raises:
-            EditRefused: it would change another fact's answer, or does not take; the model is as it was.
-        """
-        self.prepare()
-        old, new = both_sides(changes)
-        facts = tuple(new or old)
-        report = EditReport(self._next_number(), kind, tuple(fact.id for fact in facts), facts)
-        with edit_under_way(self, report) as edit:
-            if new:
-                learn(edit, new)
-            else:
-                forget(edit, old)
-            self._pending.append(self._finished(edit, changes, purge))
-            self.book.apply(changes)
-            began = time.perf_counter()
-            if autosave:
-                try:
-                    self.save()
-                except BaseException:
-                    self.book.apply(reversed_changes(changes))
-                    self._pending.pop()
-                    raise
-                report.saving = time.perf_counter() - began
-        self._account(changes)
-        return report
-
-    def repair(self, *, autosave: bool) -> EditReport:
-        """Teaches again what is not answered any more; see `Memory.repair`."""
-        facts = self.book.facts
-        examples = [self.encoded(fact) for fact in facts]
-        asked = [one for phrasings in examples for one in phrasings]
-        with progress_bar("Asking what is stored", len(asked), quiet=self.quiet) as advance:
-            right = answered(self.model, self.tokenizer, asked, progress=advance)
-        of_fact = right.split([len(phrasings) for phrasings in examples])
-        lost = [place for place, each in enumerate(of_fact) if not bool(each.all())]
-        if not lost:
-            return EditReport(0, "repair", (), recalled=1.0, asked=len(asked))
-        return self.write("repair", [Change(place, facts[place], facts[place]) for place in lost], autosave=autosave)
-
-    def undo(self, record: Record, made: Sequence[Change]) -> EditReport:
-        """Takes the last edit back; see `Memory.undo`.
-
-        Args:
-            record: its line in the journal.
-            made: the changes that it made.
-        """
-        began = time.perf_counter()
-        path = self.folder / record.undo_file
-        try:
-            tensors = load_file(path)
-        except Exception as error:  # the safetensors parser raises its own
-            raise InputError(f"{path}: damaged ({error}); edit {record.number} cannot be taken back") from error
-        changes = reversed_changes(made)
-        facts = tuple(fact for change in changes if (fact := change.after or change.before))
-        number, slots = self._next_number(), len(tensors["rows"])
-        report = EditReport(number, "undo", record.ids, facts, undone=record.kind, slots=slots)
-        pool = self.memory.pool
-        with edit_under_way(self, report) as edit:
-            edit.keep(tensors["rows"])
-            stored = {name: value.to(pool.parameter.device) for name, value in tensors.items()}
-            Kept(stored["rows"], stored["values"], stored.get("scales")).put_back(pool)
-            self.subjects.undo(stored)
-            before = self.book.digests()
-            line = Record(number, "undo", _now(), record.ids, slots, undoes=record.number, before=before)
-            report.seconds = time.perf_counter() - began
-            after = apply_changes(self.book.facts, changes)
-            save_edits(self.book, self.memory, self._use, [line], after, {}, expected=record.before)
-        self.book.apply(changes)
-        if self._use is not None:
-            self._account(changes)
-        report.saving = time.perf_counter() - began - report.seconds
-        return report
-
-    def save(self) -> None:
-        """Writes the edits made since the last saving into the folder, in one step."""
-        if not self._pending:
-            return
-        first = self._pending[0]
-        first.record = replace(first.record, before=self.book.digests())
-        records = [each.record for each in self._pending]
-        by_number = {each.record.number: each for each in self._pending}
-        purge = any(each.purge for each in self._pending)
-        save_edits(self.book, self.memory, self._use, records, self.book.facts, by_number, purge=purge)
-        self._pending = []
-
-    def _finished(self, edit: Edit, changes: list[Change], purge: bool) -> Pending:
-        """The edit as it is to be saved; its report gets what the journal says too."""
-        report = edit.report
-        assert edit.kept is not None
-        kept = edit.kept.changed(self.memory.pool)
-        report.slots = len(kept.rows)
-        report.seconds = time.perf_counter() - edit.began
-        measured = ("steps", "recalled", "asked", "opened", "neighbours", "repaired", "changed")
-        evidence = {name: getattr(report, name) for name in measured}
-        evidence |= {"seconds": round(report.seconds, 3), "slots": self.config.slots, **report.evidence}
-        record = Record(report.number, report.kind, _now(), report.ids, report.slots, evidence=evidence)
-        return Pending(record, changes, kept, self.subjects.change(edit.subjects), purge)
-
-    def _next_number(self) -> int:
-        records = [each.record for each in self._pending] or self.book.records
-        return records[-1].number + 1 if records else 1
-
-    # -- what edits stand on ------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
         """Does now what the first edit would otherwise wait for: what every stored fact reads, and its words."""
@@ -228,6 +95,11 @@ class EditSession:
                 # With an index the gate is closed on other text, which then reads nothing.
                 use.put_general(self._general_reads())
             self._use = use
+        return self._use
+
+    @property
+    def known_use(self) -> SlotUse | None:
+        """`use`, where it was looked at already."""
         return self._use
 
     @property
@@ -261,7 +133,7 @@ class EditSession:
         right: list[bool] = answered(self.model, self.tokenizer, examples).tolist()
         return right
 
-    def _account(self, changes: Sequence[Change]) -> None:
+    def account(self, changes: Sequence[Change]) -> None:
         """After an edit: which words the stored facts have, and what they read."""
         old, new = both_sides(changes)
         for fact in old:
@@ -285,7 +157,3 @@ class EditSession:
         chosen = random.Random(0).sample(passages, min(self.config.general_passages, len(passages)))
         sequences = GeneralText(tuple(chosen)).encode(self.tokenizer, min(self._max_length, 256))
         return [rows for rows, _ in slots_read(self.model, ADAPTER, sequences, range(len(sequences)))]
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,166 @@
+"""Makes the edits of a memory: one at a time in the model, guarded, and saved with their lines in the journal.
+
+Addressing is fixed, so a fact can be found again: what its phrasings read is where it lies. An edit writes chosen rows
+of the pool (slot_use.py, rows.py), enters the subjects' fingerprints or takes them out (subjects.py), measures the
+facts that read most of what it moved before and after, teaches those again that it broke (guard.py), and is saved in
+one step with its line in the journal (saving.py). An edit that would change another fact's answer is refused, and
+leaves nothing behind (edit.py).
+"""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from safetensors.torch import load_file
+
+from memlayers.editing.edit import Edit, edit_under_way
+from memlayers.editing.fact_book import both_sides
+from memlayers.editing.forget import forget
+from memlayers.editing.journal import Change, Record, apply_changes, reversed_changes
+from memlayers.editing.learn import learn
+from memlayers.editing.report import EditReport
+from memlayers.editing.rows import Kept
+from memlayers.editing.saving import Pending, save_edits
+from memlayers.editing.session import EditSession
+from memlayers.inference.scoring import answered
+from memlayers.utils.errors import InputError
+from memlayers.utils.progress import progress_bar
+
+if TYPE_CHECKING:
+    pass
+
+
+class Editor:
+    """The edits of a memory, and those of them that are not saved yet.
+
+    Args:
+        session: what they stand on.
+    """
+
+    def __init__(self, session: EditSession) -> None:
+        self.session = session
+        self._pending: list[Pending] = []
+
+    def write(self, kind: str, changes: list[Change], *, autosave: bool, purge: bool = False) -> EditReport:
+        """Makes one edit of these changes in the model, and saves it with `autosave`.
+
+        Args:
+            kind: "add", "update", "forget" or "repair".
+            changes: at least one; all of them put facts in, or all take facts out.
+            autosave: otherwise `save` saves it.
+            purge: drop all undo data when it is saved.
+
+        Raises:
+            EditRefused: it would change another fact's answer, or does not take; the model is as it was.
+        """
+        session = self.session
+        session.prepare()
+        old, new = both_sides(changes)
+        facts = tuple(new or old)
+        report = EditReport(self._next_number(), kind, tuple(fact.id for fact in facts), facts)
+        with edit_under_way(session, report) as edit:
+            if new:
+                learn(edit, new)
+            else:
+                forget(edit, old)
+            self._pending.append(self._finished(edit, changes, purge))
+            session.book.apply(changes)
+            began = time.perf_counter()
+            if autosave:
+                try:
+                    self.save()
+                except BaseException:
+                    session.book.apply(reversed_changes(changes))
+                    self._pending.pop()
+                    raise
+                report.saving = time.perf_counter() - began
+        session.account(changes)
+        return report
+
+    def repair(self, *, autosave: bool) -> EditReport:
+        """Teaches again what is not answered any more; see `Memory.repair`."""
+        session = self.session
+        facts = session.book.facts
+        examples = [session.encoded(fact) for fact in facts]
+        asked = [one for phrasings in examples for one in phrasings]
+        with progress_bar("Asking what is stored", len(asked), quiet=session.quiet) as advance:
+            right = answered(session.model, session.tokenizer, asked, progress=advance)
+        of_fact = right.split([len(phrasings) for phrasings in examples])
+        lost = [place for place, each in enumerate(of_fact) if not bool(each.all())]
+        if not lost:
+            return EditReport(0, "repair", (), recalled=1.0, asked=len(asked))
+        return self.write("repair", [Change(place, facts[place], facts[place]) for place in lost], autosave=autosave)
+
+    def undo(self, record: Record, made: Sequence[Change]) -> EditReport:
+        """Takes the last edit back; see `Memory.undo`.
+
+        Args:
+            record: its line in the journal.
+            made: the changes that it made.
+        """
+        session = self.session
+        began = time.perf_counter()
+        path = session.folder / record.undo_file
+        try:
+            tensors = load_file(path)
+        except Exception as error:  # the safetensors parser raises its own
+            raise InputError(f"{path}: damaged ({error}); edit {record.number} cannot be taken back") from error
+        changes = reversed_changes(made)
+        facts = tuple(fact for change in changes if (fact := change.after or change.before))
+        number, slots = self._next_number(), len(tensors["rows"])
+        report = EditReport(number, "undo", record.ids, facts, undone=record.kind, slots=slots)
+        pool = session.memory.pool
+        with edit_under_way(session, report) as edit:
+            edit.keep(tensors["rows"])
+            stored = {name: value.to(pool.parameter.device) for name, value in tensors.items()}
+            Kept(stored["rows"], stored["values"], stored.get("scales")).put_back(pool)
+            session.subjects.undo(stored)
+            before = session.book.digests()
+            line = Record(number, "undo", _now(), record.ids, slots, undoes=record.number, before=before)
+            report.seconds = time.perf_counter() - began
+            after = apply_changes(session.book.facts, changes)
+            save_edits(session.book, session.memory, session.known_use, [line], after, {}, expected=record.before)
+        session.book.apply(changes)
+        if session.known_use is not None:
+            session.account(changes)
+        report.saving = time.perf_counter() - began - report.seconds
+        return report
+
+    def save(self) -> None:
+        """Writes the edits made since the last saving into the folder, in one step."""
+        session = self.session
+        if not self._pending:
+            return
+        first = self._pending[0]
+        first.record = replace(first.record, before=session.book.digests())
+        records = [each.record for each in self._pending]
+        by_number = {each.record.number: each for each in self._pending}
+        purge = any(each.purge for each in self._pending)
+        save_edits(session.book, session.memory, session.known_use, records, session.book.facts, by_number, purge=purge)
+        self._pending = []
+
+    def _finished(self, edit: Edit, changes: list[Change], purge: bool) -> Pending:
+        """The edit as it is to be saved; its report gets what the journal says too."""
+        session = self.session
+        report = edit.report
+        assert edit.kept is not None
+        kept = edit.kept.changed(session.memory.pool)
+        report.slots = len(kept.rows)
+        report.seconds = time.perf_counter() - edit.began
+        measured = ("steps", "recalled", "asked", "opened", "neighbours", "repaired", "changed")
+        evidence = {name: getattr(report, name) for name in measured}
+        evidence |= {"seconds": round(report.seconds, 3), "slots": session.config.slots, **report.evidence}
+        record = Record(report.number, report.kind, _now(), report.ids, report.slots, evidence=evidence)
+        return Pending(record, changes, kept, session.subjects.change(edit.subjects), purge)
+
+    def _next_number(self) -> int:
+        records = [each.record for each in self._pending] or self.session.book.records
+        return records[-1].number + 1 if records else 1
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
