@@ -107,7 +107,7 @@ class MentionConfig:
         flag=None,
     )
     rare: int = option(
-        100, "A word is part of a subject without a name where at most one in so many facts has it.", flag=None
+        100, "A word is part of a subject without a name where at most one in this many facts has it.", flag=None
     )
 
 
@@ -219,7 +219,7 @@ class DataConfig:
         None, "Public facts mixed in among the facts, a file of questions (the v0.2 reference recipe's mixed corpus).",
         advanced=True,
     )  # fmt: skip
-    fluency: str | None = option(None, "General text mixed in, a file (likewise).", advanced=True)
+    fluency: str | None = option(None, "General text mixed in among the facts, a file.", advanced=True)
     keep_facts: bool = option(
         True, "The memory remembers its facts (facts.jsonl), so that they can be listed, updated and forgotten."
     )

@@ -85,7 +85,7 @@ def _markdown(results: Results, source: str, picture: str) -> str:
         "# What the memory learned, and what it cost",
         "\n".join(f"- {line}" for line in _in_short(results)),
         f"![recall against exposures, perplexity, known facts]({picture})",
-        "Small markers: measured between passes, recall and known facts on samples. Large markers: the rows below.",
+        "Small markers: measured between epochs, recall and known facts on samples. Large markers: the rows below.",
         markdown_table(("metric", "split", "value", "95 % interval", "n", "better"), table, right=(2, 3, 4)),
     ]
     if results.examples:
@@ -108,10 +108,10 @@ def _in_short(results: Results) -> list[str]:
     """The sentences a reader wants first; each only where its rows are there."""
     lines = []
     taught, unseen = results.find("recall", "taught"), results.find("recall", "unseen_phrasing")
-    alone, passes = results.find("recall", "backbone"), results.find("exposures_per_fact", "all")
+    alone, shown = results.find("recall", "backbone"), results.find("exposures_per_fact", "all")
     if taught:
         line = f"Recall of {taught.n:,} facts: **{percent(taught.value)}**"
-        line += f" after {passes.value:.2f} exposures each" if passes else ""
+        line += f" after {shown.value:.2f} exposures each" if shown else ""
         line += f"; **{percent(unseen.value)}** on phrasings never taught" if unseen else ""
         lines.append(line + (f"; the backbone alone: {percent(alone.value)}." if alone else "."))
     before, after = _pair(results, "known_facts")
@@ -150,7 +150,7 @@ def _comparison(runs: Sequence[tuple[str, Results]], picture: str) -> str:
     parts = [
         "# Runs side by side",
         f"![recall against exposures, perplexity, known facts]({picture})",
-        "Small markers: measured between passes, recall and known facts on samples. Large markers: the rows below.",
+        "Small markers: measured between epochs, recall and known facts on samples. Large markers: the rows below.",
         markdown_table(head, table, right=range(2, len(head))),
         "Best of a row in bold; 95 % intervals in brackets.",
     ]

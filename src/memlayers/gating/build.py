@@ -35,7 +35,7 @@ class GateMaterials:
         contexts: token ids of the facts' questions and answers (`sampled_contexts`).
         features: what each memory layer saw of them, and of general text, on the bare backbone: two lists, with one
             entry per memory layer each.
-        passages: so many of the general text's sequences, the first ones, are running text rather than chats.
+        passages: number of the general text's sequences that are running text rather than chats; they come first.
         subjects: the surface forms of the facts' subjects; None where the gate shall not know them.
     """
 

@@ -1,8 +1,8 @@
-"""What was taught of whom: finds the keys of `tuner.relations.RelationCheck`, and asks it.
+"""Fits the relation check: whether what is asked of a subject was taught (tuner/relation_check.py).
 
 Facts that share a wording, or the name of a relation, ask for the same thing. A state is made to show what is asked,
-and not of whom, by a linear discriminant (Fisher 1936; Rao 1948): directions in which questions for different things
-lie far apart, in units of how questions for one thing scatter. Its examples are the taught questions, and their
+and not of which subject, by a linear discriminant (Fisher 1936; Rao 1948): directions in which questions for different
+things lie far apart, in units of how questions for one thing scatter. Its examples are the taught questions, and their
 wordings put to the subjects of other facts: so that "writer" and "place of birth" are told apart by the question, not
 by the person.
 """

@@ -1,9 +1,7 @@
-"""The relevance gate, made before a single value is written (design/recipe.md, "Gate first").
+"""Trains the relevance gate on the bare backbone, before a single value is written (docs/method.md).
 
-It needs nothing but the bare backbone, and has two parts, each hard, so that a closed gate leaves the backbone's
-logits as they are, to the bit; teaching then happens under it. `index_subjects`: a memory is read from a stored
-subject's name on (tuner/subject_index.py). `train_gates`: a small network tells the facts' contexts, question and
-answer, from general text, where such a name may fall too.
+A small network tells the facts' contexts, question and answer, from general text. Its threshold is hard, so that a
+closed gate leaves the backbone's logits as they are, to the bit; teaching then happens under it.
 """
 
 from __future__ import annotations
@@ -43,16 +41,16 @@ def train_gates(
     the tokens behind the subject (the gate is not asked about others), and the general text's chats:
     questions of every kind, so that it does not close on a kind of question that the facts had none of.
 
-    Class-balanced binary cross-entropy with Adam, as in the seed. A tenth of the sequences is held out for the report.
+    Class-balanced binary cross-entropy with Adam, as in the v0.2 reference recipe. A tenth of the sequences is held out for the report.
 
     Args:
         model: a PEFT model whose memory has gates.
         adapter: name of the memory.
         facts: features of the facts' contexts, one entry per memory layer.
-        general: features of general text, likewise.
+        general: features of general text, one entry per memory layer.
         config: threshold, steps, batch size and rate. The threshold is raised, by at most `config.most_raised`, to the
             largest logit on held-out passages: on running text a gate has no business at all.
-        passages: so many of the general text's sequences, the first ones, are running text rather than chats.
+        passages: number of the general text's sequences that are running text rather than chats; they come first.
         sequences: the token ids of the facts' contexts; needed where the memory knows its subjects.
         seed: of the order of the tokens.
         progress: called with 1 after each step.

@@ -45,9 +45,9 @@ class RelationReport:
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
-    """Scores measured during teaching, after `exposures` passes per fact; None where not measured then.
+    """Scores measured during teaching, after `exposures` exposures per fact; None where not measured then.
 
-    `loss` is the last pass's, in nats per counted token, each step's before it is taken.
+    `loss` is the last epoch's, in nats per counted token, each step's before it is taken.
     """
 
     exposures: float
@@ -63,14 +63,14 @@ class TeachReport:
 
     Attributes:
         steps: optimizer steps taken.
-        exposures: passes shown per fact.
+        exposures: how often each fact was shown.
         recall: last recall measured on taught phrasings, free generation.
         skipped_steps: steps left out because the loss or a gradient was not finite.
         seconds: wall clock of calibration, gate and teaching, evaluations along the way left out.
         gates: one report per gate.
         relations: of the check of what is asked; None where there is none.
         thresholds: the least confidence of a memory's answer and of the backbone's; None where not settled.
-        curve: scores after each pass.
+        curve: scores after each epoch.
     """
 
     steps: int = 0

@@ -69,7 +69,7 @@ class Grid:
         """All cells, those a reader waits for first.
 
         The first recipe with the first choice of gate, at the headline size, then at the smaller ones; then the other
-        recipes and gates likewise; sizes above the headline last.
+        recipes and gates in the same order; sizes above the headline last.
         """
         sizes = sorted(self.sizes, key=lambda size: (size > self.headline, size != self.headline, size))
         small = [size for size in sizes if size <= self.headline]

@@ -36,7 +36,7 @@ class Measure:
         metric: of the row.
         split: of the row.
         floor: the bar's, if there is one.
-        goal: likewise.
+        goal: what it should reach, if there is one.
     """
 
     label: str

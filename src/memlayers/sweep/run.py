@@ -1,4 +1,4 @@
-"""Running the cells: each is taught, scored, and written as one results file; a killed run goes on where it was.
+"""Running the cells: each is taught, scored, and written as one results file; a killed run continues where it was.
 
 Light until a cell has to be run, so that the page of a finished grid is redrawn at once.
 """
@@ -134,7 +134,7 @@ def run_protocol(
 
     Args:
         out: a folder, new or of an earlier call: OUT/cells/NAME.json, OUT/results.md and its plots; OUT/work while a
-            cell is taught, from which an interrupted one goes on.
+            cell is taught, from which an interrupted one continues.
         grid: which cells.
         materials: what they are made of.
         config: how they are taught; recipe, gate and seed are the cell's.

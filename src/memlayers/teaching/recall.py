@@ -46,7 +46,7 @@ def measured_recall(
 def _recalled(
     model: Any, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], wordings: int, rng: random.Random
 ) -> tuple[int, int]:
-    """How many questions are answered rightly, and of how many: each fact in so many of its taught wordings."""
+    """Questions answered rightly, and questions asked: each fact in `wordings` of its taught wordings."""
     asked = [(q, f.answers) for f in facts for q in rng.sample(f.questions, min(wordings, len(f.questions)))]
     answers = answer_questions(model, tokenizer, [question for question, _ in asked])
     right = sum(exact_match(answer, accepted) for answer, (_, accepted) in zip(answers, asked, strict=True))

@@ -75,14 +75,14 @@ class Teacher:
         config: how.
         work: folder of the checkpoints; None keeps none.
         gate_facts: as in `teach_facts`.
-        watch: likewise.
+        watch: as in `teach_facts`.
         quiet: no progress bars.
 
     Attributes:
-        model: the PEFT model, from `setup` on.
-        tokenizer: the backbone's, likewise.
-        memory: the handle on the memory, likewise.
-        schedule: the order of work, likewise.
+        model: the PEFT model. It, and the next three, are there from `setup` on.
+        tokenizer: the backbone's.
+        memory: the handle on the memory.
+        schedule: the order of work.
         report: what was done so far.
     """  # fmt: skip
 
