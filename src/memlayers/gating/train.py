@@ -41,7 +41,8 @@ def train_gates(
     the tokens behind the subject (the gate is not asked about others), and the general text's chats:
     questions of every kind, so that it does not close on a kind of question that the facts had none of.
 
-    Class-balanced binary cross-entropy with Adam, as in the v0.2 reference recipe. A tenth of the sequences is held out for the report.
+    Class-balanced binary cross-entropy with Adam, as in the v0.2 reference recipe.
+    A tenth of the sequences is held out for the report.
 
     Args:
         model: a PEFT model whose memory has gates.
