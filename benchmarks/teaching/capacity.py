@@ -3,8 +3,7 @@
 ``--source synthetic``: a family of `memlayers.data.synthetic` (``--family``), whose answers are drawn uniformly
 and on their own, so that the bits of one answer are known; this gives bits per parameter, to be held against the 2 bits
 that language models store (Allen-Zhu and Li 2024, arXiv 2404.05405). ``--source real``: EntityQuestions facts of all 24
-relations in the pocket's phrasings (``../shared/data/entityquestions``; 20,376 of them), for how many facts are held at
-98 % recall.
+relations in the pocket's phrasings (20,376 of them), for how many facts are held at 98 % recall.
 
 Two estimates of the bits learned from n facts whose answers have b bits each:
 
@@ -20,8 +19,8 @@ has fallen below ``--until``. Plot and table are drawn from the files.
 
 Examples (one core; about 0.4 s a fact, and half a minute a point)::
 
-    python benchmarks/capacity.py
-    python benchmarks/capacity.py --source real --sub-keys 256 --facts 5000 --exposures 5
+    python -m benchmarks.teaching.capacity
+    python -m benchmarks.teaching.capacity --source real --sub-keys 256 --facts 5000 --exposures 5
 """
 
 from __future__ import annotations
@@ -29,104 +28,26 @@ from __future__ import annotations
 import argparse
 import math
 import random
-import sys
-import tempfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gate import ENTITY_QUESTIONS
-
-from memlayers import Fact, TeachConfig, teach_facts
+from benchmarks import common
+from benchmarks.common import SEED
+from memlayers import Fact, TeachConfig
 from memlayers.backbones import POCKET
-from memlayers.data.answers import exact_match
 from memlayers.data.entity_questions import read_entity_questions
 from memlayers.data.fact_files import read_facts
 from memlayers.data.synthetic import answer_bits, make_facts
 from memlayers.evaluation.diagnose import gold_answers
 from memlayers.evaluation.evaluate import cost_rows
-from memlayers.evaluation.report import format_value
 from memlayers.evaluation.results import Results, Row, read_results, write_results
 from memlayers.evaluation.statistics import Estimate, mean_interval
 from memlayers.inference.generation import answer_questions
-from memlayers.tuner import value_pool
 from memlayers.utils.environment import environment
 from memlayers.utils.files import atomic_write_text
 
-RESULTS = Path(__file__).resolve().parent / "results" / "capacity"
-SEED = 137
+RESULTS = common.RESULTS / "capacity"
 LITERATURE = 2.0  # bits per parameter
-
-
-def facts_of(source: str, family: str, n: int) -> list[Fact]:
-    """The facts of a point; those of a smaller one are among them where they are synthetic."""
-    if source == "synthetic":
-        return make_facts(family, n, SEED)
-    known = {fact.subject for fact in read_facts(POCKET / "known.jsonl")}
-    found = read_entity_questions(ENTITY_QUESTIONS, without=known, all_relations=True)
-    if n > len(found):
-        sys.exit(f"EntityQuestions has {len(found)} facts of these relations: take fewer, or --source synthetic")
-    return random.Random(SEED).sample(found, n)
-
-
-def run(path: Path, sub_keys: int, n: int, args: argparse.Namespace) -> None:
-    """Teaches one pool n facts and measures what it holds."""
-    facts = facts_of(args.source, args.family, n)
-    config = TeachConfig().with_flags(
-        sub_keys=sub_keys, exposures=args.exposures, gate=args.gate, recall_sample=128, seed=SEED,
-        gate_steps=500, checkpoint_seconds=3600,
-        batch_size=min(32, max(4, n // 16)),  # at least 16 steps a pass
-    )  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        taught = teach_facts(facts, Path(folder) / "memory", config, quiet=True)
-    rng = random.Random(SEED)
-    asked = rng.sample(facts, min(args.sample, n))
-    model, tokenizer = taught.model, taught.tokenizer
-    questions = [rng.choice(fact.questions) for fact in asked]
-    rows = [
-        Row.from_estimate("recall", split, recall(model, tokenizer, asked, which))
-        for split, which in (
-            ("taught", questions),
-            ("unseen_phrasing", [rng.choice(fact.unseen_questions) for fact in asked]),
-        )
-    ]
-    pool = value_pool(model, "default")
-    written = int((pool.table.values != 0).any(1).sum())
-    bits = answer_bits(args.family) if args.source == "synthetic" else None
-    if bits is not None:
-        nll = gold_answers(model, tokenizer, asked, questions)[2].double() / math.log(2)
-        by_loss = mean_interval((bits - nll).numpy(), SEED)
-        for split, share in (("by_recall", _times(recall_of(rows), bits)), ("by_loss", by_loss)):
-            rows.append(Row.from_estimate("learned_bits", split, _times(share, n)))
-            for which, slots in (("all", pool.slots), ("written", written)):
-                held = _times(share, n / max(1, slots * pool.dim))
-                rows.append(Row.from_estimate("bits_per_parameter", f"{split}, {which} slots", held))
-    rows += cost_rows(taught.report, n, "cpu")
-    settings: dict[str, Any] = {
-        "facts": n, "source": args.source, "family": args.family if bits is not None else None,
-        "bits_per_answer": bits, "slots": pool.slots, "width": pool.dim, "written_slots": written, **asdict(config),
-    }  # fmt: skip
-    write_results(path, Results(environment("cpu"), settings, rows, taught.report.curve, []))
-
-
-def recall(model: Any, tokenizer: Any, facts: list[Fact], questions: list[str]) -> Estimate:
-    """Strict recall in free generation."""
-    answers = answer_questions(model, tokenizer, questions)
-    right = [exact_match(answer, fact.answers) for answer, fact in zip(answers, facts, strict=True)]
-    return mean_interval(right, SEED)
-
-
-def recall_of(rows: list[Row]) -> Estimate:
-    """The recall on taught phrasings, as an estimate again."""
-    row = rows[0]
-    assert row.ci_low is not None and row.ci_high is not None
-    return Estimate(row.value, row.ci_low, row.ci_high, row.n)
-
-
-def _times(estimate: Estimate, factor: float) -> Estimate:
-    return Estimate(estimate.value * factor, estimate.ci_low * factor, estimate.ci_high * factor, estimate.n)
-
-
 COLUMNS = (
     ("recall, taught", "recall", "taught"),
     ("recall, never taught phrasings", "recall", "unseen_phrasing"),
@@ -136,34 +57,87 @@ COLUMNS = (
 )
 
 
+def facts_of(source: str, family: str, n: int) -> list[Fact]:
+    """The facts of a point; those of a smaller one are among them where they are synthetic."""
+    if source == "synthetic":
+        return make_facts(family, n, SEED)
+    known = {fact.subject for fact in read_facts(POCKET / "known.jsonl")}
+    return common.drawn(read_entity_questions(common.ENTITY_QUESTIONS, without=known, all_relations=True), n)
+
+
+def run(path: Path, sub_keys: int, n: int, args: argparse.Namespace) -> None:
+    """Teaches one pool n facts and measures what it holds."""
+    facts = facts_of(args.source, args.family, n)
+    config = TeachConfig().with_flags(
+        sub_keys=sub_keys, exposures=args.exposures, gate=args.gate, recall_sample=128, seed=SEED,
+        gate_steps=500, checkpoint_seconds=3600,
+        batch_size=min(32, max(4, n // 16)),  # at least 16 steps an epoch
+    )  # fmt: skip
+    teacher = common.teach(facts, config)
+    rng = random.Random(SEED)
+    asked = rng.sample(facts, min(args.sample, n))
+    model, tokenizer = teacher.model, teacher.tokenizer
+    questions = [rng.choice(fact.questions) for fact in asked]
+    unseen = [rng.choice(fact.unseen_questions) for fact in asked]
+    recalled = recall(model, tokenizer, asked, questions)
+    rows = [
+        Row.from_estimate("recall", "taught", recalled),
+        Row.from_estimate("recall", "unseen_phrasing", recall(model, tokenizer, asked, unseen)),
+    ]
+    pool = teacher.memory.pool
+    written = int((pool.table.values != 0).any(1).sum())
+    bits = answer_bits(args.family) if args.source == "synthetic" else None
+    if bits is not None:
+        nll = gold_answers(model, tokenizer, asked, questions)[2].double() / math.log(2)
+        by_loss = mean_interval((bits - nll).numpy(), SEED)
+        for split, share in (("by_recall", _times(recalled, bits)), ("by_loss", by_loss)):
+            rows.append(Row.from_estimate("learned_bits", split, _times(share, n)))
+            for which, slots in (("all", pool.slots), ("written", written)):
+                held = _times(share, n / max(1, slots * pool.dim))
+                rows.append(Row.from_estimate("bits_per_parameter", f"{split}, {which} slots", held))
+    rows += cost_rows(teacher.report, n, "cpu")
+    settings: dict[str, Any] = {
+        "facts": n, "source": args.source, "family": args.family if bits is not None else None,
+        "bits_per_answer": bits, "slots": pool.slots, "width": pool.dim, "written_slots": written, **config.flags(),
+    }  # fmt: skip
+    write_results(path, Results(environment("cpu"), settings, rows, teacher.report.curve, []))
+
+
+def recall(model: Any, tokenizer: Any, facts: list[Fact], questions: list[str]) -> Estimate:
+    """Strict recall in free generation."""
+    answers = answer_questions(model, tokenizer, questions)
+    return mean_interval(common.right(answers, [fact.answers for fact in facts]), SEED)
+
+
+def _times(estimate: Estimate, factor: float) -> Estimate:
+    return Estimate(estimate.value * factor, estimate.ci_low * factor, estimate.ci_high * factor, estimate.n)
+
+
 def table(points: list[Results]) -> str:
     """The points, pool by pool."""
-    lines = [f"| slots | written | facts | of | {' | '.join(name for name, *_ in COLUMNS)} |", "|---" * 9 + "|"]
+    rows = []
     for results in points:
-        config, cells = results.config, []
-        for _, metric, split in COLUMNS:
-            row = results.find(metric, split)
-            ends = [] if row is None else [end for end in (row.ci_low, row.ci_high) if end is not None]
-            between = f" ({' to '.join(format_value(metric, end) for end in ends)})" if ends else ""
-            cells.append("" if row is None else f"{format_value(metric, row.value)}{between}")
+        config = results.config
+        cells = [common.row_with_interval(results.find(metric, split)) for _, metric, split in COLUMNS]
         share = config["written_slots"] / config["slots"]
-        what = config["family"] or "EntityQuestions"
-        lines.append(f"| {config['slots']:,} | {share:.0%} | {config['facts']:,} | {what} | {' | '.join(cells)} |")
+        rows.append([f"{config['slots']:,}", f"{share:.0%}", f"{config['facts']:,}", _kind(results), *cells])
     n = max((row.n for results in points for row in results.rows if row.metric == "recall"), default=0)
-    return f"Recall of a sample of up to {n} facts; 95 % intervals.\n\n" + "\n".join(lines) + "\n"
+    head = ["slots", "written", "facts", "of", *(name for name, *_ in COLUMNS)]
+    note = f"Recall of a sample of up to {n} facts; 95 % intervals.\n\n![the points](capacity.png)"
+    return f"{note}\n\n{common.markdown_table(head, rows)}\n"
+
+
+def _kind(results: Results) -> str:
+    return str(results.config["family"] or "EntityQuestions")
 
 
 def draw(points: list[Results]) -> None:
     """Recall, and bits per parameter, against the number of facts, a line a pool."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = common.pyplot()
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-    kinds = sorted({(r.config["slots"], r.config["family"] or "EntityQuestions") for r in points})
+    kinds = sorted({(r.config["slots"], _kind(r)) for r in points})
     for number, (slots, what) in enumerate(kinds):
-        own = [r for r in points if (r.config["slots"], r.config["family"] or "EntityQuestions") == (slots, what)]
+        own = [r for r in points if (r.config["slots"], _kind(r)) == (slots, what)]
         for axis, metric, split, style in (
             (axes[0], "recall", "taught", "o-"),
             (axes[1], "bits_per_parameter", "by_recall, all slots", "o-"),
@@ -190,7 +164,7 @@ def draw(points: list[Results]) -> None:
 
 def main() -> None:
     """Runs the points that are missing, then draws all there are."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.drawing_parser(__doc__)
     parser.add_argument("--sub-keys", default="16,32,64", help="pools of m * m slots")
     parser.add_argument("--facts", default="50,100,200,400,800,1600,3200", help="ascending")
     parser.add_argument("--source", choices=("synthetic", "real"), default="synthetic")
@@ -200,8 +174,7 @@ def main() -> None:
     parser.add_argument("--until", type=float, default=0.5, help="a pool is left once recall is below")
     parser.add_argument("--gate", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args()
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    for sub_keys in map(int, args.sub_keys.split(",")):
+    for sub_keys in map(int, args.sub_keys.split(",") if not args.draw else ()):
         for n in map(int, args.facts.split(",")):
             kind = args.family if args.source == "synthetic" else "entityquestions"
             suffix = f"{'' if args.gate else '-no-gate'}{'' if args.exposures == 8 else f'-{args.exposures}x'}"
@@ -221,4 +194,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    common.start(main)

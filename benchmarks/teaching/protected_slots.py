@@ -5,31 +5,25 @@ Per share of protected slots, with the gate and without: the pocket backbone is 
 perplexity of held-out text. One JSON a point in ``benchmarks/results/protect``; what is there is not run again. Plot
 and table are drawn from the files.
 
-Example: ``python benchmarks/protect.py`` (about 15 minutes on one core)
+Example: ``python -m benchmarks.teaching.protected_slots`` (about 15 minutes on one core)
 """
 
 from __future__ import annotations
 
-import argparse
 import random
-import tempfile
-from dataclasses import asdict
 from pathlib import Path
 
-from memlayers import TeachConfig, teach_facts
-from memlayers.backbones import POCKET
-from memlayers.data.fact_files import read_facts
+from benchmarks import common
+from memlayers import TeachConfig
 from memlayers.demo import known_questions
 from memlayers.evaluation.evaluate import cost_rows, evaluate_memory
-from memlayers.evaluation.report import format_value
-from memlayers.evaluation.results import Results, Row, read_results, write_results
-from memlayers.tuner import value_pool
+from memlayers.evaluation.results import Results, read_results, write_results
 from memlayers.utils.environment import environment
 from memlayers.utils.files import atomic_write_text
 
-RESULTS = Path(__file__).resolve().parent / "results" / "protect"
+SEED, RESULTS = common.SEED, common.RESULTS / "protect"
 SHARES = (0.0, 0.1, 0.3, 0.5, 0.7)
-SEED, FACTS, KNOWN, TEXT_TOKENS = 137, 300, 300, 8192
+FACTS, KNOWN, TEXT_TOKENS = 300, 300, 8192
 COLUMNS = (
     ("recall, taught", "recall", "taught"),
     ("recall, never taught phrasings", "recall", "unseen_phrasing"),
@@ -47,56 +41,42 @@ def place(gate: bool, share: float) -> Path:
 
 def run(gate: bool, share: float) -> None:
     """Teaches and scores one point."""
-    facts = random.Random(SEED).sample(read_facts(POCKET / "demo.jsonl"), FACTS)
+    facts = common.demo_facts(FACTS)
     known = random.Random(SEED).sample(known_questions(), KNOWN)
     config = TeachConfig().with_flags(
         gate=gate, protect="shipped" if share else None, protect_share=share or 0.3, recall_sample=64, seed=SEED
     )
-    with tempfile.TemporaryDirectory() as folder:
-        taught = teach_facts(facts, Path(folder) / "memory", config, quiet=True)
+    teacher = common.teach(facts, config)
     rows, examples = evaluate_memory(
-        taught.model, taught.tokenizer, facts=facts, known=known,
-        text=(POCKET / "heldout.txt").read_text(encoding="utf-8"), phrasings=1, max_text_tokens=TEXT_TOKENS,
-        seed=SEED, quiet=True,
+        teacher.model, teacher.tokenizer, facts=facts, known=known, text=common.held_out_text(), phrasings=1,
+        max_text_tokens=TEXT_TOKENS, seed=SEED, quiet=True,
     )  # fmt: skip
-    marks = value_pool(taught.model, "default").protected
+    marks = teacher.memory.pool.protected
     protected = 0 if marks is None else int(marks.sum())
-    rows += cost_rows(taught.report, len(facts), str(taught.model.device))
-    settings = {"facts": FACTS, "share": share, "protected_slots": protected, **asdict(config)}
-    write_results(place(gate, share), Results(environment("cpu"), settings, rows, taught.report.curve, examples))
+    rows += cost_rows(teacher.report, len(facts), str(teacher.device))
+    settings = {"facts": FACTS, "share": share, "protected_slots": protected, **config.flags()}
+    write_results(place(gate, share), Results(environment("cpu"), settings, rows, teacher.report.curve, examples))
 
 
 def table(points: dict[tuple[bool, float], Results]) -> str:
     """The figures, with their intervals."""
-    lines = [f"| gate | protected share | {' | '.join(name for name, *_ in COLUMNS)} |", "|---" * 8 + "|"]
+    rows = []
     for (gate, share), results in points.items():
-        cells = [_cell(results.find(metric, split)) for _, metric, split in COLUMNS]
-        lines.append(f"| {'yes' if gate else 'no'} | {share:g} | {' | '.join(cells)} |")
+        cells = [common.row_with_interval(results.find(metric, split)) for _, metric, split in COLUMNS]
+        rows.append(["yes" if gate else "no", f"{share:g}", *cells])
     before = next(iter(points.values()))
     known, perplexity = before.find("known_facts", "backbone"), before.find("perplexity", "backbone")
     note = (
         f"{FACTS} facts, seed {SEED}; {KNOWN} known questions, {TEXT_TOKENS:,} tokens of text; 95 % intervals. The "
-        f"backbone: known facts {_cell(known)}, perplexity {_cell(perplexity)}."
+        f"backbone: known facts {common.row_with_interval(known)}, perplexity {common.row_with_interval(perplexity)}."
     )
-    return f"{note}\n\n" + "\n".join(lines) + "\n"
-
-
-def _cell(row: Row | None) -> str:
-    if row is None:
-        return ""
-    value = format_value(row.metric, row.value)
-    if row.ci_low is None or row.ci_high is None:
-        return value
-    return f"{value} ({format_value(row.metric, row.ci_low)} to {format_value(row.metric, row.ci_high)})"
+    shown = common.markdown_table(["gate", "protected share", *(name for name, *_ in COLUMNS)], rows)
+    return f"{note}\n\n![the trade-off](curve.png)\n\n{shown}\n"
 
 
 def draw(points: dict[tuple[bool, float], Results]) -> None:
     """Recall, known facts and perplexity against the protected share."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = common.pyplot()
     panels = (
         ("recall", (("recall", "taught", "o-"), ("recall", "unseen_phrasing", "o--"))),
         ("known facts", (("known_facts", "memory", "o-"),)),
@@ -124,10 +104,7 @@ def draw(points: dict[tuple[bool, float], Results]) -> None:
 
 def main() -> None:
     """Runs the points that are missing, then draws all there are."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draw", action="store_true", help="run nothing, draw what is there")
-    draw_only = parser.parse_args().draw
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    draw_only = common.drawing_parser(__doc__).parse_args().draw
     wanted = [(gate, share) for gate in (False, True) for share in SHARES]
     for gate, share in wanted:
         if not draw_only and not place(gate, share).exists():
@@ -139,4 +116,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    common.start(main)

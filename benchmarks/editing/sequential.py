@@ -12,18 +12,15 @@ that was cut off shows how far it got, and one with a memory goes on from there 
 * ``smf-100``: Sparse Memory Finetuning's rule (Lin et al. 2025, arXiv 2510.15103) on the same pool: the top 2,048
   slots of a batch by TF-IDF, no gate, queries from the state alone, nothing guarded.
 * ``lora-100``: peft's LoRA, rank 16 on every linear layer, 1e-3; ``full-100``: all weights, 1e-4. Adam, answers only;
-  a batch is passed over until all of it is answered, thirty times at most, as the memory's batches are.
+  a batch has epochs until all of it is answered, thirty at most, as the memory's batches have.
 * ``once``: `memlayers teach` of all facts at once.
 
-Example: ``python benchmarks/sequential.py memory-100``; without names everything that is missing, then the plot.
+Example: ``python -m benchmarks.editing.sequential memory-100``; without names all that is missing, then the plot.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -33,15 +30,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from memlayers import Fact, TeachConfig, teach_facts
-from memlayers.backbones import POCKET, load_backbone
-from memlayers.data.answers import exact_match
+from benchmarks import common
+from benchmarks.common import SEED
+from memlayers import EditConfig, Fact, TeachConfig, load_memory, teach_facts
+from memlayers.backbones import load_backbone
 from memlayers.data.encoding import encode_example
-from memlayers.data.entity_questions import read_entity_questions
-from memlayers.data.fact_files import read_facts
 from memlayers.demo import known_questions
-from memlayers.editing.config import EditConfig
-from memlayers.editing.memory import load_memory
 from memlayers.evaluation.evaluate import perplexity_on
 from memlayers.evaluation.statistics import mean_interval
 from memlayers.inference.folder import stored_facts
@@ -50,10 +44,10 @@ from memlayers.inference.scoring import answer_logits
 from memlayers.utils.environment import environment
 from memlayers.utils.files import atomic_write_text
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "sequential"
-ENTITY_QUESTIONS = ROOT.parent / "shared" / "data" / "entityquestions"
-SEED, FIRST, ASKED, TEXT_TOKENS, PHRASINGS = 137, 100, 400, 8192, 4
+RESULTS = common.RESULTS / "sequential"
+REPAIRED = "mended"
+"""The key, in a results file, of how many facts were repaired at the end of an arm."""
+FIRST, ASKED, TEXT_TOKENS, PHRASINGS = 100, 400, 8192, 4
 CHECKPOINTS = (100, 200, 300, 500, 1000, 2000, 3000, 5000, 7500, 10_000)
 ARMS = {
     "memory-100": 10_000, "plain-100": 7500, "memory-10": 1000, "memory-1": 200, "smf-100": 2000, "lora-100": 1000,
@@ -72,7 +66,7 @@ class Exam:
     def __init__(self, arm: str, facts: Sequence[Fact], work: Path) -> None:
         self.arm, self.facts, self.work = arm, facts, work / "sequential" / arm
         self.known = random.Random(3).sample(known_questions(), ASKED)
-        self.text = (POCKET / "heldout.txt").read_text(encoding="utf-8")
+        self.text = common.held_out_text()
         self.points: list[dict[str, Any]] = []
         self.seconds = 0.0
 
@@ -80,7 +74,7 @@ class Exam:
         """Takes up the points of a run that was cut off; how many facts its memory holds, 0 if there is none."""
         path = RESULTS / f"{self.arm}.json"
         stored = len(stored_facts(self.work)) if (self.work / "facts.jsonl").is_file() else 0
-        found = json.loads(path.read_text(encoding="utf-8"))["points"] if stored and path.exists() else []
+        found = common.read_json(path)["points"] if stored and path.exists() else []
         self.points = [point for point in found if point["facts"] <= stored]
         self.seconds = self.points[-1]["seconds"] if self.points else 0.0
         return stored
@@ -97,12 +91,12 @@ class Exam:
             ("known_facts", [(each.question, each.answers) for each in self.known]),
         ):
             answers = answer_questions(model, tokenizer, [question for question, _ in asked])
-            right = [exact_match(answer, accepted) for answer, (_, accepted) in zip(answers, asked, strict=True)]
+            right = common.right(answers, [accepted for _, accepted in asked])
             point[split] = mean_interval(right)._asdict()
         point["perplexity"] = perplexity_on(model, tokenizer, self.text, max_tokens=TEXT_TOKENS)
         self.points.append(point)
         found = {"arm": self.arm, "seed": SEED, "environment": environment("cpu"), "points": self.points}
-        atomic_write_text(RESULTS / f"{self.arm}.json", json.dumps(found, indent=1) + "\n")
+        common.write_json(RESULTS / f"{self.arm}.json", found)
         shown = {key: value["value"] if isinstance(value, dict) else value for key, value in point.items()}
         print(self.arm, shown, flush=True)
 
@@ -134,25 +128,26 @@ def memory_arm(exam: Exam, size: int, config: TeachConfig, edit: EditConfig) -> 
         if not exam.points:
             exam.take(memory.model, memory.tokenizer, FIRST)
         exam.stream(size, memory.model, memory.tokenizer, memory.add, start=max(done, FIRST), save=memory.save)
-        if not exam.arm.startswith("smf") and "mended" not in exam.points[-1]:
+        if not exam.arm.startswith("smf") and REPAIRED not in exam.points[-1]:
             began = time.process_time()
             repaired = memory.repair()
             exam.seconds += time.process_time() - began
-            exam.take(memory.model, memory.tokenizer, len(exam.facts), mended=len(repaired.ids))
+            exam.take(memory.model, memory.tokenizer, len(exam.facts), **{REPAIRED: len(repaired.ids)})
 
 
 def weights_arm(exam: Exam, size: int, lora: bool) -> None:
-    """LoRA, or all weights: passes over each batch, each in other phrasings, until one finds all answered."""
+    """LoRA, or all weights: epochs of each batch, each in other phrasings, until one finds all answered."""
     from peft import LoraConfig, get_peft_model
 
-    model, tokenizer = load_backbone("pocket", "float32")
+    backbone, tokenizer = load_backbone("pocket", "float32")
+    model: Any = backbone
     if lora:
         torch.manual_seed(SEED)
         config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
-        model = get_peft_model(model, config)
+        model = get_peft_model(backbone, config)
     else:
         model.requires_grad_(True)
-        model.get_base_model = lambda: model
+        model.get_base_model = lambda: backbone  # as a PEFT model has it
     optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad], lr=1e-3 if lora else 1e-4, weight_decay=0.0
     )
@@ -181,12 +176,7 @@ def weights_arm(exam: Exam, size: int, lora: bool) -> None:
 
 def run(arm: str, number: int, work: Path) -> None:
     """One arm over the first `number` facts of the stream."""
-    named = {fact.subject for name in ("demo", "known") for fact in read_facts(POCKET / f"{name}.jsonl")}
-    facts = read_entity_questions(ENTITY_QUESTIONS, without=named)
-    facts = [
-        replace(fact, questions=fact.questions[:PHRASINGS])
-        for fact in random.Random(SEED).sample(facts, max(CHECKPOINTS))
-    ]
+    facts = [replace(fact, questions=fact.questions[:PHRASINGS]) for fact in common.new_facts(max(CHECKPOINTS))]
     exam = Exam(arm, facts[:number], work)
     kind, _, size = arm.partition("-")
     if kind == "memory":
@@ -197,30 +187,25 @@ def run(arm: str, number: int, work: Path) -> None:
         config = TEACH.with_flags(gate=False)
         memory_arm(exam, int(size), config, replace(STREAM, slot_count=2048, neighbours=0, rehearsed=0, repairs=0))
     elif kind == "once":
-        with tempfile.TemporaryDirectory() as folder:
-            began = time.process_time()
-            taught = teach_facts(exam.facts, Path(folder) / "memory", TEACH, quiet=True)
-            exam.seconds = time.process_time() - began
-            exam.take(taught.model, taught.tokenizer, number)
+        began = time.process_time()
+        teacher = common.teach(exam.facts, TEACH)
+        exam.seconds = time.process_time() - began
+        exam.take(teacher.model, teacher.tokenizer, number)
     else:
         weights_arm(exam, int(size), kind == "lora")
 
 
 def draw() -> None:
     """Recall of everything so far, and known facts, against the number of facts; the table of the arms' ends."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    arms = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))]
+    pyplot = common.pyplot()
+    arms = [common.read_json(path) for path in sorted(RESULTS.glob("*.json"))]
     figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
     titles = {
         "taught": "recall of all so far", "unseen_phrasing": "in phrasings never taught", "known_facts": "known facts",
     }  # fmt: skip
     for axis, key in zip(axes, titles, strict=True):
         for arm in arms:
-            points = [point for point in arm["points"] if "mended" not in point]
+            points = [point for point in arm["points"] if REPAIRED not in point]
             values = [point[key]["value"] for point in points]
             axis.plot([point["facts"] for point in points], values, marker="o", markersize=3, label=arm["arm"])
         axis.set_xscale("log")
@@ -230,34 +215,30 @@ def draw() -> None:
         axis.grid(alpha=0.3)
     axes[0].legend()
     figure.savefig(RESULTS / "curves.png", dpi=130)
-    lines = [
-        "| arm | facts | recall of all | phrasings never taught | first 100 | known facts | perplexity | CPU s a fact |"
-    ]
-    lines.append("|---|---|---|---|---|---|---|---|")
+    head = ["arm", "facts", "recall of all", "phrasings never taught", "first 100", "known facts", "perplexity"]
+    rows = []
     for arm in arms:
         most = arm["points"][-1]["facts"]
         for last in (point for point in arm["points"] if point["facts"] == most):
-            name = f"{arm['arm']}, {last['mended']:,} facts mended" if "mended" in last else arm["arm"]
+            name = f"{arm['arm']}, {last[REPAIRED]:,} facts repaired" if REPAIRED in last else arm["arm"]
             cells = [f"{last[k]['value']:.1%}" for k in ("taught", "unseen_phrasing", "first_batch", "known_facts")]
             pace = f"{last['seconds'] / last['facts']:.2f}"
-            lines.append(f"| {name} | {last['facts']:,} | {' | '.join(cells)} | {last['perplexity']:.2f} | {pace} |")
-    atomic_write_text(RESULTS / "table.md", "\n".join(lines) + "\n")
+            rows.append([name, f"{last['facts']:,}", *cells, f"{last['perplexity']:.2f}", pace])
+    atomic_write_text(RESULTS / "table.md", common.markdown_table([*head, "CPU s a fact"], rows) + "\n")
 
 
 def main() -> None:
     """Run what is asked for, or what is missing; then draw all there is."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("arms", nargs="*", metavar="ARM", help=", ".join(ARMS))
+    parser = common.drawing_parser(__doc__)
+    common.some_of(parser, ARMS, "arm")
     parser.add_argument("--facts", type=int, help="how many, in place of the arm's own number")
-    parser.add_argument("--work", type=Path, default=ROOT / "runs", help="where an arm's memory is kept")
+    parser.add_argument("--work", type=Path, default=common.WORK, help="where an arm's memory is kept")
     given = parser.parse_args()
-    if unknown := set(given.arms) - set(ARMS):
-        parser.error(f"no such arm: {', '.join(sorted(unknown))}")
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    for arm in given.arms or [arm for arm in ARMS if not (RESULTS / f"{arm}.json").exists()]:
+    missing = [arm for arm in ARMS if not (RESULTS / f"{arm}.json").exists()]
+    for arm in given.names or (() if given.draw else missing):
         run(arm, given.facts or ARMS[arm], given.work)
     draw()
 
 
 if __name__ == "__main__":
-    main()
+    common.start(main)

@@ -4,51 +4,51 @@ Teaches the pocket backbone EntityQuestions facts (once; the memory is kept in `
 for each rule: updates so many of them, one after another, each to another answer of its relation, and forgets so many.
 All other facts are asked before and after, in a taught phrasing and in one never taught, in free generation. The last
 ten updates are saved one by one and taken back again, and hashes compared. Writes
-``benchmarks/results/edits/FACTS-RULE[-SLOTS].json`` (typed rows) and ``edits.md``, the table of all that are there.
+``benchmarks/results/edits/FACTS-RULE[-SLOTS].json`` and ``edits.md``, the table of all that are there.
 
 ``never``: two memories, one taught all facts and made to forget some, one after another, one never taught those; how
 far the old answers are from the bare backbone's, through the gate and with the memory read for every token.
 
-Examples: ``python benchmarks/edits.py edits --edits 200``, ``python benchmarks/edits.py never --facts 300``
+Examples::
+
+    python -m benchmarks.editing.single_edits edits --edits 200
+    python -m benchmarks.editing.single_edits never --facts 300
 """
 
 from __future__ import annotations
 
-import argparse
 import random
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from gate import entity_questions
 
-from memlayers import EditConfig, EditRefused, Fact, TeachConfig, load_memory, read_facts, teach_facts
-from memlayers.backbones import POCKET
-from memlayers.data.answers import exact_match
+from benchmarks import common
+from benchmarks.common import SEED
+from memlayers import EditConfig, EditRefused, EditReport, Fact, Memory, TeachConfig, load_memory, teach_facts
 from memlayers.data.encoding import encode_example
 from memlayers.editing.journal import read_journal
 from memlayers.evaluation.results import Results, Row, read_results, write_results
 from memlayers.evaluation.statistics import mean_interval
 from memlayers.inference.folder import SLOT_USE_FILE, stored_facts
 from memlayers.inference.generation import answer_questions
-from memlayers.tuner.handle import without_memory
+from memlayers.inference.scoring import answer_standing
+from memlayers.tuner import without_memory
 from memlayers.utils.environment import environment
+from memlayers.utils.files import atomic_write_text
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "edits"
-SEED, UNDONE = 137, 10
+RESULTS = common.RESULTS / "edits"
+UNDONE = 10
 
 
 def memory_of(work: Path, facts: int, part: int | None = None) -> Path:
     """A memory of the first `part` (None: all) of so many facts, taught where it is not there yet."""
     out = work / (f"m{facts}" if part is None else f"m{facts}-{part}")
     if not (out / "facts.jsonl").is_file():
-        taken = {fact.subject for name in ("demo", "known") for fact in read_facts(POCKET / f"{name}.jsonl")}
-        teach_facts(entity_questions(taken, 2000)[:facts][:part], out, TeachConfig())
+        teach_facts(common.new_facts(2000)[:facts][:part], out, TeachConfig())
     return out
 
 
@@ -60,7 +60,7 @@ def asked_of(facts: Sequence[Fact]) -> dict[str, list[tuple[str, Fact]]]:
     }
 
 
-def answers_of(memory: Any, asked: Sequence[tuple[str, Fact]]) -> list[str]:
+def answers_of(memory: Memory, asked: Sequence[tuple[str, Fact]]) -> list[str]:
     """In free generation."""
     return answer_questions(memory.model, memory.tokenizer, [question for question, _ in asked])
 
@@ -70,16 +70,21 @@ def share(metric: str, split: str, values: Sequence[float]) -> Row:
     return Row.from_estimate(metric, split, mean_interval(values, SEED))
 
 
-def others_rows(memory: Any, before: dict[str, list[str]], asked: Any, edits: int, name: str) -> list[Row]:
+def others_rows(
+    memory: Memory,
+    before: Mapping[str, Sequence[str]],
+    asked: Mapping[str, Sequence[tuple[str, Fact]]],
+    edits: int,
+    name: str,
+) -> list[Row]:
     """The share of the other facts' answers that changed, per edit."""
     rows = []
     for kind, pairs in asked.items():
         now = answers_of(memory, pairs)
         changed = [float(a != b) for a, b in zip(before[kind], now, strict=True)]
-        lost = [
-            float(exact_match(a, f.answers) and not exact_match(b, f.answers))
-            for a, b, (_, f) in zip(before[kind], now, pairs, strict=True)
-        ]
+        accepted = [fact.answers for _, fact in pairs]
+        was_right, is_right = common.right(before[kind], accepted), common.right(now, accepted)
+        lost = [float(was and not still) for was, still in zip(was_right, is_right, strict=True)]
         for metric, values in (("others_changed", changed), ("others_lost", lost)):
             mean = mean_interval(values, SEED)
             ends = (value / edits for value in (mean.value, mean.ci_low, mean.ci_high))
@@ -109,7 +114,8 @@ def measure(source: Path, work: Path, rule: str, count: int | None, edits: int, 
             before = {name: answers_of(memory, pairs) for name, pairs in asked.items()}
             reports, refused, cpu, done = [], 0, [], []
             for number, fact in enumerate(chosen):
-                memory.save() if number == edits - UNDONE else None
+                if number == edits - UNDONE:
+                    memory.save()
                 memory.autosave = number >= edits - UNDONE
                 spent = time.process_time()
                 try:
@@ -146,19 +152,19 @@ def measure(source: Path, work: Path, rule: str, count: int | None, edits: int, 
     return Results(environment("cpu"), settings, rows)
 
 
-def update_rows(memory: Any, done: list[tuple[Fact, Fact]]) -> list[Row]:
+def update_rows(memory: Memory, done: list[tuple[Fact, Fact]]) -> list[Row]:
     """At the end of all updates: the new answers, and the old ones."""
     rows = []
     for name, questions in (("taught", "questions"), ("unseen", "unseen_questions")):
         pairs = [(q, new, old) for new, old in done for q in getattr(new, questions)]
         given = answers_of(memory, [(q, new) for q, new, _ in pairs])
-        right = [float(exact_match(a, new.answers)) for a, (_, new, _) in zip(given, pairs, strict=True)]
-        stale = [float(exact_match(a, old.answers)) for a, (_, _, old) in zip(given, pairs, strict=True)]
+        right = common.right(given, [new.answers for _, new, _ in pairs])
+        stale = common.right(given, [old.answers for _, _, old in pairs])
         rows += [share("recall", f"updated_{name}", right), share("old_answer_given", f"updated_{name}", stale)]
     return rows
 
 
-def undo_rows(memory: Any, folder: Path) -> list[Row]:
+def undo_rows(memory: Memory, folder: Path) -> list[Row]:
     """The last edits taken back: the share whose files' hashes are those from before."""
     exact = []
     for record in reversed(read_journal(folder)[0][-UNDONE:]):
@@ -168,7 +174,7 @@ def undo_rows(memory: Any, folder: Path) -> list[Row]:
     return [share("undo_exact", "sha256", exact)]
 
 
-def forget_rows(memory: Any, reports: Sequence[Any], done: list[tuple[Fact, Fact]]) -> list[Row]:
+def forget_rows(memory: Memory, reports: Sequence[EditReport], done: list[tuple[Fact, Fact]]) -> list[Row]:
     """At the end of all forgets: the old answers, in free generation; and the evidence of the reports."""
     rows = []
     for name, questions in (("taught", "questions"), ("unseen", "unseen_questions")):
@@ -176,7 +182,7 @@ def forget_rows(memory: Any, reports: Sequence[Any], done: list[tuple[Fact, Fact
         given = answers_of(memory, pairs)
         with without_memory(memory.model):
             own = answers_of(memory, pairs)
-        still = [exact_match(a, fact.answers) for a, (_, fact) in zip(given, pairs, strict=True)]
+        still = common.right(given, [fact.answers for _, fact in pairs])
         more = [float(s and a != b) for s, a, b in zip(still, given, own, strict=True)]
         rows.append(share("old_answer_given", f"forgotten_{name}", [float(each) for each in still]))
         rows.append(share("old_answer_given", f"forgotten_{name}_and_not_by_the_backbone", more))
@@ -205,7 +211,7 @@ def never(work: Path, facts: int, part: int) -> Results:
                 for q in (fact.questions[0], *fact.unseen_questions)
             ]
             for when, gate in (("gated", True), ("always_on", False)):
-                stand = memory._standing(asked, gate=gate)
+                stand = answer_standing(memory.model, memory.tokenizer, asked, gate=gate)
                 for metric in ("given", "rank", "probability", "log_probability"):
                     rows.append(Row(f"old_answer_{metric}", f"{name}_{when}", stand[metric], len(asked)))
     return Results(environment("cpu"), {"facts": facts, "forgotten": len(gone), "seed": SEED}, rows)
@@ -215,46 +221,45 @@ def table(folder: Path) -> str:
     """A Markdown table of all results that are there, one column each."""
     found = {path.stem: read_results(path) for path in sorted(folder.glob("*.json")) if path.stem != "kills"}
     keys = list(dict.fromkeys((row.metric, row.split) for each in found.values() for row in each.rows))
-    lines = ["| | " + " | ".join(found) + " |", "|---" * (len(found) + 1) + "|"]
+    rows = []
     for key in keys:
         cells = []
         for results in found.values():
             row = results.find(*key)
-            ends = "" if row is None or row.ci_low is None else f" ({row.ci_low:.4g} to {row.ci_high:.4g})"
-            cells.append("" if row is None else f"{row.value:.4g}{ends}, n = {row.n}")
-        lines.append(f"| {key[0]}, {key[1]} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+            shown = "" if row is None else common.with_interval("{:.4g}".format, row.value, row.ci_low, row.ci_high)
+            cells.append("" if row is None else f"{shown}, n = {row.n}")
+        rows.append([f"{key[0]}, {key[1]}", *cells])
+    return common.markdown_table(["", *found], rows) + "\n"
 
 
 def main() -> None:
     """Run the part that is named."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("edits", "never", "table"))
+    parser = common.drawing_parser(__doc__)
+    parser.add_argument("part", nargs="?", choices=("edits", "never"), default="edits")
     parser.add_argument("--facts", type=int, default=1000)
     parser.add_argument("--edits", type=int, default=200)
     parser.add_argument("--others", type=int, default=None, help="ask so many of the other facts; all if not given")
     parser.add_argument("--rules", default="tfidf,kl,all")
     parser.add_argument("--slot-count", type=int, default=EditConfig().slot_count)
     parser.add_argument("--part", dest="kept", type=int, default=240, help="never: so many of the facts stay")
-    parser.add_argument("--work", type=Path, default=ROOT / "runs", help="where the taught memories are kept")
+    parser.add_argument("--work", type=Path, default=common.WORK, help="where the taught memories are kept")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the results go")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     out: Path = arguments.out
     torch.set_num_threads(arguments.threads)
-    if arguments.part == "edits":
+    if arguments.part == "edits" and not arguments.draw:
         source = memory_of(arguments.work, arguments.facts)
         for rule in arguments.rules.split(","):
             count = arguments.slot_count
             results = measure(source, arguments.work, rule, count, arguments.edits, arguments.others)
             name = f"{arguments.facts}-{rule}" + (f"-{count}" if count != EditConfig().slot_count else "")
             write_results(out / f"{name}.json", results)
-    elif arguments.part == "never":
+    elif not arguments.draw:
         results = never(arguments.work, arguments.facts, arguments.kept)
         write_results(out / f"never-{arguments.facts}.json", results)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "edits.md").write_text(table(out), encoding="utf-8")
+    atomic_write_text(out / "edits.md", table(out))
 
 
 if __name__ == "__main__":
-    main()
+    common.start(main)

@@ -3,28 +3,26 @@
 For seeds 137, 7 and 23: 300 of the 500 demo facts (18 relations), and all facts of 6 of the relations; nothing is
 taught, since the check sees the bare backbone alone. Asked are the facts' two wordings that were never shown; their
 subjects, asked for another of the relations that the facts hold ("seen"), and for one that they hold none of ("new"),
-in any of its twelve wordings. Writes benchmarks/results/relations.json.
+in any of its twelve wordings.
 
-Example: ``python benchmarks/relations.py``
+Example: ``python -m benchmarks.gating.relation_check``; writes ``benchmarks/results/relations.json``
 """
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 from peft import get_peft_model
 
+from benchmarks import common
 from memlayers import Fact
-from memlayers.backbones import POCKET, load_backbone
+from memlayers.backbones import load_backbone
 from memlayers.config.sections import RelationConfig
 from memlayers.data.encoding import encode_prompt
-from memlayers.data.fact_files import read_facts
 from memlayers.evaluation.results import Row
 from memlayers.evaluation.statistics import auroc_interval, mean_interval
 from memlayers.gating.relations import fit_relations, relation_examples
@@ -33,7 +31,7 @@ from memlayers.linking.mention_forms import subject_runs
 from memlayers.tuner import MemoryConfig
 from memlayers.utils.environment import environment
 
-OUT = Path(__file__).resolve().parent / "results" / "relations.json"
+OUT = common.RESULTS / "relations.json"
 SEEDS, TAUGHT, FEW = (137, 7, 23), 300, 6
 
 
@@ -76,11 +74,11 @@ def measure(backbone: Any, tokenizer: Any, facts: Sequence[Fact], wordings: dict
 
 def main() -> None:
     """Measure and write."""
+    common.argument_parser(__doc__).parse_args()
     torch.set_num_threads(1)
     backbone, tokenizer = load_backbone("pocket", "float32")
-    read = json.loads((POCKET / "phrasings.json").read_text(encoding="utf-8"))
-    wordings = {each["label"]: each for each in read.values()}
-    demo = read_facts(POCKET / "demo.jsonl")
+    wordings = {each["label"]: each for each in common.phrasings().values()}
+    demo = common.demo_facts()
     relations = sorted({fact.relation for fact in demo})
     runs = []
     for seed in SEEDS:
@@ -90,9 +88,9 @@ def main() -> None:
             names = {fact.relation for fact in facts}
             runs.append({"seed": seed, "facts": len(facts), "relations": len(names), "rows": rows})
             print(runs[-1] | {"rows": {f"{r['metric']} {r['split']}": round(r["value"], 4) for r in rows}}, flush=True)
-    result = {"command": "python benchmarks/relations.py", "environment": environment("cpu"), "runs": runs}
-    OUT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    command = "python -m benchmarks.gating.relation_check"
+    common.write_json(OUT, {"command": command, "environment": environment("cpu"), "runs": runs})
 
 
 if __name__ == "__main__":
-    main()
+    common.start(main)

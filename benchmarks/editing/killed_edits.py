@@ -1,23 +1,20 @@
 """A thousand kills at random moments during edits: what is found afterwards.
 
-A memory of a tiny random backbone (made here; nothing is downloaded) is edited in a process of its own, which is killed
+A memory of a tiny random backbone (nothing is downloaded) is edited in a process of its own, which is killed
 with SIGKILL at a random moment: a tenth of the kills fall anywhere in an edit (opening the memory, writing rows,
 saving), the others in the saving. Then the folder must hold the old memory or the new one, to the bit: weights, config
 and facts by their hashes, and a journal that says as much; and PEFT must load it (every 25th is loaded). Writes
 ``benchmarks/results/edits/kills.json``.
 
-Example: ``python benchmarks/kills.py --kills 1000`` (a few minutes on one core)
+Example: ``python -m benchmarks.editing.killed_edits --kills 1000`` (a few minutes on one core)
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import random
 import shutil
 import signal
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -27,15 +24,18 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks import common
+from benchmarks.common import SEED
 from memlayers import EditConfig, Fact, TeachConfig, load_backbone, load_memory, teach_facts
+from memlayers.backbones import POCKET
 from memlayers.editing.journal import digests, read_journal
 from memlayers.inference.folder import stored_facts
 from memlayers.utils.environment import environment
 from memlayers.utils.files import recover_directory
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "edits"
+RESULTS = common.RESULTS / "edits"
 FACTS = [
     Fact(name, name, answer, (f"What is the code of {name}?",))
     for name, answer in (("Ada", "red"), ("Bob", "blue"), ("Cid", "12"), ("Dot", "kite"))
@@ -44,18 +44,24 @@ NEW = Fact("Gus", "Gus", "amber", ("What is the code of Gus?",))
 CONFIG = EditConfig(rate=1.0, steps=40, slot_count=None)
 
 
+def make_backbone(folder: Path) -> Path:
+    """A random Qwen2 of four layers with the pocket backbone's tokenizer."""
+    tokenizer: Any = AutoTokenizer.from_pretrained(POCKET)
+    # Weights larger than usual: tokens then differ in what the memory layers see of them.
+    config = AutoConfig.for_model(
+        "qwen2", vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=4,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=192, initializer_range=0.2,
+        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def make_memory(folder: Path) -> Path:
-    """A memory of four facts on a tiny backbone, with the tests' maker."""
-    sys.path.insert(0, str(ROOT / "tests"))
-    import conftest
-
-    class Factory:
-        def mktemp(self, name: str) -> Path:
-            made = folder / name
-            made.mkdir()
-            return made
-
-    backbone = conftest.chat_backbone.__wrapped__(Factory())
+    """A memory of four facts on a tiny backbone."""
+    backbone = make_backbone(folder / "backbone")
     general = folder / "general.txt"
     general.write_text("\n\n".join(f"The river {i} runs to the sea, and {7 * i} ships sail on it." for i in range(20)))
     config = TeachConfig().with_flags(
@@ -97,7 +103,7 @@ class Trial:
     def __init__(self, folder: Path) -> None:
         self.memory = make_memory(folder)
         self.original = Path(shutil.copytree(self.memory, folder / "original"))
-        self.backbone: Any = load_backbone(str(folder / "chat" / "backbone"), "float32")[0]
+        self.backbone: Any = load_backbone(str(folder / "backbone"), "float32")[0]
         self.found: Counter[str] = Counter()
         self.old = digests(self.memory)
         began = time.perf_counter()
@@ -134,11 +140,13 @@ class Trial:
 
 def main() -> None:
     """Kill and look."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=1000)
-    kills: int = parser.parse_args().kills
+    parser = common.argument_parser(__doc__)
+    parser.add_argument("--kills", type=int, default=1000, help="a tenth of them anywhere in an edit")
+    parser.add_argument("--out", type=Path, default=RESULTS / "kills.json", help="the results file")
+    arguments = parser.parse_args()
+    kills: int = arguments.kills
     torch.set_num_threads(1)
-    rng = random.Random(137)
+    rng = random.Random(SEED)
     with tempfile.TemporaryDirectory() as temporary:
         trial = Trial(Path(temporary))
         while trial.found["killed in an edit"] < kills // 10:
@@ -158,11 +166,10 @@ def main() -> None:
                 if trial.found["killed in saving"] % 100 == 0:
                     print(dict(trial.found), flush=True)
             opened.close()
-    result = {"environment": environment("cpu"), "seed": 137, "counts": dict(trial.found)}
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / "kills.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(dict(trial.found))
+    counts = dict(trial.found)
+    common.write_json(arguments.out, {"environment": environment("cpu"), "seed": SEED, "counts": counts})
+    print(counts)
 
 
 if __name__ == "__main__":
-    main()
+    common.start(main)

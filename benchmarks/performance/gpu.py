@@ -12,12 +12,11 @@
 
 Leaves ``benchmarks/results/gpu/*.json`` with device and versions. A part that fails is told; the others still run.
 
-Example: ``python benchmarks/gpu.py`` (about 6 minutes on an H100), ``python benchmarks/gpu.py bench steps``
+Example: ``python -m benchmarks.performance.gpu`` (about 6 minutes on an H100), or with the parts, ``... bench steps``
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
 import hashlib
 import json
@@ -33,7 +32,7 @@ from typing import Any
 
 import torch
 
-from memlayers.data.answers import exact_match
+from benchmarks import common
 from memlayers.evaluation.results import read_results
 from memlayers.inference.generation import answer_questions
 from memlayers.performance.bench import run_bench
@@ -41,11 +40,9 @@ from memlayers.performance.figures import Bench, Shape, write_bench
 from memlayers.performance.overhead import LARGE
 from memlayers.performance.report import write_bench_report
 from memlayers.utils.environment import environment
-from memlayers.utils.files import atomic_write_text
+from memlayers.utils.errors import InputError, WorkError
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "gpu"
-DEMO = ROOT / "src" / "memlayers" / "pocket" / "demo.jsonl"
+RESULTS = common.RESULTS / "gpu"
 CARD_BYTES = 24 * 2**30
 SHOWN, PASSES, BATCHES, LENGTH, ANSWER = 9, 3, (4, 8, 16), 64, 8
 POOLS: dict[str, dict[str, Any]] = {
@@ -70,15 +67,11 @@ STORED_FACTS = 60
 def main() -> None:
     """Run the parts asked for, or all."""
     parts = {"tests": tests, "pocket": pocket, "bench": bench, "steps": steps}
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(parts))
-    given = parser.parse_args().parts
-    if unknown := set(given) - set(parts):
-        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    parser = common.argument_parser(__doc__)
+    common.some_of(parser, parts, "part")
+    given = parser.parse_args().names
     if not torch.cuda.is_available():
-        print("benchmarks/gpu.py: no GPU here; run it where torch.cuda.is_available()", file=sys.stderr)
-        sys.exit(2)
-    RESULTS.mkdir(parents=True, exist_ok=True)
+        raise InputError("no GPU here; run it where torch.cuda.is_available()")
     failed = []
     for name in given or parts:
         began = time.perf_counter()
@@ -88,28 +81,20 @@ def main() -> None:
             traceback.print_exc()
             failed.append(name)
         print(f"{name}: {time.perf_counter() - began:.0f} s", flush=True)
-    sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
+    if failed:
+        raise WorkError(f"failed: {', '.join(failed)}; see above")
 
 
 def write(name: str, found: dict[str, Any]) -> None:
     """A part's figures, with the environment beside them."""
-    rows = {"environment": environment("cuda:0"), **found}
-    atomic_write_text(RESULTS / f"{name}.json", json.dumps(rows, indent=1) + "\n")
+    common.write_json(RESULTS / f"{name}.json", {"environment": environment("cuda:0"), **found})
 
 
 def tests() -> None:
     """The last lines of what pytest says."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-n",
-        "6",
-        "tests/kernels/test_kernels.py",
-        "tests/pool/test_optimizers.py",
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    checked = ("tests/kernels/test_kernels.py", "tests/pool/test_optimizers.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "6", *checked]
+    done = subprocess.run(command, cwd=common.ROOT, capture_output=True, text=True, check=False)
     print(done.stdout[-6000:], done.stderr[-2000:])
     write("tests", {"exit_code": done.returncode, "summary": done.stdout.strip().splitlines()[-1:]})
 
@@ -124,7 +109,7 @@ def finished(command: subprocess.Popen[str]) -> None:
     """Waits for it, and raises if it failed."""
     said, _ = command.communicate()
     if command.returncode:
-        raise RuntimeError(f"{command.args}: {said[-3000:]}")
+        raise RuntimeError(f"{command.args!r}: {said[-3000:]}")
 
 
 def digest(folder: Path) -> str:
@@ -134,14 +119,14 @@ def digest(folder: Path) -> str:
 
 def pocket() -> None:
     """The main job and everything that a memory is stored with, on the card."""
-    from memlayers import TeachConfig, load_memory, read_facts, teach_facts
+    from memlayers import TeachConfig, load_memory, teach_facts
 
     def recall(memory: Any, facts: Any) -> float:
         said = answer_questions(memory.model, memory.tokenizer, [fact.questions[0] for fact in facts])
-        return sum(exact_match(a, fact.answers) for a, fact in zip(said, facts, strict=True)) / len(facts)
+        return sum(common.right(said, [fact.answers for fact in facts])) / len(facts)
 
     found: dict[str, Any] = {}
-    facts = read_facts(DEMO)
+    facts = common.demo_facts()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         demos = {
@@ -222,7 +207,7 @@ def steps() -> None:
         torch.cuda.empty_cache()
 
 
-def teaching_steps(sub_keys: int, pool_dtype: str, optimizer: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def teaching_steps(sub_keys: int, pool_dtype: Any, optimizer: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Teach a random Qwen2.5-7B within 24 GiB: milliseconds with the memory, of the bare backbone, and the peak."""
     from peft import get_peft_model
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -303,8 +288,9 @@ def busy_ms(call: Callable[[torch.Tensor], None], shown: torch.Tensor) -> float:
         for ids in shown:
             call(ids)
         torch.cuda.synchronize()
-    return sum(each.self_device_time_total for each in profiler.key_averages()) / 1e3 / len(shown)
+    total: float = sum(each.self_device_time_total for each in profiler.key_averages())
+    return total / 1e3 / len(shown)
 
 
 if __name__ == "__main__":
-    main()
+    common.start(main)

@@ -3,7 +3,7 @@
 Runs ``memlayers demo`` per setting and seed, keeps ``benchmarks/results/semantics/*.json``, and draws the mean curves
 and the table from them.
 
-Example: ``python benchmarks/semantics.py`` (about 25 minutes on two cores)
+Example: ``python -m benchmarks.teaching.lazy_or_dense`` (about 25 minutes on two cores)
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from pathlib import Path
 from shutil import copy
 from statistics import mean
 
-from memlayers.evaluation.report import format_value
+from benchmarks import common
+from memlayers.evaluation.formatting import format_value
 from memlayers.evaluation.results import Results, read_results
 from memlayers.utils.files import atomic_write_text
 
-RESULTS = Path(__file__).resolve().parent / "results" / "semantics"
+RESULTS = common.RESULTS / "semantics"
 SEEDS = (137, 7, 23)
 SETTINGS = {"dense, rate 0.12": ("dense", 0.12), "lazy, rate 0.12": ("lazy", 0.12), "lazy, rate 0.2": ("lazy", 0.2)}
 COLUMNS = (
@@ -32,8 +33,9 @@ COLUMNS = (
 
 def main() -> None:
     """Run what is missing, then draw."""
+    draw_only = common.drawing_parser(__doc__).parse_args().draw
     RESULTS.mkdir(parents=True, exist_ok=True)
-    for seed in SEEDS:
+    for seed in () if draw_only else SEEDS:
         for semantics, rate in SETTINGS.values():
             kept = RESULTS / f"{semantics}-{rate}-{seed}.json"
             if kept.exists():
@@ -54,25 +56,21 @@ def main() -> None:
 
 def table(results: dict[str, list[Results]]) -> str:
     """The figures of each setting: mean over seeds, and the seeds' own."""
-    lines = [f"| mean of seeds {', '.join(map(str, SEEDS))} | {' | '.join(name for name, *_ in COLUMNS)} |"]
-    lines.append("|---|" + "---|" * len(COLUMNS))
+    rows = []
     for label, runs in results.items():
         cells = []
         for _, metric, split in COLUMNS:
             values = [row.value for run in runs if (row := run.find(metric, split)) is not None]
             shown = ", ".join(format_value(metric, value) for value in values)
             cells.append(f"{format_value(metric, mean(values))} ({shown})")
-        lines.append(f"| {label} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        rows.append([label, *cells])
+    head = [f"mean of seeds {', '.join(map(str, SEEDS))}", *(name for name, *_ in COLUMNS)]
+    return f"{common.markdown_table(head, rows)}\n\n![recall and known facts against exposures](curves.png)\n"
 
 
 def draw(results: dict[str, list[Results]]) -> None:
     """Recall, and known facts kept, against exposures."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = common.pyplot()
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     for label, runs in results.items():
         for axis, name in zip(axes, ("recall", "known_facts"), strict=True):
@@ -89,4 +87,4 @@ def draw(results: dict[str, list[Results]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    common.start(main)

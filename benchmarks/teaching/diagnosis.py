@@ -1,36 +1,30 @@
-"""The seed's story, told again on the pocket backbone: which teaching fails while its loss falls, and what it leaves.
+"""Which teaching fails while its loss falls, and what it leaves: the v0.2 reference recipe on the pocket backbone.
 
 Teaches 100 of the demo's facts, without a gate, in the ways of `RUNS`, and diagnoses each memory (`memlayers
 diagnose`). One diagnosis a run in ``benchmarks/results/diagnosis``, with its picture; what is there is not run again.
 Then the tables of ``docs/diagnosis.md`` are filled from the files, between their markers.
 
-Example: ``python benchmarks/diagnosis.py`` (about 15 minutes on one core; ``--draw`` fills the tables alone)
+Example: ``python -m benchmarks.teaching.diagnosis`` (about 15 minutes on one core)
 """
 
 from __future__ import annotations
 
-import argparse
-import random
-import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-from memlayers import TeachConfig, teach_facts
+from benchmarks import common
+from memlayers import Memory, TeachConfig
 from memlayers.backbones import POCKET
-from memlayers.data.fact_files import read_facts
 from memlayers.data.general_text import read_general_text
-from memlayers.editing.memory import Memory
 from memlayers.evaluation.diagnose import diagnose_memory
 from memlayers.evaluation.probes import Diagnosis, format_probe, read_diagnosis, write_diagnosis
 from memlayers.utils.environment import environment
 from memlayers.utils.files import atomic_write_text
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "diagnosis"
-PAGE = ROOT / "docs" / "diagnosis.md"
-SEED, FACTS, TEXT_TOKENS = 137, 100, 4096
+RESULTS = common.RESULTS / "diagnosis"
+PAGE = common.ROOT / "docs" / "diagnosis.md"
+SEED, FACTS, TEXT_TOKENS = common.SEED, 100, 4096
 DENSE: dict[str, Any] = {"recipe": "dense", "batch_size": 8, "exposures": 20}
 PACKED: dict[str, Any] = {"pack": 256, "batch_size": 1}
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -49,18 +43,17 @@ ORDER = (
 
 def run(name: str) -> None:
     """Teaches in one way and diagnoses what came of it."""
-    facts = random.Random(SEED).sample(read_facts(POCKET / "demo.jsonl"), FACTS)
+    facts = common.demo_facts(FACTS)
     config = TeachConfig().with_flags(gate=False, recall_sample=25, seed=SEED, **RUNS[name][1])
-    with tempfile.TemporaryDirectory() as folder:
-        taught = teach_facts(facts, Path(folder) / "memory", config, quiet=True)
-    memory = Memory(taught.model.eval(), taught.tokenizer)
+    teacher = common.teach(facts, config)
+    memory = Memory(teacher.model.eval(), teacher.tokenizer)
     general = read_general_text(POCKET / "heldout.txt").encode(memory.tokenizer, 256)
     kept: list[list[int]] = []
     while sum(map(len, kept)) < TEXT_TOKENS:
         kept.append(general[len(kept)])
     probes, histograms = diagnose_memory(memory, facts, general=kept, seed=SEED, quiet=True)
-    settings = {"run": name, "facts": FACTS, "steps": taught.report.steps, "seconds": taught.report.seconds}
-    found = Diagnosis(environment("cpu"), {**settings, **asdict(config)}, probes, histograms, taught.report.curve)
+    settings = {"run": name, "facts": FACTS, "steps": teacher.report.steps, "seconds": teacher.report.seconds}
+    found = Diagnosis(environment("cpu"), {**settings, **config.flags()}, probes, histograms, teacher.report.curve)
     write_diagnosis(RESULTS / name, found)
 
 
@@ -69,14 +62,8 @@ def value(found: Diagnosis, name: str, split: str, interval: bool = False) -> st
     probe = found.find(name, split)
     if probe is None:
         return ""
-    shown = format_probe(name, probe.value)
-    if interval and probe.ci_low is not None and probe.ci_high is not None:
-        shown += f" ({format_probe(name, probe.ci_low)} to {format_probe(name, probe.ci_high)})"
-    return shown
-
-
-def _rows(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
+    shown = partial(format_probe, name)
+    return common.with_interval(shown, probe.value, probe.ci_low, probe.ci_high) if interval else shown(probe.value)
 
 
 def teaching_table(runs: dict[str, Diagnosis]) -> str:
@@ -93,9 +80,9 @@ def teaching_table(runs: dict[str, Diagnosis]) -> str:
                 f"{value(found, 'answer_nll', 'backbone')} to {value(found, 'answer_nll', 'memory')}",
             ]
         )  # fmt: skip
-    head = ["teaching", "exposures", "steps", "loss, first to last pass", "recall, taught", "never taught phrasings",
+    head = ["teaching", "exposures", "steps", "loss, first to last epoch", "recall, taught", "never taught phrasings",
             "rank of the answer's first token", "NLL of the answer: backbone, memory"]  # fmt: skip
-    return _rows(head, rows)
+    return common.markdown_table(head, rows)
 
 
 def where_table(runs: dict[str, Diagnosis]) -> str:
@@ -105,7 +92,7 @@ def where_table(runs: dict[str, Diagnosis]) -> str:
     for name, found in runs.items():
         cells = [(value(found, "recall", each, True), value(found, "answer_nll", each)) for each in conditions]
         rows.append([RUNS[name][0], *("; ".join(cell) if cell[0] else "-" for cell in cells)])
-    return _rows(["recall; NLL of the answer", *conditions], rows)
+    return common.markdown_table(["recall; NLL of the answer", *conditions], rows)
 
 
 def pool_table(runs: dict[str, Diagnosis]) -> str:
@@ -120,7 +107,7 @@ def pool_table(runs: dict[str, Diagnosis]) -> str:
         rows.append([RUNS[name][0], value(found, "moved_rows", "pool"), *row_norms, ratios, general, in_use])
     head = ["memory", "slots moved", "row norm at the start", "of the change", "output over MLP's, per layer",
             "on general text", "slots in use, per layer"]  # fmt: skip
-    return _rows(head, rows)
+    return common.markdown_table(head, rows)
 
 
 def cosine_table(runs: dict[str, Diagnosis]) -> str:
@@ -138,7 +125,7 @@ def cosine_table(runs: dict[str, Diagnosis]) -> str:
             rows.append([f"{name.split('-')[0]}, {layer}", *cells, value(found, "distinct_slots", at), *alike])
     head = ["memory, layer", "input, raw", "input, centred", "query, raw", "query, centred", "distinct slots",
             "Jaccard, two entities", "one entity, two phrasings"]  # fmt: skip
-    return _rows(head, rows)
+    return common.markdown_table(head, rows)
 
 
 def layers_of(found: Diagnosis) -> list[str]:
@@ -167,12 +154,11 @@ def filled(page: str) -> str:
 
 def main() -> None:
     """Runs what is missing, then fills the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draw", action="store_true", help="run nothing, fill the tables from what is there")
-    parser.add_argument("--only", help="run these alone, with commas between")
-    args = parser.parse_args()
-    for name in args.only.split(",") if args.only else RUNS:
-        if not args.draw and not (RESULTS / name / "diagnosis.json").exists():
+    parser = common.drawing_parser(__doc__)
+    common.some_of(parser, RUNS, "run")
+    given = parser.parse_args()
+    for name in given.names or (() if given.draw else RUNS):
+        if given.names or not (RESULTS / name / "diagnosis.json").exists():
             run(name)
             print(f"{name}: done", flush=True)
     for place in sorted(RESULTS.glob("*/diagnosis.json")):
@@ -181,4 +167,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    common.start(main)

@@ -3,7 +3,7 @@
 What the demo's memory layers read of a pool of 50,176 slots is mapped to as many distinct slots of the larger one, so
 both pools see the same reads, rows touched and gradients. The two are timed in turn, step by step, in one process.
 
-Leaves ``benchmarks/results/pool_size.json``. Example: ``python benchmarks/pool_size.py`` (half a minute)
+Leaves ``benchmarks/results/pool_size.json``. Example: ``python -m benchmarks.performance.pool_size``
 """
 
 from __future__ import annotations
@@ -11,20 +11,19 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
+from benchmarks import common
 from memlayers.performance.figures import Shape
 from memlayers.performance.reads import make_reads
 from memlayers.performance.stages import BETAS, EPS, RATE, make_pool
 from memlayers.pool.row_adamw import RowAdamW
 from memlayers.utils.environment import environment
-from memlayers.utils.files import atomic_write_text
 
-RESULTS = Path(__file__).resolve().parent / "results" / "pool_size.json"
+OUT = common.RESULTS / "pool_size.json"
 SMALL = Shape(slots=50_176, dim=256, tokens=512, heads=8, top_k=8)
 LARGE_SLOTS = 1_000_000
 REPEATS = 41
@@ -32,7 +31,8 @@ REPEATS = 41
 
 def main() -> None:
     """Time both, for both semantics, and keep the ratio."""
-    reads = make_reads(SMALL, "real", torch.device("cpu"), 137)
+    common.argument_parser(__doc__).parse_args()
+    reads = make_reads(SMALL, "real", torch.device("cpu"), common.SEED)
     places = torch.randperm(LARGE_SLOTS, generator=torch.Generator().manual_seed(0))[: SMALL.slots]
     spread = [places[index] for index in reads.indices]
     rows = []
@@ -52,9 +52,7 @@ def main() -> None:
         rows.append({"semantics": semantics, "ms_50k": small, "ms_1m": large, "ratio": large / small,
                      "unique_ratio": reads.unique_ratio})  # fmt: skip
         print(json.dumps(rows[-1]))
-    lines = ",\n  ".join(map(json.dumps, rows))
-    head = json.dumps({"environment": environment("cpu"), "shape": asdict(SMALL)})
-    atomic_write_text(RESULTS, f'{head[:-1]}, "rows": [\n  {lines}\n]}}\n')
+    common.write_json(OUT, {"environment": environment("cpu"), "shape": asdict(SMALL), "rows": rows})
 
 
 def step(pool: Any, optimizer: Any, indices: list[torch.Tensor], reads: Any) -> None:
@@ -66,4 +64,4 @@ def step(pool: Any, optimizer: Any, indices: list[torch.Tensor], reads: Any) -> 
 
 
 if __name__ == "__main__":
-    main()
+    common.start(main)

@@ -1,4 +1,4 @@
-"""A lever of `phrasings.py` that is not shipped: a learned low-rank change of the query.
+"""A query that is learned further, for `phrasings`: a low-rank change of each memory layer's projection. Not shipped.
 
 Between calibration and the gate, each memory layer's projection W becomes W + W A B, A [q, rank] and B [rank, q],
 learned so that two wordings of a fact ask alike: where the answer's first token is predicted, the query of one wording
@@ -8,58 +8,61 @@ the mean cosine of the heads' halves, which are what product keys look up).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
-from unittest import mock
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from memlayers import Fact
-from memlayers.backbones import load_backbone
+from benchmarks.common import SEED
 from memlayers.data.encoding import encode_example, encode_prompt
-from memlayers.inference.capture import LayerFeatures, collect_features
-from memlayers.teaching import teach
-from memlayers.teaching.calibrate import calibrate
-from memlayers.tuner import memory_layers
+from memlayers.inference.capture import collect_features
+from memlayers.teaching.teach import Teacher
 
-STEPS, BATCH, RATE, TEMPERATURE, SEED = 600, 256, 3e-3, 0.05, 137
+STEPS, BATCH, RATE, TEMPERATURE = 600, 256, 3e-3, 0.05
 
 
-@contextmanager
-def learned_query(facts: Sequence[Fact], rank: int | None) -> Iterator[dict[str, float]]:
-    """Within it, teaching these facts learns the change (rank None: none); tells how often wordings find each other."""
-    told: dict[str, float] = {}
-    if rank is None:
-        yield told
-        return
-    tokenizer = load_backbone("pocket", "float32")[1]
+class LearnedQueryTeacher(Teacher):
+    """A teacher whose queries are learned after calibration.
 
-    def calibrate_and_learn(model: Any, adapter: str, features: Sequence[Sequence[LayerFeatures]]) -> None:
-        calibrate(model, adapter, features)
-        prompts = [[encode_prompt(tokenizer, question) for question in fact.questions] for fact in facts]
-        wholes = [[encode_example(tokenizer, q, fact.answer).input_ids for q in fact.questions] for fact in facts]
+    Attributes:
+        rank: of the change; 0 leaves the queries as calibration made them.
+        agreement: per memory layer, before and after: how often two wordings of a fact find each other.
+    """
+
+    def __init__(self, *args: Any, rank: int = 0, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.rank = rank
+        self.agreement: dict[str, float] = {}
+
+    def calibrate(self) -> None:
+        """Calibrates, then learns the change."""
+        super().calibrate()
+        if self.rank:
+            self._learn_queries()
+
+    @torch.no_grad()
+    def _learn_queries(self) -> None:
+        tokenizer, memory = self.tokenizer, self.memory
+        prompts = [[encode_prompt(tokenizer, question) for question in fact.questions] for fact in self.facts]
+        wholes = [[encode_example(tokenizer, q, fact.answer).input_ids for q in fact.questions] for fact in self.facts]
         sequences = [ids for each in wholes for ids in each]
         ends = torch.tensor([len(ids) - 1 for each in prompts for ids in each])
-        for number, seen in enumerate(collect_features(model, adapter, sequences)):
-            layer = memory_layers(model, adapter)[number]
-            query: Any = layer.memlayers_query[adapter]
-            order = torch.argsort(seen.sequence, stable=True)
-            starts = torch.tensor([0, *map(len, sequences[:-1])]).cumsum(0)
-            states = seen.inputs[order][starts + ends].view(len(facts), len(prompts[0]), -1)
+        starts = torch.tensor([0, *map(len, sequences[:-1])]).cumsum(0)
+        _, _, key_dim = memory.config.shape
+        assert key_dim is not None  # settled when the memory was put in
+        half = key_dim // 2
+        seen = collect_features(self.model, memory.adapter, sequences)
+        for number, (layer, query, features) in enumerate(zip(memory.layers, memory.queries, seen, strict=True)):
+            order = torch.argsort(features.sequence, stable=True)
+            states = features.inputs[order][starts + ends].view(len(self.facts), len(prompts[0]), -1)
             asked = query(states.flatten(0, 1)).view(*states.shape[:2], -1)
-            half = layer.memlayers_sub_keys[adapter].shape[-1]
             with torch.enable_grad():
-                down, up = _learn(asked, half, rank)
+                down, up = _learn(asked, half, self.rank)
             projection = query.projection + query.projection @ down @ up
-            told[f"layer {number}, before"] = _found(asked, half)
-            told[f"layer {number}, after"] = _found(asked + asked @ down @ up, half)
-            layer.set_addressing(adapter, query.mean.clone(), projection, float(query.scale))
-
-    with mock.patch.object(teach, "calibrate", calibrate_and_learn):
-        yield told
+            self.agreement[f"layer {number}, before"] = _found(asked, half)
+            self.agreement[f"layer {number}, after"] = _found(asked + asked @ down @ up, half)
+            layer.set_addressing(memory.adapter, query.mean.clone(), projection, float(query.scale))
 
 
 def _learn(asked: Tensor, half: int, rank: int) -> tuple[Tensor, Tensor]:
