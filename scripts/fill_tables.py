@@ -1,16 +1,19 @@
-"""Write the tables of README.md and docs/results.md from the results files, between their markers; a test checks them.
+"""Write the tables of README.md and docs/results.md from the results files, between their markers.
+
+A test compares the pages with the files.
 
 Example: ``python scripts/fill_tables.py``
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from pathlib import Path
 from typing import Any
 
-from memlayers.evaluation.report import format_value
+from memlayers.evaluation.formatting import format_value
 from memlayers.evaluation.results import Results, read_results
 from memlayers.performance.figures import Bench, Timing, read_bench
 
@@ -210,6 +213,7 @@ def filled(page: str, text: str) -> str:
 
 def main() -> None:
     """Rewrite the pages."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     for page in PAGES:
         path = ROOT / page
         path.write_text(filled(page, path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -252,12 +252,10 @@ def test_facts_must_be_said_where_the_memory_has_none(addressed: Path, tmp_path:
         probe_memory(Memory(None, None), [])  # type: ignore[arg-type]
 
 
-def test_the_page_shows_the_figures_of_the_files() -> None:
+def test_the_page_shows_the_figures_of_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
     root = Path(__file__).resolve().parents[2]
-    spec = importlib.util.spec_from_file_location("seeds_story", root / "benchmarks" / "diagnosis.py")
-    assert spec is not None and spec.loader is not None
-    story = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(story)
+    monkeypatch.syspath_prepend(str(root))
+    story = importlib.import_module("benchmarks.teaching.diagnosis")
     page = (root / "docs" / "diagnosis.md").read_text(encoding="utf-8")
     assert story.filled(page) == page
     assert all(f"<!-- {name} -->\n| " in page for name in story.TABLES)

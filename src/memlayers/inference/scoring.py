@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from memlayers.data.encoding import IGNORED_LABEL, Encoded, collate, pad_token_id
+from memlayers.tuner.handle import gates_off
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -81,3 +83,40 @@ def answered(
         if progress is not None:
             progress(len(chosen))
     return right
+
+
+@torch.no_grad()
+def answer_standing(
+    model: Any, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Encoded], *, gate: bool = True
+) -> dict[str, float]:
+    """How given answers stand: how near a model is to giving them.
+
+    Args:
+        model: a backbone, or a PEFT model with a memory.
+        tokenizer: the backbone's.
+        examples: at least one.
+        gate: False reads a memory for every token.
+
+    Returns:
+        "n", how many; "given", the share that greedy decoding would write; "rank" and "probability" of the answers'
+        first tokens, median and mean; "log_probability" of answer and end, the mean.
+    """
+    given, ranks, chances, whole = [], [], [], []
+    with nullcontext() if gate else gates_off(model):
+        for start in range(0, len(examples), 64):
+            batch = examples[start : start + 64]
+            out = answer_logits(model, tokenizer, batch)
+            first = out.first()
+            logits, labels = out.logits[first], out.labels[first]
+            own = logits.gather(1, labels[:, None])
+            ranks.append((logits > own).sum(1) + 1)
+            chances.append(logits.softmax(-1).gather(1, labels[:, None])[:, 0])
+            given.append(out.right(len(batch)))
+            whole.append(out.log_probability(len(batch)))
+    return {
+        "n": len(examples),
+        "given": round(float(torch.cat(given).float().mean()), 4),
+        "rank": float(torch.cat(ranks).float().quantile(0.5)),
+        "probability": float(torch.cat(chances).mean()),
+        "log_probability": round(float(torch.cat(whole).mean()), 4),
+    }

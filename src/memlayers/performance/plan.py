@@ -2,7 +2,7 @@
 
 Every figure is bytes counted from what the code keeps: `value_pool`, `row_state`, `kernels` and, for the backbone, what
 autograd saves in transformers' decoder layers when no weight has a gradient (checked by counting saved tensors,
-tests/performance/test_plan.py, and against a measured peak, benchmarks/plan.py).
+tests/performance/test_plan.py, and against a measured peak, benchmarks/performance/plan_step.py).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from memlayers.pool.value_pool import ValuePool
 from memlayers.tuner.config import MemoryConfig
 from memlayers.tuner.gate import RelevanceGate
-from memlayers.tuner.layer import MemoryLayer
+from memlayers.tuner.layer import MemoryLayer, Query
 from memlayers.tuner.model import memory_layers
 from memlayers.tuner.relation_check import RelationCheck
 from memlayers.tuner.subject_index import SubjectIndex
@@ -68,6 +68,12 @@ class MemoryHandle:
         """Its relevance gates, in layer order; one alone where it knows its subjects."""
         found = (_part(layer.memlayers_gate, self.adapter, RelevanceGate) for layer in self.layers)
         return [gate for gate in found if gate is not None]
+
+    @property
+    def queries(self) -> list[Query]:
+        """What turns its layers' inputs into queries, in layer order."""
+        found = (_part(layer.memlayers_query, self.adapter, Query) for layer in self.layers)
+        return [query for query in found if query is not None]
 
     @property
     def device(self) -> torch.device:

@@ -1,0 +1,1 @@
+"""Scripts that measure what the project claims: each is run as ``python -m benchmarks.SUBJECT.NAME``."""

@@ -1,0 +1,1 @@
+"""What edits of a memory cost, keep and lose."""

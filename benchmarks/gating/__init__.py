@@ -1,0 +1,1 @@
+"""What decides when a memory speaks: the gate, the relation check and the thresholds of confidence."""

@@ -1,0 +1,96 @@
+"""Does the check of what is asked tell a stored fact's question from another question about its subject?
+
+For seeds 137, 7 and 23: 300 of the 500 demo facts (18 relations), and all facts of 6 of the relations; nothing is
+taught, since the check sees the bare backbone alone. Asked are the facts' two wordings that were never shown; their
+subjects, asked for another of the relations that the facts hold ("seen"), and for one that they hold none of ("new"),
+in any of its twelve wordings.
+
+Example: ``python -m benchmarks.gating.relation_check``; writes ``benchmarks/results/relations.json``
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from peft import get_peft_model
+
+from benchmarks import common
+from memlayers import Fact
+from memlayers.backbones import load_backbone
+from memlayers.config.sections import RelationConfig
+from memlayers.data.encoding import encode_prompt
+from memlayers.evaluation.results import Row
+from memlayers.evaluation.statistics import auroc_interval, mean_interval
+from memlayers.gating.relations import fit_relations, relation_examples
+from memlayers.inference.confidence import relation_scores
+from memlayers.linking.mention_forms import subject_runs
+from memlayers.tuner import MemoryConfig
+from memlayers.utils.environment import environment
+
+OUT = common.RESULTS / "relations.json"
+SEEDS, TAUGHT, FEW = (137, 7, 23), 300, 6
+
+
+def measure(backbone: Any, tokenizer: Any, facts: Sequence[Fact], wordings: dict[str, Any], seed: int) -> list[Row]:
+    """The rows for some facts; `backbone` is left as it was."""
+    contexts = [[encode_prompt(tokenizer, question) for question in fact.questions] for fact in facts]
+    subjects = subject_runs(tokenizer, facts, contexts)
+    config = MemoryConfig(sub_keys=8, heads=1, subjects=True, relations=True)
+    model = get_peft_model(backbone, config)
+    report = fit_relations(
+        model, tokenizer, "default", facts, subjects, relation_examples(facts, RelationConfig(), seed)
+    )
+    rng = random.Random(seed)
+    held = {fact.relation for fact in facts}
+
+    def ask_for(others: set[str]) -> list[str]:
+        asked = []
+        for fact in facts:
+            other = wordings[rng.choice(sorted(others - {fact.relation}))]
+            asked.append(rng.choice(other["taught"] + other["unseen"]).format(s=fact.subject))
+        return asked
+
+    asked = {
+        "stored": [question for fact in facts for question in fact.unseen_questions],
+        "seen": ask_for(held),
+        "new": ask_for(set(wordings) - held),
+    }
+    scores = {split: relation_scores(model, tokenizer, questions)[0] for split, questions in asked.items()}
+    model.unload()
+    rows = [
+        Row.from_estimate("answered", split, mean_interval([score >= report.threshold for score in each], seed))
+        for split, each in scores.items()
+    ]
+    rows += [
+        Row.from_estimate("auroc", f"stored_against_{split}", auroc_interval(scores["stored"], scores[split], seed))
+        for split in ("seen", "new")
+    ]
+    return rows
+
+
+def main() -> None:
+    """Measure and write."""
+    common.argument_parser(__doc__).parse_args()
+    torch.set_num_threads(1)
+    backbone, tokenizer = load_backbone("pocket", "float32")
+    wordings = {each["label"]: each for each in common.phrasings().values()}
+    demo = common.demo_facts()
+    relations = sorted({fact.relation for fact in demo})
+    runs = []
+    for seed in SEEDS:
+        few = set(random.Random(seed).sample(relations, FEW))
+        for facts in (random.Random(seed).sample(demo, TAUGHT), [fact for fact in demo if fact.relation in few]):
+            rows = [asdict(row) for row in measure(backbone, tokenizer, facts, wordings, seed)]
+            names = {fact.relation for fact in facts}
+            runs.append({"seed": seed, "facts": len(facts), "relations": len(names), "rows": rows})
+            print(runs[-1] | {"rows": {f"{r['metric']} {r['split']}": round(r["value"], 4) for r in rows}}, flush=True)
+    command = "python -m benchmarks.gating.relation_check"
+    common.write_json(OUT, {"command": command, "environment": environment("cpu"), "runs": runs})
+
+
+if __name__ == "__main__":
+    common.start(main)

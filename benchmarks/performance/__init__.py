@@ -1,0 +1,1 @@
+"""Memory and time: of the kernels, of a teaching step, and of a whole teaching."""

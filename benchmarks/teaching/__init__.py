@@ -1,0 +1,1 @@
+"""What teaching reaches: recall, capacity, and what each setting and recipe costs."""

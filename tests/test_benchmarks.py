@@ -1,0 +1,81 @@
+"""Benchmarks and scripts are code too: each is imported, which runs nothing, and says how it is run."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BENCHMARKS = sorted(path for path in (ROOT / "benchmarks").rglob("*.py") if path.name != "__init__.py")
+SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
+NAMES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in BENCHMARKS]
+RUN = [name for name, path in zip(NAMES, BENCHMARKS, strict=True) if "__main__" in path.read_text(encoding="utf-8")]
+
+
+@pytest.fixture(autouse=True)
+def _from_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))  # as `python -m benchmarks...` has it
+
+
+def _help_of(module: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    monkeypatch.setattr(sys, "argv", [module.__name__, "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        module.main()
+    assert stopped.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_benchmark_is_imported(name: str) -> None:
+    assert importlib.import_module(name).__doc__
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_a_benchmark_shows_its_help_and_how_it_is_run(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = _help_of(importlib.import_module(name), monkeypatch, capsys)
+    assert f"python -m {name}" in shown
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_a_script_is_imported_and_shows_its_help(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert f"python scripts/{path.name}" in _help_of(script, monkeypatch, capsys)
+
+
+def test_the_benchmarks_page_has_a_line_for_each() -> None:
+    page = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\| `([a-z_]+\.[a-z_]+)` \|", page, re.MULTILINE)
+    assert sorted(named) == sorted(name.removeprefix("benchmarks.") for name in RUN)
+
+
+def test_benchmarks_reach_into_no_private_names() -> None:
+    for path in BENCHMARKS:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"from memlayers[\w.]* import[^\n]*\b_\w", text), path.name
+        found = re.findall(r"(?<!self)(?<!super\(\))\.(_[a-z]\w*|memlayers_\w+)", text)
+        assert set(found) <= {"_asdict", "_exit"}, f"{path.name}: {found}"
+
+
+def test_wrong_input_ends_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    common = importlib.import_module("benchmarks.common")
+    capacity = importlib.import_module("benchmarks.teaching.capacity")
+    monkeypatch.setattr(common, "ENTITY_QUESTIONS", ROOT / "nowhere")
+    monkeypatch.setattr(sys, "argv", ["capacity", "--source", "real", "--sub-keys", "7", "--facts", "11"])
+    with pytest.raises(SystemExit) as stopped:
+        common.start(capacity.main)
+    assert stopped.value.code == 2
+    told = capsys.readouterr().err
+    assert "nowhere" in told and told.count("\n") == 1
