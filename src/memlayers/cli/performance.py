@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from memlayers.cli.app import Json, Quiet, app, layer_numbers
+from memlayers.cli.app import Json, Quiet, app
+from memlayers.cli.flags import layer_numbers
 from memlayers.utils.errors import InputError
 
 

@@ -42,13 +42,14 @@ from memlayers.linking.mention_forms import Subjects, subject_runs
 from memlayers.pool.optimizers import has_finite_gradient, make_optimizer
 from memlayers.teaching.calibrate import calibrate
 from memlayers.teaching.checkpoint import Checkpoint, Progress, facts_digest
+from memlayers.teaching.folders import check_folders, work_folder
 from memlayers.teaching.protect import protect_slots
 from memlayers.teaching.schedule import Schedule
 from memlayers.tuner.config import MemoryConfig
 from memlayers.tuner.handle import MemoryHandle, memory_auxiliary_loss, memory_handle
 from memlayers.utils.environment import environment
 from memlayers.utils.errors import InputError, WorkError
-from memlayers.utils.files import atomic_directory, check_output_directory
+from memlayers.utils.files import atomic_directory
 from memlayers.utils.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -101,14 +102,8 @@ def teach_facts(
     """
     if not facts:
         raise InputError("no facts to teach: give at least one")
-    check_output_directory(out, replace=replace)
-    if Path(out).is_dir() and any(Path(out).iterdir()) and not (Path(out) / "adapter_config.json").is_file():
-        raise InputError(f"{out}: not a memory, so it is not replaced; give another folder or remove this one")
-    work = Path(f"{Path(out)}.teaching")
-    if work.exists() and not resume:
-        raise InputError(f"{work}: an interrupted run is there; continue it with --resume, or delete the folder")
-    if resume and not work.is_dir():
-        raise InputError(f"{work}: no interrupted run there; start without --resume")
+    check_folders(out, resume=resume, replace=replace)
+    work = work_folder(out)
     teacher = Teacher(facts, config or TeachConfig(), work, gate_facts=gate_facts, watch=watch, quiet=quiet)
     teacher.setup()
     if teacher.config.data.keep_facts:
