@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import NoneType
@@ -43,7 +42,7 @@ def _parameter(flag: str, where: FlagField, settings: TeachConfig) -> inspect.Pa
     found = option_of(where.field)
     assert found is not None
     title = "Teaching" if where.section == "schedule" else where.section.capitalize() or None
-    said = re.split(r"\. (?=[A-Z0-9])", found.help)[0].rstrip(".")  # its first sentence
+    said = found.help.split(". ")[0].rstrip(".")  # its first sentence
     metavar = "|".join(map(str, choices)) or ("" if kind is bool else None)
     if len(metavar or "") > _WIDEST:
         said, metavar = f"{said}: {', '.join(map(str, choices))}", None
