@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,6 +105,17 @@ def _hub_is_reached(name: str) -> bool:
     except Exception:  # as the client it is made on pleases
         return False
     return True
+
+
+@contextmanager
+def quiet_wrapping() -> Iterator[None]:
+    """A block in which peft wraps a model without the warning that this alone brings about.
+
+    peft 0.21 asks every model for `is_gradient_checkpointing`, which transformers 5.23 deprecates.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
 
 
 def device_named(name: str) -> torch.device:
