@@ -5,7 +5,7 @@ taught (`gate.settle_thresholds`: all but a share of such answers stay below). T
 ``confidence``, a quantile of the answers' confidence; ``belief``, of what is left of it where the answer was a wrong
 guess to other facts (guesses.py); ``fitted belief``, the same from a fitted tail (`guesses.belief_exceeded_by`). For
 several shares and numbers of facts: how many wrong answers about 500 other entities pass, and how many of 500 questions
-that the backbone knows are still answered. Facts and entities are those of ``memlayers eval --protocol full`` (seeds
+that the backbone knows are still answered. Facts and entities are those of ``memlayers sweep`` (seeds
 137, 7, 23; ways and share were chosen looking at these), and those of three seeds that nothing was chosen on (1, 2, 3).
 No memory is taught, since the question is put to the bare backbone.
 
