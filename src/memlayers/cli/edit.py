@@ -167,10 +167,10 @@ def forget(
     as_json: Json = False,
 ) -> None:
     """Forget facts: the gate closes for their subjects, and what their slots held goes; the report has the evidence."""
-    if facts is None and ids is None and subject is None and not question:
-        raise InputError("nothing to forget: give --facts, --ids, --subject or --question")
     if relation is not None and subject is None:
         raise InputError("--relation alone names no fact: give --subject too")
+    if facts is None and ids is None and subject is None and not question:
+        raise InputError("nothing to forget: give --facts, --ids, --subject or --question")
     from memlayers.data.fact_files import read_facts
     from memlayers.data.facts import Fact
 
@@ -361,7 +361,7 @@ def _all_text(fact: Fact) -> str:
 
 
 def _names(book: FactBook) -> dict[str, str]:
-    """What each fact is called, by its id: those stored, and those that the undo files remember."""
+    """What each fact is called, by its id: those stored, and those that the undo files remember; others have an id."""
     from memlayers.editing.journal import changes_from_text, undo_metadata
 
     names = {}
