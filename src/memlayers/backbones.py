@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +25,8 @@ POCKET = Path(__file__).parent / "pocket"
 _SEQUENCE_ARGUMENTS = frozenset(
     "attention_mask position_embeddings past_key_values past_key_value layer_past cache_params".split()
 )
-_REFERENCE_LAYERS, _REFERENCE_DEPTH = (6, 14, 22), 28  # Qwen2.5-7B in the seed
+_REFERENCE_LAYERS, _REFERENCE_DEPTH = (6, 14, 22), 28  # Qwen2.5-7B in the v0.2 reference recipe
+_HUB_SECONDS = 5.0  # to answer
 _PROBE_ROWS = 64  # added tokens come after these
 _PROBE_TOLERANCE = 0.02  # bf16 and fp16 copies of one backbone differ by < 0.002, two backbones by about 1
 
@@ -34,7 +38,7 @@ def load_backbone(
 
     Args:
         name_or_path: "pocket" for the embedded backbone, a local folder, or a name on the Hugging Face hub.
-        dtype: of the weights; "auto" keeps the checkpoint's.
+        dtype: of the weights; "auto" is float32 on a CPU, the checkpoint's own elsewhere.
         device: where to put the model; None leaves it on the CPU.
 
     Returns:
@@ -45,16 +49,25 @@ def load_backbone(
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    source = str(POCKET if str(name_or_path) == "pocket" else name_or_path)
+    name = str(name_or_path)
+    source = str(POCKET) if name == "pocket" else name
+    if isinstance(dtype, str):
+        dtype = dtype_on(torch.device(device or "cpu"), dtype)
+    reached = Path(source).is_dir() or _hub_is_reached(name)
+    here: dict[str, Any] = {} if reached else {"local_files_only": True}
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, output_loading_info=True, **here, adapter_kwargs=dict(here)
+        )
         model, info = loaded
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, **here)
     except Exception as error:  # OSError, ValueError, the safetensors parser's own: all of them bad input
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        if not reached and isinstance(error, OSError):
+            reason = "no such folder, nothing downloaded under this name, and the hub cannot be reached"
         raise InputError(
-            f"cannot load the backbone {str(name_or_path)!r}: {reason}; give 'pocket', the folder of a "
-            "causal LM with its weights and tokenizer, or its name on the Hugging Face hub"
+            f"cannot load the backbone {name!r}: {reason}; give 'pocket', the folder of a causal LM with its weights "
+            "and tokenizer, or its name on the Hugging Face hub"
         ) from error
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
@@ -70,6 +83,39 @@ def load_backbone(
         raise InputError(f"the backbone {str(name_or_path)!r}: {error}") from error
     model.requires_grad_(False).eval()
     return (model if device is None else model.to(device)), tokenizer
+
+
+def _hub_is_reached(name: str) -> bool:
+    """Whether the hub answers; asked once, as its client would try for a minute, file by file.
+
+    Args:
+        name: of the backbone, which is no folder.
+
+    Raises:
+        InputError: it is a slip of the pen for "pocket".
+    """
+    if get_close_matches(name.casefold(), ["pocket"], cutoff=0.8):
+        raise InputError(f"cannot load the backbone {name!r}: no such folder; did you mean 'pocket'?")
+    from huggingface_hub import constants, get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_HUB_SECONDS)
+    except Exception:  # as the client it is made on pleases
+        return False
+    return True
+
+
+@contextmanager
+def quiet_wrapping() -> Iterator[None]:
+    """A block in which peft wraps a model without the warning that this alone brings about.
+
+    peft 0.21 asks every model for `is_gradient_checkpointing`, which transformers 5.23 deprecates.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
 
 
 def device_named(name: str) -> torch.device:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,18 @@ from memlayers.config.teach import TeachConfig
 from memlayers.data.answers import exact_match
 from memlayers.data.fact_files import read_facts, read_questions
 from memlayers.data.facts import Fact, Question
+from memlayers.editing.journal import carry_over
+from memlayers.editing.memory import Memory, load_memory
 from memlayers.evaluation.evaluate import cost_rows, score_model
 from memlayers.evaluation.report import write_report
 from memlayers.evaluation.results import Results, Row, write_results
 from memlayers.evaluation.text_scores import perplexity_on
 from memlayers.inference.generation import answer_questions
+from memlayers.teaching.folders import check_work_folder, work_folder
 from memlayers.teaching.teach import teach_facts
 from memlayers.teaching.teacher import Watch
 from memlayers.utils.environment import environment
+from memlayers.utils.errors import InputError
 from memlayers.utils.files import atomic_directory, check_output_directory
 
 # What the demo measures on: enough for tight intervals, little enough for two cores. `memlayers eval` takes everything.
@@ -26,22 +31,32 @@ KNOWN_QUESTIONS, TEXT_TOKENS = 1000, 16_384
 WATCHED_QUESTIONS = 100  # of the known ones, after each pass, for the curve
 
 
-def run_demo(out: str | Path, config: TeachConfig, *, facts: int | None = None, quiet: bool = False) -> Results:
+def run_demo(
+    out: str | Path, config: TeachConfig, *, facts: int | None = None, resume: bool = False, quiet: bool = False
+) -> Results:
     """Teaches, scores and draws; leaves OUT/memory, OUT/results.json, OUT/report.md and its pictures.
+
+    The memory is taught in ``OUT.teaching`` beside `out`, which a killed demo leaves behind, to be resumed.
 
     Args:
         out: a new folder; it appears in one piece at the end.
         config: how to teach; its backbone is the pocket.
         facts: teach only so many of the 500.
+        resume: continue an interrupted demo of the same configuration and facts.
         quiet: no progress bars.
+
+    Raises:
+        InputError: a folder in the way, nothing to resume, or a demo of other settings to resume.
+        WorkError: the work failed; then nothing is left, unless it was resumed.
     """
     check_output_directory(out)
+    check_work_folder(out, resume=resume)
     taught = read_facts(POCKET / "demo.jsonl")
     if facts is not None:
         taught = random.Random(config.seed).sample(taught, min(facts, len(taught)))
-    with atomic_directory(out) as folder:
-        watched = watch(_known(config.seed), _text())
-        memory = teach_facts(taught, folder / "memory", config, watch=watched, quiet=quiet)
+    work = work_folder(out)
+    try:
+        memory = _taught_memory(taught, work / "memory", config, quiet=quiet)
         rows, examples = score_demo(memory.model, memory.tokenizer, taught, config.seed, quiet=quiet)
         rows += cost_rows(memory.report, len(taught), str(memory.model.device))
         results = Results(
@@ -51,9 +66,34 @@ def run_demo(out: str | Path, config: TeachConfig, *, facts: int | None = None, 
             curve=memory.report.curve,
             examples=examples,
         )
-        write_results(folder / "results.json", results)
-        write_report(folder / "results.json", folder)
+        with atomic_directory(out) as folder:
+            carry_over(work / "memory", folder / "memory", ())
+            write_results(folder / "results.json", results)
+            write_report(folder / "results.json", folder)
+    except Exception:  # not KeyboardInterrupt
+        if not resume:
+            shutil.rmtree(work, ignore_errors=True)
+        raise
+    shutil.rmtree(work, ignore_errors=True)
     return results
+
+
+def _taught_memory(facts: list[Fact], folder: Path, config: TeachConfig, *, quiet: bool) -> Memory:
+    """The memory that an earlier call taught; or it is taught now, from the earlier call's checkpoint if there is one.
+
+    Raises:
+        InputError: an earlier call's has other settings.
+    """
+    if not folder.is_dir():
+        watched = watch(_known(config.seed), _text())
+        return teach_facts(facts, folder, config, resume=work_folder(folder).is_dir(), watch=watched, quiet=quiet)
+    memory = load_memory(folder, device=config.machine.device, dtype=config.machine.dtype)
+    found = memory.teaching
+    if found is None or (found.config, found.facts) != (config, len(facts)):
+        raise InputError(
+            f"{folder.parent}: left by a demo with other settings; resume with the same ones, or delete the folder"
+        )
+    return memory
 
 
 def score_demo(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -245,19 +246,20 @@ def test_malformed_general_text(
     ("text", "said"),
     [
         ("exposure: 3\n", "unknown key 'exposure'; known keys: backbone, "),
-        ("exposures: many\n", "exposures is 'many': give a whole number"),
-        ("exposures: 2.5\n", "exposures is 2.5: give a whole number"),
-        ("gate: 1\n", "gate is 1: give true or false"),
-        ("layers: 1,2\n", "layers is '1,2': give a list"),
-        ("layers: [1, x]\n", "layers is [1, 'x']: give a list"),
-        ("value_rate: fast\n", "value_rate is 'fast': give a number"),
+        ("exposures: 3\n", "unknown key 'exposures'; it belongs under 'schedule:'"),
+        ("schedule:\n  exposures: many\n", "exposures is 'many': give a whole number"),
+        ("schedule:\n  exposures: 2.5\n", "exposures is 2.5: give a whole number"),
+        ("gate:\n  enabled: 1\n", "gate is 1: give true or false"),
+        ("memory:\n  layers: 1,2\n", "layers is '1,2': give a list"),
+        ("memory:\n  layers: [1, x]\n", "layers is [1, 'x']: give a list"),
+        ("optimizer:\n  value_rate: fast\n", "value_rate is 'fast': give a number"),
         ("- exposures\n", "not a mapping"),
         ("words\n", "not a mapping"),
         ("", "is empty"),
         ("# nothing but a comment\n", "not a mapping"),
         ("exposures: [\n", "not YAML"),
         ("exposures: 3\n\tbatch_size: 4\n", "not YAML"),
-        ("recipe: foo\n", "recipe is 'foo': take one of addressed, dense"),
+        ("memory:\n  recipe: foo\n", "recipe is 'foo': take one of addressed, dense"),
     ],
 )
 def test_a_bad_yaml_file(text: str, said: str, refused: Refused, teaching: list[object], tmp_path: Path):
@@ -271,7 +273,7 @@ def test_a_bad_flag_over_a_good_yaml_file_does_not_blame_the_file(
     refused: Refused, teaching: list[object], tmp_path: Path
 ):
     path = tmp_path / "settings.yaml"
-    path.write_text("heads: 2\n")
+    path.write_text("memory:\n  heads: 2\n")
     assert refused(*teaching, "--config", path, "--recipe", "foo").startswith("recipe is 'foo'")
 
 
@@ -522,7 +524,7 @@ def interrupted(teaching: list[object], tmp_path: Path, monkeypatch: pytest.Monk
 
     arguments = [*teaching, "--exposures", 4, "--stop-at-recall", 2]
     with monkeypatch.context() as patched:
-        patched.setattr(teach._Run, "_checkpoint_when_due", lambda run, _: stop(run))
+        patched.setattr(teach.Teacher, "_checkpoint_when_due", lambda run, _: stop(run))
         patched.setattr(sys, "argv", ["memlayers", *map(str, arguments)])
         with pytest.raises(SystemExit) as stopped:
             cli.main()
@@ -695,7 +697,8 @@ def test_a_demo_that_fails_leaves_nothing(
         raise WorkError("the work failed; try again")
 
     settings = tmp_path / "settings.yaml"
-    settings.write_text(json.dumps({**SMALL, "backbone": str(chat_backbone), "general_text": str(general)}))
+    config = TeachConfig().with_flags(**SMALL, backbone=str(chat_backbone), general_text=str(general))
+    settings.write_text(json.dumps(dataclasses.asdict(config)))
     monkeypatch.setattr(demo, fails_in, fail)
     monkeypatch.setattr(demo, "score_model", fail if fails_in == "score_model" else lambda *_, **__: ([], []))
     monkeypatch.setattr(demo, "watch", lambda *_: None)

@@ -526,7 +526,8 @@ def test_the_verbs_on_the_command_line(folder: Path, tmp_path: Path, monkeypatch
     before = digests(folder)
     facts = tmp_path / "new.jsonl"
     write_facts(facts, [NEW])
-    assert _run("list", folder)[1].startswith("ada  Ada  What is the code of Ada?  red\nbob")
+    listed = [line.split(maxsplit=2) for line in _run("list", folder)[1].splitlines()]
+    assert listed[0] == ["ada", "Ada", "What is the code of Ada?  red"] and listed[1][0] == "bob"
     assert json.loads(_run("list", folder, "--json")[1].splitlines()[1])["questions"] == list(FACTS[1].questions)
     code, told = _run("add", folder, "--facts", facts)
     assert code == 0 and "edit 1 (add): 1 facts" in told and "100.0% of 2 taught phrasings" in told
@@ -538,7 +539,7 @@ def test_the_verbs_on_the_command_line(folder: Path, tmp_path: Path, monkeypatch
     assert code == 0 and "taught phrasings, after: old answer given 0% of 4" in told
     assert _run("forget", folder, "--ids", "gus") == (2, _gone("gus"))
     assert _run("forget", folder)[0] == 2
-    assert _run("mend", folder)[1] == "nothing to repair: all 12 taught phrasings are answered rightly\n"
+    assert _run("repair", folder)[1] == "nothing to repair: all 12 taught phrasings are answered rightly\n"
     for number in (4, 5, 6):
         assert f"edit {number} (undo)" in _run("undo", folder)[1]
     assert digests(folder) == before
@@ -556,8 +557,8 @@ def test_settings_on_the_command_line(taught_folder: Path, monkeypatch: pytest.M
         raise InputError("enough seen")
 
     monkeypatch.setattr("memlayers.editing.memory.load_memory", opened)
-    assert _run("mend", taught_folder, "--slot-count", 8, "--rehearsed", 4, "--slots", "kl") == (2, "enough seen")
-    assert _run("mend", taught_folder) == (2, "enough seen")
+    assert _run("repair", taught_folder, "--slot-count", 8, "--rehearsed", 4, "--slots", "kl") == (2, "enough seen")
+    assert _run("repair", taught_folder) == (2, "enough seen")
     assert seen == [EditConfig(slots="kl", slot_count=8, rehearsed=4), EditConfig()]
 
 

@@ -31,3 +31,10 @@ def test_labels_are_moved_apart():
         placed = spread_apart(heights)
         assert all(a - b >= 0.16 - 1e-9 for a, b in zip(placed, placed[1:], strict=False))
         assert min(placed) >= 0.05 and max(placed) <= 1.0
+
+
+def test_known_facts_watched_on_a_sample_are_not_joined_to_the_full_set():
+    rows = [Row("known_facts", "backbone", 0.97, 1000), Row("known_facts", "memory", 0.96, 1000)]
+    curve = [CurvePoint(1, 0.3, None, 0.98), CurvePoint(2, 0.6, None, 0.99)]
+    assert track_of(Results({}, {}, rows, curve), "known_facts", "memory").line() == [(1, 0.98), (2, 0.99)]
+    assert track_of(Results({}, {}, rows), "known_facts", "memory").line() == [(0.0, 0.97), (1.0, 0.96)]

@@ -1,4 +1,4 @@
-"""The full protocol: its grid, its cells and their page. The command's bad input is at the end."""
+"""`memlayers sweep`: its grid, its cells and their page. The command's bad input is at the end."""
 
 from __future__ import annotations
 
@@ -287,7 +287,7 @@ Command = Callable[..., tuple[int, str]]
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     def call(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["memlayers", "eval", *map(str, arguments)])
+        monkeypatch.setattr(sys, "argv", ["memlayers", *map(str, arguments)])
         with pytest.raises(SystemExit) as stopped:
             cli.main()
         said = capsys.readouterr()
@@ -301,7 +301,7 @@ def test_the_command_narrows_the_grid(ran: list[Cell], command: Command, tmp_pat
     (tmp_path / "qa" / "test.jsonl").write_text('{"question": "Who?", "answers": ["me"]}\n')
     (tmp_path / "teach.yaml").write_text("schedule:\n  exposures: 3\n")
     code, said = command(
-        "--protocol", "full", "--sizes", "20", "--seeds", "2", "--recipes", "dense", "--gates", "off,on",
+        "sweep", "--sizes", "20", "--seeds", "2", "--recipes", "dense", "--gates", "off,on",
         "--qa", tmp_path / "qa" / "test.jsonl", "--questions", "9", "--config", tmp_path / "teach.yaml", "-q",
         "--out", tmp_path / "out",
     )  # fmt: skip
@@ -314,18 +314,16 @@ def test_the_command_narrows_the_grid(ran: list[Cell], command: Command, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["runs/memory", "--protocol", "full"], "MEMORY scores one memory, --protocol full teaches its own"),
-        (["--protocol", "full", "--facts", "f.jsonl"], "--facts scores one memory"),
-        (["--protocol", "full", "--no-gate"], "--no-gate scores one memory"),
-        (["--protocol", "half"], "--protocol half: there is one protocol; give --protocol full"),
-        (["runs/memory", "--sizes", "10"], "--sizes belongs to the whole protocol: give --protocol full too"),
-        (["--text", __file__], "no memory to score: give its folder, or --protocol full"),
-        (["--protocol", "full", "--sizes", "ten"], "--sizes ten: give some with commas between, as 100,300"),
-        (["--protocol", "full", "--gates", "maybe"], "--gates maybe: give some with commas between, as on,off"),
-        (["--protocol", "full", "--recipes", "soup"], "recipe is 'soup': take one of addressed, dense"),
-        (["--protocol", "full", "--seeds", "-1"], "seed is -1"),
-        (["--protocol", "full", "--sizes", "1000"], "size 1000: there are only 500 facts to teach; give --facts-dir"),
-        (["--protocol", "full", "--facts-dir", "/nowhere"], "/nowhere: no EntityQuestions there"),
+        (["eval", "--protocol", "full"], "--protocol is a command of its own now: use `memlayers sweep`"),
+        (["eval", "runs/memory", "--protocol", "half"], "--protocol is a command of its own now"),
+        (["eval", "--protocol", "full", "--facts", "f.jsonl"], "--protocol is a command of its own now"),
+        (["eval", "--text", __file__], "no memory to score: give its folder; `memlayers sweep`"),
+        (["sweep", "--sizes", "ten"], "--sizes ten: give some with commas between, as 100,300"),
+        (["sweep", "--gates", "maybe"], "--gates maybe: give some with commas between, as on,off"),
+        (["sweep", "--recipes", "soup"], "recipe is 'soup': take one of addressed, dense"),
+        (["sweep", "--seeds", "-1"], "seed is -1"),
+        (["sweep", "--sizes", "1000"], "size 1000: there are only 500 facts to teach; give --facts-dir"),
+        (["sweep", "--facts-dir", "/nowhere"], "/nowhere: no EntityQuestions there"),
     ],
 )
 def test_wrong_combinations_are_one_line(command: Command, tmp_path: Path, arguments: list[str], told: str) -> None:
@@ -334,7 +332,14 @@ def test_wrong_combinations_are_one_line(command: Command, tmp_path: Path, argum
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("option", [["--facts", "f.jsonl"], ["--no-gate"], ["--untaught", "f.jsonl"], ["runs/memory"]])
+def test_what_scores_one_memory_is_no_option_of_a_sweep(command: Command, tmp_path: Path, option: list[str]) -> None:
+    assert command("sweep", *option, "--out", tmp_path / "out")[0] == 2
+    assert command("eval", "runs/memory", "--sizes", "10", "--out", tmp_path / "out")[0] == 2
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_grids_own_settings_are_refused_in_the_yaml_file(command: Command, tmp_path: Path) -> None:
     (tmp_path / "teach.yaml").write_text("seed: 5\n")
-    code, said = command("--protocol", "full", "--config", tmp_path / "teach.yaml", "--out", tmp_path / "out")
+    code, said = command("sweep", "--config", tmp_path / "teach.yaml", "--out", tmp_path / "out")
     assert code == 2 and "seed is the grid's to set; take it out, and choose with --seeds" in said

@@ -1,77 +1,150 @@
-"""list, add, update, forget, mend, undo: the facts of a memory."""
+"""list, journal, add, update, forget, repair, undo: the facts of a memory."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memlayers.cli.app import Backbone, Device, Folder, Json, app
+from memlayers.cli.app import Backbone, Device, Folder, Json, Quiet, app
 from memlayers.utils.errors import InputError
 
-Slots = Annotated[str, typer.Option(help="Which of the slots it reads an edit may write: tfidf, kl or all.")]
+if TYPE_CHECKING:
+    from memlayers.data.facts import Fact
+    from memlayers.editing.fact_book import FactBook
+    from memlayers.editing.memory import Memory
+    from memlayers.editing.report import EditReport
 
+_ONE, _HOW = "One fact, without a file", "How"
+NAMED = 5  # facts that a report names, at most
 
-SlotCount = Annotated[int | None, typer.Option(min=1, help="At most so many of them per fact.", show_default=False)]
-
-
+Facts = Annotated[Path | None, typer.Option(help="Facts: JSONL or CSV.")]
+Subject = Annotated[str | None, typer.Option(help="Whom or what it is about.", rich_help_panel=_ONE)]
+Relation = Annotated[str | None, typer.Option(help="What is said of it, as birthplace.", rich_help_panel=_ONE)]
+Questions = Annotated[
+    list[str] | None,
+    typer.Option("--question", help="A phrasing to be taught; several are better.", rich_help_panel=_ONE),
+]
+Answer = Annotated[str | None, typer.Option(help="The answer.", rich_help_panel=_ONE)]
+Aliases = Annotated[
+    list[str] | None, typer.Option("--alias", help="Another right answer; may be repeated.", rich_help_panel=_ONE)
+]
+Slots = Annotated[
+    str, typer.Option(help="Which slots that it reads: tfidf, kl, all.", rich_help_panel=_HOW, metavar="WHICH")
+]
+SlotCount = Annotated[
+    int | None, typer.Option(min=1, help="At most so many per fact.", show_default=False, rich_help_panel=_HOW)
+]
 Rehearsed = Annotated[
-    int, typer.Option(min=0, help="Stored facts taught again in each step: 16 for large batches into a full memory.")
+    int, typer.Option(min=0, help="Stored facts taught again in each step; 16 for large batches.", rich_help_panel=_HOW)
 ]
 
 
-@app.command("list", epilog="Example: memlayers list runs/demo/memory --json")
-def list_facts(memory: Folder, as_json: Json = False) -> None:
+@app.command("list", epilog='Example: memlayers list runs/demo/memory --grep "founded"')
+def list_facts(
+    memory: Folder,
+    subject: Annotated[str | None, typer.Option(help="Only facts about it.")] = None,
+    grep: Annotated[str | None, typer.Option(help="Only facts with this text in any field.")] = None,
+    as_json: Json = False,
+) -> None:
     """List the facts that a memory holds: id, subject, first question, answer; with --json everything."""
     from memlayers.inference.folder import stored_facts
 
-    for fact in stored_facts(memory):
-        if as_json:
+    facts = stored_facts(memory)
+    if subject is not None:
+        facts = [fact for fact in facts if fact.subject.casefold() == subject.casefold()]
+    if grep is not None:
+        facts = [fact for fact in facts if grep.casefold() in _all_text(fact).casefold()]
+    if as_json:
+        for fact in facts:
             print(json.dumps(dataclasses.asdict(fact), ensure_ascii=False))
-        else:
-            print(f"{fact.id}  {fact.subject or '-'}  {fact.questions[0]}  {fact.answer}")
+        return
+    print_columns([(fact.id, fact.subject or "-", fact.questions[0], fact.answer) for fact in facts])
 
 
-@app.command(epilog="Example: memlayers add runs/demo/memory --facts more.jsonl")
+@app.command(epilog="Example: memlayers journal runs/demo/memory")
+def journal(memory: Folder, as_json: Json = False) -> None:
+    """Show the edits of a memory, oldest first: number, when (UTC), what, of which facts."""
+    book = _book(memory)
+    if as_json:
+        for record in book.records:
+            print(record.line())
+        return
+    names = _names(book)
+    rows = [
+        (
+            str(record.number),
+            record.time.replace("T", " ").removesuffix("+00:00"),
+            record.kind + (f" of {record.undoes}" if record.undoes else ""),
+            _in_short([names.get(each, each) for each in record.ids]),
+        )
+        for record in book.records
+    ]
+    print_columns([("edit", "time", "what", "facts"), *rows] if rows else [])
+
+
+@app.command(
+    epilog="Example: memlayers add runs/demo/memory --facts more.jsonl\n\nExample: memlayers add runs/demo/memory "
+    '--subject Oakmere --relation mayor --question "Who is mayor of Oakmere?" --answer "Ines Marlow"'
+)
 def add(
     memory: Folder,
-    facts: Annotated[Path, typer.Option(help="Facts: JSONL or CSV.")],
+    facts: Facts = None,
+    subject: Subject = None,
+    relation: Relation = None,
+    question: Questions = None,
+    answer: Answer = None,
+    alias: Aliases = None,
     slots: Slots = "tfidf",
     slot_count: SlotCount = None,
     rehearsed: Rehearsed = 0,
     backbone: Backbone = None,
     device: Device = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Add facts to a memory."""
-    rows = _strict_facts(facts)
+    rows = _facts_given(facts, subject, relation, question, answer, alias)
     _edit(
-        memory, lambda opened: opened.add(rows), backbone, device, as_json,
-        slots=slots, slot_count=slot_count, rehearsed=rehearsed,
+        memory, "Adding", lambda opened: opened.add(rows), lambda book: book.plan_add(rows),
+        backbone, device, quiet, as_json, slots=slots, slot_count=slot_count, rehearsed=rehearsed,
     )  # fmt: skip
 
 
-@app.command(epilog="Example: memlayers update runs/demo/memory --facts new.jsonl")
+@app.command(
+    epilog="Example: memlayers update runs/demo/memory --facts new.jsonl\n\nExample: memlayers update runs/demo/memory "
+    '--question "Who is mayor of Oakmere?" --answer "Ada Pryce"'
+)
 def update(
     memory: Folder,
-    facts: Annotated[Path, typer.Option(help="The new answers: JSONL or CSV; found by id, subject or question.")],
+    facts: Annotated[
+        Path | None, typer.Option(help="New answers: JSONL or CSV; found by id, subject or question.")
+    ] = None,
+    subject: Subject = None,
+    relation: Relation = None,
+    question: Questions = None,
+    answer: Answer = None,
+    alias: Aliases = None,
     slots: Slots = "tfidf",
     slot_count: SlotCount = None,
     rehearsed: Rehearsed = 0,
     backbone: Backbone = None,
     device: Device = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Give stored facts new answers."""
-    rows = _strict_facts(facts)
+    if facts is None and subject is not None and not question:
+        question = _stored_questions(memory, subject, relation)
+    rows = _facts_given(facts, subject, relation, question, answer, alias)
     _edit(
-        memory, lambda opened: opened.update(rows), backbone, device, as_json,
-        slots=slots, slot_count=slot_count, rehearsed=rehearsed,
+        memory, "Updating", lambda opened: opened.update(rows), lambda book: book.plan_update(rows),
+        backbone, device, quiet, as_json, slots=slots, slot_count=slot_count, rehearsed=rehearsed,
     )  # fmt: skip
 
 
@@ -81,77 +154,196 @@ def forget(
     facts: Annotated[Path | None, typer.Option(help="Facts to forget: JSONL or CSV.")] = None,
     ids: Annotated[str | None, typer.Option(help="Their ids, with commas between.")] = None,
     subject: Annotated[str | None, typer.Option(help="All facts about it.")] = None,
+    relation: Annotated[str | None, typer.Option(help="Of the subject's facts, this one.")] = None,
+    question: Annotated[
+        list[str] | None, typer.Option("--question", help="The fact that it asks for; may be repeated.")
+    ] = None,
     purge: Annotated[bool, typer.Option("--purge", help="Drop all undo data: it would hold the answers.")] = False,
     slots: Slots = "tfidf",
     slot_count: SlotCount = None,
     backbone: Backbone = None,
     device: Device = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Forget facts: the gate closes for their subjects, and what their slots held goes; the report has the evidence."""
-    if facts is None and ids is None and subject is None:
-        raise InputError("nothing to forget: give --facts, --ids or --subject")
-    rows = _strict_facts(facts) if facts else []
+    if relation is not None and subject is None:
+        raise InputError("--relation alone names no fact: give --subject too")
+    if facts is None and ids is None and subject is None and not question:
+        raise InputError("nothing to forget: give --facts, --ids, --subject or --question")
+    from memlayers.data.fact_files import read_facts
+    from memlayers.data.facts import Fact
+
+    rows = read_facts(facts, strict=True) if facts else []
+    rows += [Fact(f"--question {each}", "", "", (each,)) for each in question or ()]
+    if relation is not None:
+        assert subject is not None
+        rows.append(Fact(f"--subject {subject} --relation {relation}", subject, "", (), relation))
+        subject = None
     names = [name.strip() for name in ids.split(",") if name.strip()] if ids else []
     _edit(
-        memory, lambda opened: opened.forget(ids=names, subject=subject, facts=rows, purge=purge),
-        backbone, device, as_json, slots=slots, slot_count=slot_count,
+        memory, "Forgetting", lambda opened: opened.forget(ids=names, subject=subject, facts=rows, purge=purge),
+        lambda book: book.plan_forget(names, subject, rows), backbone, device, quiet, as_json,
+        slots=slots, slot_count=slot_count,
     )  # fmt: skip
 
 
-@app.command(epilog="Example: memlayers mend runs/demo/memory")
-def mend(
+@app.command(epilog="Example: memlayers repair runs/demo/memory")
+def repair(
     memory: Folder,
     slots: Slots = "tfidf",
     slot_count: SlotCount = None,
     rehearsed: Rehearsed = 0,
     backbone: Backbone = None,
     device: Device = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Ask a memory everything that it holds, and write again what it does not answer any more."""
     _edit(
-        memory, lambda opened: opened.repair(), backbone, device, as_json,
+        memory, None, lambda opened: opened.repair(), lambda book: None, backbone, device, quiet, as_json,
         slots=slots, slot_count=slot_count, rehearsed=rehearsed,
     )  # fmt: skip
 
 
 @app.command(epilog="Example: memlayers undo runs/demo/memory")
-def undo(memory: Folder, backbone: Backbone = None, device: Device = None, as_json: Json = False) -> None:
+def undo(
+    memory: Folder, backbone: Backbone = None, device: Device = None, quiet: Quiet = False, as_json: Json = False
+) -> None:
     """Take the last edit back, bit for bit."""
-    _edit(memory, lambda opened: opened.undo(), backbone, device, as_json)
+    _edit(
+        memory, "Taking back", lambda opened: opened.undo(), lambda book: book.plan_undo(),
+        backbone, device, quiet, as_json,
+    )  # fmt: skip
 
 
-def _strict_facts(path: Path) -> list[Any]:
-    from memlayers.data.fact_files import read_facts
+# What is meant
 
-    return read_facts(path, strict=True)
+
+def _facts_given(
+    path: Path | None,
+    subject: str | None,
+    relation: str | None,
+    questions: list[str] | None,
+    answer: str | None,
+    aliases: list[str] | None,
+) -> list[Fact]:
+    """The facts of a file, or the one that the flags spell out."""
+    flags = {"--subject": subject, "--relation": relation, "--question": questions, "--answer": answer,
+             "--alias": aliases}  # fmt: skip
+    given = [name for name, value in flags.items() if value]
+    if path is not None:
+        if given:
+            raise InputError(f"--facts and {given[0]} are two ways to say it: give one of them")
+        from memlayers.data.fact_files import read_facts
+
+        return read_facts(path, strict=True)
+    if not questions or answer is None:
+        raise InputError("no fact to write: give --facts FILE, or --question and --answer (and --subject)")
+    from memlayers.data.fact_rows import BadRow, fact_of
+
+    row: dict[str, Any] = {"questions": questions, "answers": [answer, *(aliases or ())]}
+    row |= {name: text for name, text in (("subject", subject), ("relation", relation)) if text is not None}
+    try:
+        return [fact_of(row)]
+    except BadRow as error:
+        raise InputError(f"the fact of these flags: {error}") from None
+
+
+def _stored_questions(folder: Path, subject: str, relation: str | None) -> list[str]:
+    """The phrasings of the one stored fact that an update names by its subject, and relation if it has several."""
+    from memlayers.inference.folder import stored_facts
+
+    about = [fact for fact in stored_facts(folder) if fact.subject == subject and relation in (None, fact.relation)]
+    if len(about) > 1:
+        which = ", ".join(repr(fact.relation) for fact in about)
+        raise InputError(f"{len(about)} stored facts are about {subject!r}: say which with --relation, one of {which}")
+    if not about:
+        _book(folder).plan_forget(subject=subject)  # says so, with the nearest name
+        raise InputError(
+            f"no stored fact says {relation!r} of {subject!r}; `memlayers list --subject` shows what is stored"
+        )
+    return list(about[0].questions)
+
+
+def _book(folder: Path) -> FactBook:
+    from memlayers.editing.fact_book import FactBook
+
+    return FactBook(folder)
+
+
+# One edit
 
 
 def _edit(
-    folder: Path, verb: Callable[[Any], Any], backbone: str | None, device: str | None, as_json: bool, **settings: Any
-) -> None:  # fmt: skip
-    """Opens a memory, makes one edit and says what came of it. Settings are `EditConfig`'s; None for the default."""
+    folder: Path,
+    label: str | None,
+    verb: Callable[[Memory], EditReport],
+    plan: Callable[[FactBook], object],
+    backbone: str | None,
+    device: str | None,
+    quiet: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Opens a memory, makes one edit and says what came of it.
+
+    Args:
+        folder: of the memory.
+        label: of the edit's bar; None where it has its own.
+        verb: makes the edit.
+        plan: refuses what can be refused without the model.
+        backbone: another place of it.
+        device: None chooses.
+        quiet: no progress bars.
+        as_json: print the report as JSON.
+        settings: `EditConfig`'s; None for the default.
+    """
     from memlayers.editing.config import EditConfig
     from memlayers.editing.memory import load_memory
+    from memlayers.utils.locks import writing_alone
+    from memlayers.utils.progress import progress_bar
 
     config = EditConfig(**{name: value for name, value in settings.items() if value is not None})
-    with load_memory(folder, backbone=backbone, device=device, edits=config, quiet=as_json, lazy=True) as opened:
-        if opened.notice:
-            print(f"memlayers: {opened.notice}", file=sys.stderr)
-        report = verb(opened)
+    opened = load_memory(folder, backbone=backbone, device=device, edits=config, autosave=False, quiet=quiet, lazy=True)
+    if opened.notice:
+        print(f"memlayers: {opened.notice}", file=sys.stderr)
+    with writing_alone(folder):  # what another process is editing is refused now too
+        plan(_book(folder))
+    with opened:
+        with progress_bar("Loading the memory", quiet=quiet):
+            _ = opened.model
+        if label is None:
+            report = verb(opened)
+        else:
+            opened.prepare()
+            with progress_bar(label, quiet=quiet):
+                report = verb(opened)
+        with progress_bar("Saving", quiet=quiet):
+            opened.save()
     if as_json:
         print(json.dumps(dataclasses.asdict(report), ensure_ascii=False))
-        return
+    else:
+        _print_report(report)
+
+
+def _print_report(report: EditReport) -> None:
     if not report.number:
         print(f"nothing to {report.kind}: all {report.asked} taught phrasings are answered rightly")
         return
     print(f"edit {report.number} ({report.kind}): {len(report.ids)} facts, {report.slots:,} slots, "
           f"{report.seconds:.1f} s")  # fmt: skip
+    what = {"add": "gone again", "update": "back to its answer", "repair": "back to its slots", "forget": "back"}
+    came = what.get(report.undone, "")
+    for fact in report.facts[:NAMED]:
+        print(f"  {one_line(fact.subject or fact.questions[0])}: {one_line(fact.questions[0])} "
+              f"{one_line(fact.answer)}{f' ({came})' if came else ''}")  # fmt: skip
+    if len(report.facts) > NAMED:
+        print(f"  and {len(report.facts) - NAMED} more; --json names all")
     if report.recalled is not None:
         print(f"  {report.recalled:.1%} of {report.asked} taught phrasings answered rightly, in free generation")
     if report.kind != "undo":
-        print(f"  {report.neighbours} stored facts beside it measured, {len(report.repaired)} mended, "
+        print(f"  {report.neighbours} stored facts beside it measured, {len(report.repaired)} repaired, "
               f"{len(report.changed)} changed")  # fmt: skip
     for name in ("taught", "unseen"):
         for when in ("before", "after", "backbone", "always_on"):
@@ -159,3 +351,55 @@ def _edit(
             if standing:
                 print(f"  {name} phrasings, {when}: old answer given {standing['given']:.0%} of {standing['n']}, first "
                       f"token's rank {standing['rank']:g}, probability {standing['probability']:.2g}")  # fmt: skip
+
+
+# What is printed
+
+
+def _all_text(fact: Fact) -> str:
+    return "\n".join((fact.id, fact.subject, fact.relation, *fact.questions, *fact.unseen_questions, *fact.answers))
+
+
+def _names(book: FactBook) -> dict[str, str]:
+    """What each fact is called, by its id: those stored, and those that the undo files remember; others have an id."""
+    from memlayers.editing.journal import changes_from_text, undo_metadata
+
+    names = {}
+    for record in book.records:
+        words = undo_metadata(book.folder / record.undo_file)
+        for change in changes_from_text(words["changes"]) if words else ():
+            for fact in (change.before, change.after):
+                if fact is not None:
+                    names[fact.id] = _name(fact)
+    return names | {fact.id: _name(fact) for fact in book.facts}
+
+
+def _name(fact: Fact) -> str:
+    about = f"{fact.subject}, {fact.relation}" if fact.subject and fact.relation else fact.subject
+    return about or fact.questions[0]
+
+
+def _in_short(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return "; ".join(map(one_line, names[:NAMED])) + more
+
+
+def one_line(text: str) -> str:
+    """A text with its line breaks, tabs and other control characters spelled out."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def print_columns(rows: Sequence[Sequence[str]]) -> None:
+    """Rows on stdout, one a line, their columns aligned; the last is as long as it is."""
+    lines = [[one_line(cell) for cell in row] for row in rows]
+    widths = [max(map(_width, column)) for column in list(zip(*lines, strict=True))[:-1]]
+    for line in lines:
+        cells = [cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=False)]
+        print("  ".join([*cells, line[-1]]))
+
+
+def _width(text: str) -> int:
+    """The columns of a terminal that a text takes."""
+    from rich.cells import cell_len
+
+    return cell_len(text)

@@ -14,7 +14,11 @@ import typer
 from memlayers.cli.app import Json, app
 from memlayers.utils.errors import InputError
 
-facts_app = typer.Typer(help="Make, check and convert files of facts.", no_args_is_help=True)
+facts_app = typer.Typer(
+    help="Make, check and convert files of facts.",
+    epilog="Example: memlayers facts check facts.jsonl",
+    no_args_is_help=True,
+)
 app.add_typer(facts_app, name="facts")
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import sys
+import textwrap
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from memlayers.cli.app import Json, Quiet, app, layer_numbers
+from memlayers.cli.app import Json, Quiet, app
+from memlayers.cli.flags import layer_numbers
 from memlayers.utils.errors import InputError
 
 
@@ -130,20 +133,24 @@ def _print_plan(backbone: Any, work: Any, lines: Any, best: Any, vram: float, ho
     for cells in planning.table_cells(lines):
         table.add_row(*cells)
     Console().print(table)
-    print(
-        f"Weights: {lines[0].weights / GIB:.2f} in {work.dtype}, {lines[-1].weights / GIB:.2f} in "
-        f"4-bit (through PEFT and bitsandbytes). A step of {work.batch} sequences of {work.length} tokens, memory at "
-        f"layers {', '.join(map(str, work.layers))}, {work.heads} x top-{work.top_k} reads a token; {work.touched:,} "
-        f"rows touched at the end.\nstep: read log, scores, activations and logits. recall: in place of a step, "
-        f"between the passes, {planning.QUESTIONS} questions answered at a time. beside: the device's peak next to the "
-        f"backbone, with 5 % for fragmentation and 0.6 GiB for a CUDA context, against {vram:g} GiB. host: features of "
+    prose = (
+        f"Weights: {lines[0].weights / GIB:.2f} in {work.dtype}, {lines[-1].weights / GIB:.2f} in 4-bit (through PEFT "
+        f"and bitsandbytes). A step of {work.batch} sequences of {work.length} tokens, memory at layers "
+        f"{', '.join(map(str, work.layers))}, {work.heads} x top-{work.top_k} reads a token; {work.touched:,} rows "
+        "touched at the end.",
+        "step: read log, scores, activations and logits. recall: in place of a step, between the passes, "
+        f"{planning.QUESTIONS} questions answered at a time. beside: the device's peak next to the backbone, with 5 % "
+        f"for fragmentation and 0.6 GiB for a CUDA context, against {vram:g} GiB. host: features of "
         f"{work.contexts:,} tokens of facts (at most) and {work.general:,} of general text while gates are trained, or "
-        f"the state where it lies there, against {host:g} GiB."
+        f"the state where it lies there, against {host:g} GiB.",
     )
+    width = min(shutil.get_terminal_size().columns, 120)
+    for paragraph in prose:
+        print(textwrap.fill(paragraph, width, break_on_hyphens=False, break_long_words=False))
     if best is None:
         print("\nNothing fits: take fewer slots or facts, a smaller batch, or more memory.")
     elif best.weights_dtype == work.dtype:
-        print(f"\nRecommended: {planning.command(backbone, work, best)}")
+        print(f"\nRecommended:\n{planning.command(backbone, work, best)}")  # one line, to be copied
     else:
         print(f"\nFits only beside a 4-bit backbone: {best.scheme.name}.")
 

@@ -12,47 +12,75 @@ from typing import Annotated, Any
 
 import typer
 
-from memlayers.cli.app import Device, Json, Quiet, app, print_rows, teach_config, with_teach_flags
+from memlayers.cli.app import (
+    Backbone,
+    Device,
+    Folder,
+    Gate,
+    Json,
+    Quiet,
+    app,
+    going_on_with_resume,
+    open_memory,
+    print_rows,
+)
+from memlayers.cli.flags import read_settings, with_flags
+from memlayers.config.teach import flag_fields
 from memlayers.utils.errors import InputError
+
+Settings = Annotated[Path | None, typer.Option(help="YAML file of settings; flags win over it.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
+
+_OF_A_GATE = [flag for flag, where in flag_fields().items() if where.section == "gate" and flag != "gate"]
 
 
 @app.command(epilog="Example: memlayers demo --out runs/demo")
-@with_teach_flags("backbone")
+@with_flags(flag for flag in flag_fields() if flag != "backbone")
 def demo(
-    out: Annotated[Path, typer.Option(help="A new folder for the memory, the results and the report.")],
+    out: Annotated[Path, typer.Option(help="A new folder for memory, results and report.")],
     facts: Annotated[int | None, typer.Option(min=1, help="Teach only so many of the 500 facts.")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file of the flags below.")] = None,
+    config: Settings = None,
+    resume: Resume = False,
     quiet: Quiet = False,
     **flags: Any,
 ) -> None:
     """Teach the embedded backbone 500 real facts, score it before and after, and draw the report."""
-    settings = teach_config(config, flags)
+    settings = read_settings(config, flags)
+    from memlayers.teaching.folders import check_work_folder, work_folder
+    from memlayers.utils.files import check_output_directory
+
+    check_output_directory(out)
+    check_work_folder(out, resume=resume)
     from memlayers.demo import run_demo
 
-    results = run_demo(out, settings, facts=facts, quiet=quiet)
+    with going_on_with_resume(work_folder(out)):
+        results = run_demo(out, settings, facts=facts, resume=resume, quiet=quiet)
     print_rows(results)
     print(f"\nThe report is {out / 'report.md'}; ask the memory with: memlayers ask {out / 'memory'}")
 
 
 @app.command(epilog="Example: memlayers teach --backbone Qwen/Qwen2.5-7B-Instruct --facts facts.jsonl --out memory")
-@with_teach_flags()
+@with_flags(flag_fields())
 def teach(
     facts: Annotated[Path, typer.Option(help="Facts: JSONL or CSV (see `memlayers facts`).")],
     out: Annotated[Path, typer.Option(help="Folder for the memory, a PEFT adapter.")],
-    config: Annotated[Path | None, typer.Option(help="YAML file of the flags below.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
+    config: Settings = None,
+    resume: Resume = False,
     replace: Annotated[bool, typer.Option("--replace", help="Replace an existing memory.")] = False,
     quiet: Quiet = False,
     **flags: Any,
 ) -> None:
     """Teach facts to a frozen backbone: calibrate, train the gate, write the value pool."""
-    settings = teach_config(config, flags)
+    settings = read_settings(config, flags)
     from memlayers.data.fact_files import read_facts
+    from memlayers.teaching.folders import check_folders, work_folder
 
     rows = read_facts(facts, strict=True)
+    check_folders(out, resume=resume, replace=replace)
     from memlayers.teaching.teach import teach_facts
 
-    report = teach_facts(rows, out, settings, resume=resume, replace=replace, quiet=quiet).report
+    with going_on_with_resume(work_folder(out)):
+        report = teach_facts(rows, out, settings, resume=resume, replace=replace, quiet=quiet).report
     skipped = f", {report.skipped_steps} steps skipped (not finite)" if report.skipped_steps else ""
     print(
         f"{len(rows)} facts, {report.exposures:g} exposures each, recall on a sample {report.recall:.1%}, "
@@ -61,44 +89,39 @@ def teach(
 
 
 @app.command("gate", epilog="Example: memlayers gate memory --facts facts.jsonl --negatives fakes.jsonl")
+@with_flags(["general_text", *_OF_A_GATE, "seed", "device"])
 def gate_command(
-    memory: Annotated[Path, typer.Argument(help="Folder of a memory.")],
+    memory: Folder,
     facts: Annotated[Path, typer.Option(help="What it was taught.")],
     negatives: Annotated[
         Path | None, typer.Option(help="Questions about what was never taught: the thresholds heed them.")
     ] = None,
-    general_text: Annotated[
-        str | None, typer.Option(help="The gate's own not-mine: a file, or `sampled`; the shipped sample if not given.")
-    ] = None,
     out: Annotated[Path | None, typer.Option(help="A new folder; if not given the memory is replaced.")] = None,
+    config: Settings = None,
     soft: Annotated[
-        bool, typer.Option("--soft", help="The seed's gate, whose sigmoid multiplies what the memory adds.")
+        bool,
+        typer.Option("--soft", help="The v0.2 reference recipe's gate: its sigmoid multiplies what the memory adds."),
     ] = False,
-    gate_subjects: Annotated[bool, typer.Option(help="It opens at the names of the stored subjects alone.")] = True,
-    gate_relations: Annotated[
-        bool, typer.Option(help="What is asked of a subject is compared with what was taught of it.")
-    ] = True,
-    gate_threshold: Annotated[float, typer.Option(help="Logit above which it is open.")] = 1.0,
-    gate_steps: Annotated[int, typer.Option(min=1, help="Optimizer steps per gate.")] = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 137,
-    backbone: Annotated[str | None, typer.Option(help="Another place of the backbone.")] = None,
-    device: Device = None,
+    backbone: Backbone = None,
     quiet: Quiet = False,
+    **flags: Any,
 ) -> None:
     """Make or retrain the gate of a memory that was taught already; what it was taught stays as it is."""
+    settings = read_settings(config, flags)
     from memlayers.data.fact_files import read_facts, read_questions
+    from memlayers.inference.folder import read_adapter_config
+    from memlayers.utils.files import check_output_directory
 
     rows = read_facts(facts, strict=True)
     others = read_questions(negatives) if negatives else []
-    from memlayers.config.sections import GateConfig
+    read_adapter_config(memory)
+    check_output_directory(memory if out is None else out, replace=out is None)
     from memlayers.teaching.regate import regate_memory
 
-    settings = GateConfig(
-        soft=soft, subjects=gate_subjects, relations=gate_relations, threshold=gate_threshold, steps=gate_steps
-    )
     made = regate_memory(
-        memory, rows, settings, general_text=general_text, seed=seed, negatives=others, out=out, backbone=backbone,
-        device=device, quiet=quiet,
+        memory, rows, dataclasses.replace(settings.gate, soft=soft or settings.gate.soft),
+        general_text=settings.data.general_text, seed=settings.seed, negatives=others, out=out, backbone=backbone,
+        device=settings.machine.device, quiet=quiet,
     )  # fmt: skip
     if not soft:
         for number, gate in enumerate(made.report.gates):
@@ -123,10 +146,10 @@ def gate_command(
 
 @app.command(epilog='Example: memlayers ask runs/demo/memory "Who founded Chemikal Underground?"')
 def ask(
-    memory: Annotated[Path, typer.Argument(help="Folder of a memory.")],
+    memory: Folder,
     question: Annotated[str | None, typer.Argument(help="Without one: a chat, a question per line.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Another place of the backbone.")] = None,
-    gate: Annotated[bool, typer.Option(help="Off: the memory is read for every token.")] = True,
+    backbone: Backbone = None,
+    gate: Gate = True,
     abstain: Annotated[
         bool,
         typer.Option("--abstain", help="Give one answer, the memory's or the backbone's, or say that it is unknown."),
@@ -135,11 +158,14 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Ask a question; shows the answer with the memory and without."""
-    from memlayers.editing.memory import load_memory
+    if question is not None and not question.strip():
+        raise InputError("a question is empty: ask something")
+    from memlayers.utils.progress import progress_bar
 
-    opened = load_memory(memory, backbone=backbone, device=device, gate=gate)
+    opened = open_memory(memory, backbone=backbone, device=device, gate=gate)
     for line in [question] if question is not None else _prompted_lines(echo=not as_json):
-        (answer,) = opened.ask([line.strip()])
+        with progress_bar("Asking"):
+            answer = opened.ask(line.strip())
         if as_json:
             print(json.dumps({**dataclasses.asdict(answer), "text": answer.text}, ensure_ascii=False))
         elif abstain:
@@ -162,6 +188,8 @@ def _prompted_lines(*, echo: bool) -> Iterator[str]:
                     print(f"> {line}")
                 yield line
         return
+    with suppress(ImportError):  # which Windows lacks
+        import readline  # noqa: F401  # gives input() the arrow keys and a history
     print("Ask; an empty line or Ctrl-D ends.")
     with suppress(EOFError):
         while line := input("> ").strip():

@@ -37,7 +37,7 @@ def option(
 
     Args:
         default: its default.
-        help: what it means, in a sentence, with the unit.
+        help: what it means, with the unit; its first sentence is what ``--help`` says.
         flag: its name on the command line, words joined by underscores; "" for the field's own name, None for no flag.
         advanced: whether ``--help`` lists it under "advanced".
         check: beyond the type.

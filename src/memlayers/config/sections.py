@@ -30,32 +30,33 @@ class MemorySettings:
 
     recipe: Literal["addressed", "dense"] = option(
         "addressed",
-        "addressed: addressing is calibrated and frozen, only the value pool learns; dense: query, sub-keys and a "
-        "gated output learn beside the pool (the v0.2 reference recipe).",
+        "addressed: only the values learn; dense: all does. With addressed, addressing is calibrated and frozen; with "
+        "dense, the v0.2 reference recipe, query, sub-keys and a gated output learn beside the value pool.",
     )
     layers: list[int] | None = option(
         None,
-        "Numbers of the layers that get a memory, from 0; 6, 14, 22 of 28 scaled to the backbone's depth if not given.",
+        "Layers that get a memory, as 6,14,22. Numbered from 0; 6, 14, 22 of 28 scaled to the backbone's depth if not "
+        "given.",
     )
     sub_keys: int | None = option(
         None,
-        "Sub-keys per half; the pool has as many slots as their square; 384 (addressed) or 224 (dense) if not given.",
+        "Sub-keys per half; squared, the slots. 384 (addressed) or 224 (dense) if not given.",
         check=at_least(1),
     )
     heads: int | None = option(
-        None, "Lookups per token and layer; 8 (addressed) or 1 (dense) if not given.", check=at_least(1)
+        None, "Lookups per token and layer. 8 (addressed) or 1 (dense) if not given.", check=at_least(1)
     )
     top_k: int = option(8, "Slots read per head.", check=at_least(1))
     key_dim: int | None = option(
-        None, "Width of a head's query, even; 64 (addressed) or hidden size // heads (dense) if not given."
+        None, "Width of a head's query, even. 64 (addressed) or hidden size // heads (dense) if not given."
     )
     pool_dtype: Literal["float32", "bfloat16", "float16", "int8"] = option(
-        "float32", "Storage of the value pool; int8 has a float32 scale per row."
+        "float32", "Storage of the value pool. int8 has a float32 scale per row."
     )
     subject_weight: float = option(
         2.0,
-        "How much of a query is a direction of its subject's own, against 1 of the hidden state's, so that all "
-        "wordings about one subject read nearly the same slots; 0 for none; addressed recipe, where the gate knows "
+        "Weight of the subject in a query. Against 1 of the hidden state: a direction of the subject's own, so that "
+        "all wordings about one subject read nearly the same slots; 0 for none; addressed recipe, where the gate knows "
         "subjects.",
         check=not_negative,
     )
@@ -140,7 +141,7 @@ class AbstentionConfig:
     )
     margin: float = option(
         4.0,
-        "Factor of confidence: in wordings of a kind that teaching did not use an answer is less sure (docs/LOG.md).",
+        "Factor of confidence: in wordings of a kind that teaching did not use an answer is less sure.",
         flag=None,
     )
     raised: float = option(
@@ -158,19 +159,15 @@ class GateConfig:
     """When the memory may be read (docs/method.md)."""
 
     enabled: bool | None = option(
-        None, "Train the relevance gate first; on (addressed) or off (dense) if not given.", flag="gate"
+        None, "Train a relevance gate. First; on (addressed) or off (dense) if not given.", flag="gate"
     )
-    subjects: bool = option(
-        True,
-        "It opens behind a stored subject's name, and nowhere else (tuner/subject_index.py).",
-        flag="gate_subjects",
-    )
+    subjects: bool = option(True, "Open only behind the names of stored subjects.", flag="gate_subjects")
     relations: bool = option(
         True,
-        "What is asked of a stored subject is compared with what was taught of it (gating/relations.py).",
+        "Heed what is asked of a subject. It is compared with what was taught of the subject.",
         flag="gate_relations",
     )
-    threshold: float = option(1.0, "Logit above which it is open.", flag="gate_threshold")
+    threshold: float = option(1.0, "Logit above which it opens.", flag="gate_threshold")
     steps: int = option(2000, "Optimizer steps per gate.", flag="gate_steps", check=at_least(1))
     soft: bool = option(
         False,
@@ -203,26 +200,23 @@ class DataConfig:
 
     general_text: str | None = option(
         None,
-        "General text for calibration and the gate: the shipped sample if not given, `sampled` for text sampled from "
-        "the backbone, or a file.",
+        "General text: a file, or `sampled`. For calibration and the gate; `sampled` is text sampled from the "
+        "backbone, and if nothing is given it is the shipped sample.",
     )
     protect: str | None = option(
-        None, "Keep at zero the slots that this text reads most: `shipped`, `sampled`, or a file.", advanced=True
+        None, "Keep at zero the slots this text reads. Most; `shipped`, `sampled` or a file.", advanced=True
     )
     protect_share: float = option(
         0.3,
-        "Of all slots, the most that are protected (never one that the text does not read).",
+        "Share of slots protected, at most. Never one that the text does not read.",
         advanced=True,
         check=share("the slots"),
     )
     anchors: str | None = option(
-        None, "Public facts mixed in among the facts, a file of questions (the v0.2 reference recipe's mixed corpus).",
-        advanced=True,
-    )  # fmt: skip
-    fluency: str | None = option(None, "General text mixed in among the facts, a file.", advanced=True)
-    keep_facts: bool = option(
-        True, "The memory remembers its facts (facts.jsonl), so that they can be listed, updated and forgotten."
+        None, "Questions mixed in, a file. Public facts: the v0.2 reference recipe's mixed corpus.", advanced=True
     )
+    fluency: str | None = option(None, "General text mixed in, a file. As anchors.", advanced=True)
+    keep_facts: bool = option(True, "Keep the facts with the memory. So they can be listed, updated and forgotten.")
 
     def __post_init__(self) -> None:
         check_section(self)
@@ -234,7 +228,7 @@ class ScheduleConfig:
 
     exposures: int | None = option(
         None,
-        "How often each fact is shown, at most, each time in one wording; 5 if not given, and with the addressed "
+        "How often each fact is shown, at most. Each time in one wording; 5 if not given, and with the addressed "
         "recipe and a gate 10 more at half the rate where measured recall is still below 98 %.",
         check=at_least(1),
     )
@@ -243,18 +237,14 @@ class ScheduleConfig:
     stop_at_recall: float = option(1.0, "Stop when measured recall reaches it.", check=positive)
     recall_sample: int = option(
         128,
-        "Facts asked, in free generation, after each exposure; all are asked where the sample is full.",
+        "Facts asked after each exposure. In free generation; all are asked where the sample is full.",
         check=at_least(1),
     )
-    loss: Literal["answer", "full"] = option(
-        "answer", "Tokens that count: the answer's, or the whole sequence's.", advanced=True
-    )
+    loss: Literal["answer", "full"] = option("answer", "Which tokens count.", advanced=True)
     pack: int | None = option(
-        None, "Tokens per packed sequence; not packed if not given.", advanced=True, check=at_least(1)
+        None, "Tokens per packed sequence. Not packed if not given.", advanced=True, check=at_least(1)
     )
-    checkpoint_seconds: float = option(
-        60.0, "At least so long between two checkpoints.", advanced=True, check=not_negative
-    )
+    checkpoint_seconds: float = option(60.0, "Between checkpoints, at least.", advanced=True, check=not_negative)
     enough_recall: float = option(0.98, "Recall with which no further round is taught.", flag=None)
     later_rate: float = option(0.5, "Where the rate of a further round begins, as a share of the first's.", flag=None)
     bad_steps: int = option(10, "Steps in a row whose loss is not finite, before teaching fails.", flag=None)
@@ -268,37 +258,35 @@ class OptimizerConfig:
     """How the value pool is written."""
 
     name: Literal["row-adamw", "adamw"] = option(
-        "row-adamw", "row-adamw moves the rows that were read; adamw is torch's, over the whole pool.", flag="optimizer"
+        "row-adamw",
+        "Writes the values. row-adamw moves the rows that were read; adamw is torch's, over the whole pool.",
+        flag="optimizer",
     )
     value_rate: float = option(
         0.12,
-        "Adam's learning rate of the values, in units of the MLP output's RMS (addressed recipe).",
+        "Learning rate of the values, in units of the MLP's RMS. Adam's; addressed recipe.",
         check=positive,
     )
-    dense_rate: float = option(
-        1e-3, "Learning rate of everything else that learns, and of the dense recipe's values.", check=positive
-    )
-    warmup: int = option(
-        10, "Steps until the full learning rate, which then falls linearly to a twentieth.", check=not_negative
-    )
-    clip: float | None = option(None, "Largest norm of the gradient; not clipped if not given.", check=positive)
+    dense_rate: float = option(1e-3, "Learning rate of all else. Also of the dense recipe's values.", check=positive)
+    warmup: int = option(10, "Steps until the full rate. It then falls linearly to a twentieth.", check=not_negative)
+    clip: float | None = option(None, "Largest norm of the gradient. Not clipped if not given.", check=positive)
     semantics: Literal["dense", "lazy"] | None = option(
         None,
-        "Of row-adamw: dense (torch's AdamW over the whole pool, to the last digit) or lazy (a row moves when it has a "
-        "gradient); dense if not given, or lazy where the state is lossy.",
+        "Of row-adamw: exact, or sparse. dense is torch's AdamW over the whole pool, to the last digit; lazy moves a "
+        "row when it has a gradient; dense if not given, or lazy where the state is lossy.",
         flag="optimizer_semantics",
         advanced=True,
     )
-    bits: Literal[32, 8] = option(32, "Of row-adamw's moments.", flag="optimizer_bits", advanced=True)
+    bits: Literal[32, 8] = option(32, "Bits of its moments. Row-adamw's.", flag="optimizer_bits", advanced=True)
     device: Literal["device", "host"] = option(
         "device",
-        "Where row-adamw keeps its state: with the pool, or in host memory.",
+        "Where its state lies. With the pool, or in host memory.",
         flag="optimizer_device",
         advanced=True,
     )
     rounding: Literal["master", "stochastic"] = option(
         "master",
-        "How row-adamw writes a bfloat16 pool: through a float32 copy of touched rows, or by stochastic rounding.",
+        "How a bfloat16 pool is written. Through a float32 copy of touched rows, or by stochastic rounding.",
         flag="half_rounding",
         advanced=True,
     )
@@ -318,7 +306,7 @@ class MachineConfig:
     """Where it runs."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
-        "auto", "Of the backbone; auto is float32 on a CPU and the checkpoint's own elsewhere."
+        "auto", "Number format of the backbone. auto is float32 on a CPU and the checkpoint's own elsewhere."
     )
     device: str | None = option(None, "cpu, cuda, cuda:1 ...; chosen if not given.")
 

@@ -47,7 +47,7 @@ class TeachConfig:
         InputError: a value is of the wrong type or out of its range, or two do not go together.
     """
 
-    backbone: str = option("pocket", "`pocket`, a local folder, or a name on the Hugging Face hub.")
+    backbone: str = option("pocket", "`pocket`, a folder, or a hub name. On the Hugging Face hub.")
     data: DataConfig = field(default_factory=DataConfig)
     memory: MemorySettings = field(default_factory=MemorySettings)
     gate: GateConfig = field(default_factory=GateConfig)

@@ -42,7 +42,8 @@ def draw_results(results: Results) -> bytes:
         if track.start and track.end and track.start.value > 0:
             _annotate_change(axes, metric, track.end_at, track.start, track.end)
     _title(perplexity, "Perplexity, held-out text", _n_note(results.find("perplexity", "memory"), " tokens"))
-    _title(known, "Known facts, strict recall", _n_note(results.find("known_facts", "memory"), " questions"))
+    watched = "; line: a sample" if any(point.known_facts is not None for point in results.curve) else ""
+    _title(known, "Known facts, strict recall", _n_note(results.find("known_facts", "memory"), " questions") + watched)
     for axes in (recall, perplexity, known):
         _exposure_axis(axes, _last_exposure(results), named)
     return to_png(figure)
@@ -77,7 +78,7 @@ def draw_runs(runs: Sequence[tuple[str, Results]]) -> bytes:
     n_notes = [_n_note(runs[0][1].find(metric, end_split)) for metric, end_split in splits]
     _title(panels[0], "Recall in free generation", f"{n_notes[0]}; hollow: never-taught phrasings")
     _title(panels[1], "Perplexity, held-out text", f"{n_notes[1]} tokens; dashed: backbone")
-    _title(panels[2], "Known facts, strict recall", f"{n_notes[2]}; dashed: backbone")
+    _title(panels[2], "Known facts, strict recall", f"{n_notes[2]}, lines: a sample; dashed: backbone")
     figure.legend(handles=handles, loc="outside upper left", ncols=min(len(runs), 4), frameon=False, fontsize=9)
     return to_png(figure)
 
@@ -94,15 +95,21 @@ def to_png(figure: Figure) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """How one metric moved in one run: where it started, the curve of the teaching, where it ended."""
+    """How one metric moved in one run: where it started, the curve of the teaching, where it ended.
+
+    `sampled` where the curve is of a sample of what start and end are measured on: then it is not joined to them.
+    """
 
     start: Row | None
     points: tuple[tuple[float, float], ...]
     end: Row | None
     end_at: float
+    sampled: bool = False
 
     def line(self) -> list[tuple[float, float]]:
-        """(exposures, value) from the backbone at 0 to the final evaluation."""
+        """(exposures, value) from the backbone at 0 to the final evaluation, or of the sample alone."""
+        if self.sampled and self.points:
+            return sorted(self.points)
         points = sorted(point for point in self.points if 0 < point[0] < self.end_at)
         if self.start is not None:
             points.insert(0, (0.0, self.start.value))
@@ -121,6 +128,7 @@ def track_of(results: Results, metric: str, end_split: str) -> Track:
         points=tuple((at, value) for at, value in values if value is not None),
         end=results.find(metric, end_split),
         end_at=_last_exposure(results),
+        sampled=metric == "known_facts",  # some are watched while it is taught (demo.py), all are asked at the end
     )
 
 
@@ -236,7 +244,7 @@ def _fit(axes: Axes, metric: str, tracks: Sequence[Track]) -> None:
         for track in tracks
         for row in (track.start, track.end)
         if row
-        for bound in (row.ci_low, row.ci_high)
+        for bound in (row.value, row.ci_low, row.ci_high)
         if bound is not None
     ]
     values += bounds

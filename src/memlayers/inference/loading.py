@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memlayers.backbones import device_chosen, dtype_on, load_backbone
+from memlayers.backbones import device_chosen, dtype_on, load_backbone, quiet_wrapping
 from memlayers.inference.folder import WEIGHTS_FILE, read_adapter_config
 from memlayers.tuner import set_gate_enabled
 from memlayers.utils.errors import InputError
@@ -48,7 +48,10 @@ def load_adapter(
     chosen = device_chosen(device)
     model, tokenizer = load_backbone(source, dtype_on(chosen, dtype), chosen)
     try:
-        with warnings.catch_warnings():  # peft warns of missing tensors and goes on; below they are an error
+        with (
+            quiet_wrapping(),
+            warnings.catch_warnings(),
+        ):  # peft warns of missing tensors and goes on; below they are an error
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
             memory = PeftModel.from_pretrained(model, str(folder))
     except InputError as error:

@@ -1,1 +1,1 @@
-"""A grid of memories, taught and scored: the evaluation protocol (`memlayers eval --protocol full`)."""
+"""A grid of memories, taught and scored: the evaluation protocol (`memlayers sweep`)."""

@@ -11,9 +11,9 @@ from memlayers.data.fact_files import facts_text
 from memlayers.data.facts import Fact
 from memlayers.editing.memory import Memory
 from memlayers.inference.folder import FACTS_FILE
+from memlayers.teaching.folders import check_folders, work_folder
 from memlayers.teaching.teacher import Teacher, Watch
 from memlayers.utils.errors import InputError
-from memlayers.utils.files import check_output_directory
 
 
 def teach_facts(
@@ -54,14 +54,8 @@ def teach_facts(
     """
     if not facts:
         raise InputError("no facts to teach: give at least one")
-    check_output_directory(out, replace=replace)
-    if Path(out).is_dir() and any(Path(out).iterdir()) and not (Path(out) / "adapter_config.json").is_file():
-        raise InputError(f"{out}: not a memory, so it is not replaced; give another folder or remove this one")
-    work = Path(f"{Path(out)}.teaching")
-    if work.exists() and not resume:
-        raise InputError(f"{work}: an interrupted run is there; continue it with --resume, or delete the folder")
-    if resume and not work.is_dir():
-        raise InputError(f"{work}: no interrupted run there; start without --resume")
+    check_folders(out, resume=resume, replace=replace)
+    work = work_folder(out)
     teacher = Teacher(facts, config or TeachConfig(), work, gate_facts=gate_facts, watch=watch, quiet=quiet)
     teacher.setup()
     if teacher.config.data.keep_facts:

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from memlayers.backbones import context_length, device_named, dtype_on, load_backbone
+from memlayers.backbones import context_length, device_named, dtype_on, load_backbone, quiet_wrapping
 from memlayers.config.teach import TeachConfig
 from memlayers.data.encoding import IGNORED_LABEL, Encoded, encode_example
 from memlayers.data.fact_files import facts_text
@@ -37,6 +37,7 @@ from memlayers.linking.mention_forms import Subjects, subject_runs
 from memlayers.pool.optimizers import has_finite_gradient
 from memlayers.teaching.calibrate import calibrate
 from memlayers.teaching.checkpoint import Checkpoint, Progress, facts_digest
+from memlayers.teaching.model_card import write_model_card
 from memlayers.teaching.protect import protect_slots
 from memlayers.teaching.recall import measured_recall
 from memlayers.teaching.schedule import Schedule
@@ -131,7 +132,8 @@ class Teacher:
         self._accelerator = Accelerator(mixed_precision="no", cpu=self.device.type == "cpu")
         set_seed(config.seed)
         dtype = dtype_on(self.device, config.machine.dtype)
-        backbone, self.tokenizer = load_backbone(config.backbone, dtype, self.device)
+        with progress_bar("Loading the backbone", quiet=self.quiet):
+            backbone, self.tokenizer = load_backbone(config.backbone, dtype, self.device)
         self._longest = context_length(backbone)
         self._encoded = [
             [
@@ -149,7 +151,8 @@ class Teacher:
         if config.gated and config.gate.subjects:
             contexts = [[example.input_ids for example in examples] for examples in self._encoded]
             self._subjects = subject_runs(self.tokenizer, self.facts, contexts, config.gate.mentions)
-        self.model = get_peft_model(backbone, memory_config(config, subjects=self._subjects is not None))
+        with quiet_wrapping():
+            self.model = get_peft_model(backbone, memory_config(config, subjects=self._subjects is not None))
         self.memory = memory_handle(self.model, ADAPTER)
         self.optimizer = optimizer_for(self.model, config)
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -245,16 +248,18 @@ class Teacher:
         self.report.seconds += time.perf_counter() - began
 
     def save(self, out: str | Path, *, replace: bool = False) -> None:
-        """Writes the adapter's folder, in one piece: weights, configuration, the record of the teaching, the facts.
+        """Writes the adapter's folder, in one piece: weights, configuration, tokenizer, record, model card, facts.
 
         Args:
             out: the folder.
             replace: an existing one may be replaced.
         """
-        with atomic_directory(out, replace=replace) as folder:
+        with progress_bar("Saving", quiet=self.quiet), atomic_directory(out, replace=replace) as folder:
             self.memory.save(folder)
-            where = environment(str(self.device))
-            write_teaching(folder, Teaching(len(self.facts), self.config, where, self.report))
+            self.tokenizer.save_pretrained(str(folder))
+            teaching = Teaching(len(self.facts), self.config, environment(str(self.device)), self.report)
+            write_teaching(folder, teaching)
+            write_model_card(folder, teaching, self.facts, self.memory.config)
             if self.config.data.keep_facts:
                 kept = facts_text(Path(out) / FACTS_FILE, self.facts)
                 (folder / FACTS_FILE).write_text(kept, encoding="utf-8")
