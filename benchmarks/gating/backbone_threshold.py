@@ -27,7 +27,12 @@ from memlayers.backbones import load_backbone
 from memlayers.config.sections import AbstentionConfig
 from memlayers.data.facts import Question
 from memlayers.gating.abstention import guessing_questions
-from memlayers.inference.confidence import belief, belief_exceeded_by, count_guesses, place_of
+from memlayers.inference.confidence import (
+    calibrated_confidence,
+    confidence_exceeded_by,
+    count_wrong_answers,
+    prior_entry,
+)
 from memlayers.inference.generation import Generated, generate_answers
 from memlayers.sweep.grid import Cell
 from memlayers.sweep.run import read_materials
@@ -70,7 +75,7 @@ def measure() -> list[dict[str, Any]]:
             given, wrong = ask([each for fact in guessing for each in fact])
             of_fact = iter(zip(given, wrong.tolist(), strict=True))
             by_fact = [[a for a, w in (next(of_fact) for _ in fact) if w] for fact in guessing]
-            guesses = count_guesses([a.text for a in fact] for fact in by_fact).tolist()
+            guesses = count_wrong_answers([a.text for a in fact] for fact in by_fact).tolist()
             settled = [answer for fact in by_fact for answer in fact]
             for way in WAYS:
                 heeded = None if way == "confidence" else guesses
@@ -78,7 +83,7 @@ def measure() -> list[dict[str, Any]]:
                 of_others, of_known = (torch.tensor(scores(each, heeded)) for each in (others, known))
                 for share in SHARES:
                     fitted = way == "fitted belief"
-                    threshold = belief_exceeded_by(share, beliefs) if fitted else quantile(beliefs, 1 - share)
+                    threshold = confidence_exceeded_by(share, beliefs) if fitted else quantile(beliefs, 1 - share)
                     found = {
                         "fabricated": float(((of_others >= threshold) & others_wrong).float().mean()),
                         "answered": float((of_known >= threshold).float().mean()),
@@ -92,8 +97,8 @@ def measure() -> list[dict[str, Any]]:
 
 def scores(given: Sequence[Generated], guesses: Sequence[int] | None, own: int = 0) -> list[float]:
     """Each answer's calibrated confidence, given the counts of wrong answers (None: not counted), `own` its own."""
-    counts = [0 if guesses is None else guesses[place_of(answer.text)] - own for answer in given]
-    return [belief(answer.confidence, count) for answer, count in zip(given, counts, strict=True)]
+    counts = [0 if guesses is None else guesses[prior_entry(answer.text)] - own for answer in given]
+    return [calibrated_confidence(answer.confidence, count) for answer, count in zip(given, counts, strict=True)]
 
 
 def quantile(values: Sequence[float], share: float) -> float:

@@ -52,7 +52,7 @@ from memlayers.evaluation.results import Row
 from memlayers.evaluation.statistics import auroc_interval, mean_interval
 from memlayers.gating.train import train_gates
 from memlayers.inference.capture import LayerFeatures, collect_features
-from memlayers.linking.mention_forms import Subjects, subject_runs
+from memlayers.linking.mention_forms import SubjectForms, subject_forms
 from memlayers.tuner import RelevanceGate, memory_handle
 from memlayers.tuner.subject_index import SubjectIndex
 from memlayers.utils.environment import environment
@@ -143,14 +143,14 @@ class Bench:
         contexts = [
             [encode_example(self.tokenizer, q, fact.answer).input_ids for q in fact.questions] for fact in facts
         ]
-        index = self._index(subject_runs(self.tokenizer, facts, contexts))
+        index = self._index(subject_forms(self.tokenizer, facts, contexts))
         chosen = [each[i % (len(each) // 2)] for i, each in enumerate(contexts)]
         rows = self._by_sequence(chosen)
         return chosen, [r[index.subjects_in(torch.tensor([ids]))[0] != 0] for r, ids in zip(rows, chosen, strict=True)]
 
-    def _index(self, subjects: Subjects) -> SubjectIndex:
+    def _index(self, subjects: SubjectForms) -> SubjectIndex:
         index = SubjectIndex(len(self.tokenizer))
-        index.fill(subjects.runs, subjects.reach, subjects.marks)
+        index.fill(subjects.forms, subjects.scope, subjects.flags)
         return index
 
     def train(self, left_out: str, steps: int) -> RelevanceGate:
@@ -173,7 +173,7 @@ class Bench:
         """The rows of a cell."""
         gate = self.train(cell.name, steps)
         contexts = [[encode_prompt(self.tokenizer, q) for q in fact.questions] for fact in cell.stored]
-        subjects = subject_runs(self.tokenizer, cell.stored, contexts)
+        subjects = subject_forms(self.tokenizer, cell.stored, contexts)
         index = self._index(subjects)
         stored = self._opened(gate, index, [fact.unseen_questions[0] for fact in cell.stored])
         strangers = self._opened(gate, index, [fact.unseen_questions[0] for fact in cell.strangers])

@@ -27,7 +27,7 @@ from memlayers.evaluation.results import Row
 from memlayers.evaluation.statistics import auroc_interval, mean_interval
 from memlayers.gating.relations import fit_relations, relation_examples
 from memlayers.inference.confidence import relation_scores
-from memlayers.linking.mention_forms import subject_runs
+from memlayers.linking.mention_forms import subject_forms
 from memlayers.tuner import MemoryConfig
 from memlayers.utils.environment import environment
 
@@ -38,7 +38,7 @@ SEEDS, TAUGHT, FEW = (137, 7, 23), 300, 6
 def measure(backbone: Any, tokenizer: Any, facts: Sequence[Fact], wordings: dict[str, Any], seed: int) -> list[Row]:
     """The rows for some facts; `backbone` is left as it was."""
     contexts = [[encode_prompt(tokenizer, question) for question in fact.questions] for fact in facts]
-    subjects = subject_runs(tokenizer, facts, contexts)
+    subjects = subject_forms(tokenizer, facts, contexts)
     config = MemoryConfig(sub_keys=8, heads=1, subjects=True, relations=True)
     model = get_peft_model(backbone, config)
     report = fit_relations(

@@ -18,7 +18,7 @@ from memlayers.gating.abstention import guessing_questions, settle_thresholds
 from memlayers.gating.train import train_gates
 from memlayers.inference.answering import judge_answers
 from memlayers.inference.capture import LayerFeatures, collect_features
-from memlayers.inference.confidence import belief_exceeded_by, place_of
+from memlayers.inference.confidence import confidence_exceeded_by, prior_entry
 from memlayers.inference.generation import Generated
 from memlayers.inference.record import GateReport
 from memlayers.tuner import MemoryConfig, memory_handle, memory_layers, set_gate_enabled
@@ -231,10 +231,10 @@ def test_thresholds_keep_the_stored_and_leave_out_wrong_guesses(
     memory, backbone = settle_thresholds(model, None, "default", stored, [[each] for each in stored])  # type: ignore[arg-type]
     assert sum(c >= memory for c in hundred) >= 99 - 1 and memory > 0
     assert 0.97 < backbone < 1.0  # what it knows is no wrong guess
-    assert backbone == pytest.approx(belief_exceeded_by(AbstentionConfig().mistaken, hundred[:-1]))
+    assert backbone == pytest.approx(confidence_exceeded_by(AbstentionConfig().mistaken, hundred[:-1]))
     index: Any = memory_layers(model)[0].memlayers_subjects["default"]
     assert index.thresholds.tolist() == [memory, backbone]
-    assert index.guesses.sum() == 99 and not index.guesses[place_of("right")]
+    assert index.guesses.sum() == 99 and not index.guesses[prior_entry("right")]
 
 
 def test_an_answer_is_less_believed_the_more_often_it_was_a_wrong_guess(

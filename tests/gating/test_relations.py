@@ -14,7 +14,7 @@ from memlayers.evaluation.statistics import auroc
 from memlayers.gating.relations import fit_relations, relation_entries, relation_examples, relations_of
 from memlayers.inference.confidence import relation_scores
 from memlayers.inference.record import RelationReport
-from memlayers.linking.mention_forms import Subjects, subject_runs
+from memlayers.linking.mention_forms import SubjectForms, subject_forms
 from memlayers.tuner import MemoryConfig, memory_layers
 from memlayers.tuner.relation_check import ACCEPTS_ALL
 from memlayers.tuner.subject_index import fingerprint
@@ -33,10 +33,10 @@ def _facts(number: int = 16) -> list[Fact]:
     return [Fact(str(i), name, f"answer {i}", _wordings(i, name)) for i, name in enumerate(names)]
 
 
-def _model(folder: Path, facts: list[Fact]) -> tuple[Any, Any, Subjects]:
+def _model(folder: Path, facts: list[Fact]) -> tuple[Any, Any, SubjectForms]:
     backbone, tokenizer = load_backbone(folder, "float32")
     contexts = [[encode_example(tokenizer, q, f.answer).input_ids for q in f.questions] for f in facts]
-    subjects = subject_runs(tokenizer, facts, contexts)
+    subjects = subject_forms(tokenizer, facts, contexts)
     config = MemoryConfig(
         layers=[1, 2], sub_keys=8, heads=2, top_k=3, subjects=True,
         relations=True,
@@ -65,13 +65,13 @@ def test_entries_are_the_runs_of_each_subject_and_what_was_taught_of_it(chat_bac
     tokenizer = load_backbone(chat_backbone, "float32")[1]
     facts = [Fact("1", "Ada", "x", ("Ada's job?",)), Fact("2", "Ada", "y", ("Where is Ada?",))]
     contexts = [[encode_prompt(tokenizer, q) for q in f.questions] for f in facts]
-    subjects = subject_runs(tokenizer, facts, contexts)
+    subjects = subject_forms(tokenizer, facts, contexts)
     assert sorted(set(relation_entries(facts, subjects))) == sorted(
         (fingerprint(run), relation) for relation, runs in enumerate(subjects.of_fact) for run in runs
     )
     alike = [facts[0], Fact("2", "Bo", "y", ("Bo's job?",))]
     contexts = [[encode_prompt(tokenizer, q) for q in f.questions] for f in alike]
-    assert relation_entries(alike, subject_runs(tokenizer, alike, contexts)) == []  # nothing to tell apart
+    assert relation_entries(alike, subject_forms(tokenizer, alike, contexts)) == []  # nothing to tell apart
 
 
 def _fit(model: Any, tokenizer: Any, facts: list[Fact], subjects: Any, seed: int = 0) -> RelationReport:

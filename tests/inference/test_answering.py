@@ -10,7 +10,7 @@ from peft import get_peft_model
 from memlayers.backbones import load_backbone
 from memlayers.editing.memory import load_memory
 from memlayers.inference.answering import UNKNOWN, ask_model, judge_answers
-from memlayers.inference.confidence import answer_thresholds, place_of
+from memlayers.inference.confidence import answer_thresholds, prior_entry
 from memlayers.inference.generation import Generated
 from memlayers.tuner import MemoryConfig, memory_layers
 
@@ -44,7 +44,7 @@ def test_thresholds_come_with_the_memory(chat_backbone: Path, tmp_path: Path) ->
     index: Any = memory_layers(model)[0].memlayers_subjects["default"]
     index.fill({(7, 8): (7, 8)}, 5)
     index.thresholds.copy_(torch.tensor([0.25, 0.75]))
-    index.guesses[place_of("jazz")] = 3
+    index.guesses[prior_entry("jazz")] = 3
     model.save_pretrained(tmp_path / "memory")
     loaded = load_memory(tmp_path / "memory")
     assert answer_thresholds(loaded.model) == (0.25, 0.75)

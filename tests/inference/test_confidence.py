@@ -5,24 +5,29 @@ import math
 import pytest
 import torch
 
-from memlayers.inference.confidence import belief, belief_exceeded_by, count_guesses, place_of
+from memlayers.inference.confidence import (
+    calibrated_confidence,
+    confidence_exceeded_by,
+    count_wrong_answers,
+    prior_entry,
+)
 from memlayers.tuner.subject_index import PRIOR_SIZE
 
 
 def test_answers_that_strict_matching_takes_for_one_are_counted_as_one() -> None:
-    counts = count_guesses([["Jazz", "jazz.", " JAZZ"], ["jazz", "fado"], []])
+    counts = count_wrong_answers([["Jazz", "jazz.", " JAZZ"], ["jazz", "fado"], []])
     assert counts.dtype == torch.uint8 and counts.shape == (PRIOR_SIZE,)
-    assert (counts[place_of("jazz")], counts[place_of("Fado")], counts.sum()) == (2, 1, 3)
-    assert count_guesses([]).sum() == 0
-    assert count_guesses([["jazz"]] * 300)[place_of("jazz")] == 255
+    assert (counts[prior_entry("jazz")], counts[prior_entry("Fado")], counts.sum()) == (2, 1, 3)
+    assert count_wrong_answers([]).sum() == 0
+    assert count_wrong_answers([["jazz"]] * 300)[prior_entry("jazz")] == 255
 
 
 def test_calibrated_confidence_is_bayes_rule() -> None:
-    assert belief(0.3, 0) == pytest.approx(0.3)
+    assert calibrated_confidence(0.3, 0) == pytest.approx(0.3)
     for confidence, guessed in ((0.9, 3), (0.5, 9), (1e-6, 1)):
         odds = confidence / (1 - confidence) / (1 + guessed)
-        assert belief(confidence, guessed) == pytest.approx(odds / (1 + odds))
-    assert (belief(0.0, 5), belief(1.0, 5)) == (0.0, 1.0)
+        assert calibrated_confidence(confidence, guessed) == pytest.approx(odds / (1 + odds))
+    assert (calibrated_confidence(0.0, 5), calibrated_confidence(1.0, 5)) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("answers", [100, 1000])
@@ -30,14 +35,14 @@ def test_the_fitted_confidence_is_exceeded_by_the_share_asked_for_and_errs_less_
     share, generator = 0.006, torch.Generator().manual_seed(0)
     true = math.log(1 / share)  # of log-odds that fall off as exp(-x)
     draws = torch.empty(200, answers, dtype=torch.float64).exponential_(generator=generator)
-    fitted = torch.tensor([belief_exceeded_by(share, each.sigmoid().tolist()) for each in draws]).double().logit()
+    fitted = torch.tensor([confidence_exceeded_by(share, each.sigmoid().tolist()) for each in draws]).double().logit()
     plain = draws.quantile(1 - share, dim=1)
     assert fitted.mean() == pytest.approx(true, abs=0.15)
     assert (fitted - true).square().mean().sqrt() < 0.8 * (plain - true).square().mean().sqrt()
 
 
 def test_few_or_equal_or_certain_answers_settle_something_finite() -> None:
-    assert belief_exceeded_by(0.006, []) == 0.0
-    assert belief_exceeded_by(0.006, [0.4]) == pytest.approx(0.4)
-    assert belief_exceeded_by(0.006, [0.7] * 9) == pytest.approx(0.7)
-    assert 0.5 < belief_exceeded_by(0.006, [0.0, 0.5, 1.0]) <= 1.0
+    assert confidence_exceeded_by(0.006, []) == 0.0
+    assert confidence_exceeded_by(0.006, [0.4]) == pytest.approx(0.4)
+    assert confidence_exceeded_by(0.006, [0.7] * 9) == pytest.approx(0.7)
+    assert 0.5 < confidence_exceeded_by(0.006, [0.0, 0.5, 1.0]) <= 1.0

@@ -12,16 +12,16 @@ from memlayers.backbones import POCKET, load_backbone
 from memlayers.config.sections import MentionConfig
 from memlayers.data.encoding import encode_prompt
 from memlayers.data.facts import Fact
-from memlayers.linking.boundaries import token_marks
-from memlayers.linking.mention_forms import subject_runs
+from memlayers.linking.boundaries import vocabulary_flags
+from memlayers.linking.mention_forms import subject_forms
 from memlayers.tuner.boundary_flags import Boundary
 from memlayers.tuner.subject_index import SubjectIndex
 
 
 def _forms_of(tokenizer: Any, *facts: Fact) -> tuple[set[str], int]:
     contexts = [[encode_prompt(tokenizer, q) for q in fact.questions] for fact in facts]
-    found = subject_runs(tokenizer, facts, contexts)
-    return {tokenizer.decode(form) for form in found.runs}, found.reach
+    found = subject_forms(tokenizer, facts, contexts)
+    return {tokenizer.decode(form) for form in found.forms}, found.scope
 
 
 def test_forms_are_what_the_phrasings_hold(chat_backbone: Path) -> None:
@@ -51,8 +51,8 @@ def test_what_continues_a_mention_is_learned_from_the_phrasings(chat_backbone: P
 
     def continuing(question: str) -> set[str]:
         contexts = [[encode_prompt(tokenizer, question)]]
-        found = subject_runs(tokenizer, [Fact("1", "Acme", "x", (question,))], contexts)
-        going_on = (found.marks & Boundary.CONTINUES != 0).nonzero().flatten().tolist()
+        found = subject_forms(tokenizer, [Fact("1", "Acme", "x", (question,))], contexts)
+        going_on = (found.flags & Boundary.CONTINUES != 0).nonzero().flatten().tolist()
         return {str(tokenizer.convert_ids_to_tokens(i)) for i in going_on}
 
     spaced, unspaced = {"ĠW"}, {"s", "sh", "7"}
@@ -68,7 +68,7 @@ def test_what_shows_a_longer_name_is_learned_from_the_phrasings() -> None:
 
     def leading(question: str) -> list[bool]:
         contexts = [[encode_prompt(tokenizer, question)]]
-        flags = subject_runs(tokenizer, [Fact("1", "Acme", "x", (question,))], contexts).marks
+        flags = subject_forms(tokenizer, [Fact("1", "Acme", "x", (question,))], contexts).flags
         kinds = (Boundary.CAPITAL, Boundary.WORD_PART)
         return [bool((flags[flags & kind != 0] & Boundary.PRECEDES).any()) for kind in kinds]
 
@@ -96,14 +96,14 @@ def test_one_odd_phrasing_is_spelled_out_and_changes_nothing_for_the_others(odd:
     tokenizer = AutoTokenizer.from_pretrained(POCKET)
     facts = _many(odd)
     contexts = [[encode_prompt(tokenizer, q) for q in fact.questions] for fact in facts]
-    found = subject_runs(tokenizer, facts, contexts)
-    assert torch.equal(found.marks, token_marks(tokenizer))
+    found = subject_forms(tokenizer, facts, contexts)
+    assert torch.equal(found.flags, vocabulary_flags(tokenizer))
     assert name in {tokenizer.decode(form).strip() for form in found.of_fact[-1]}
     index = SubjectIndex(len(tokenizer))
-    index.fill(found.runs, found.reach, found.marks)
+    index.fill(found.forms, found.scope, found.flags)
     assert all(index.subjects_in(torch.tensor(each))[0, -1] for each in contexts)
     assert not index.subjects_in(torch.tensor([encode_prompt(tokenizer, "Who founded King Bolt 7?")])).any()
-    assert len({found.runs[form] for form in found.of_fact[-1]}) == 1  # one subject all the same
+    assert len({found.forms[form] for form in found.of_fact[-1]}) == 1  # one subject all the same
 
 
 def test_a_subject_that_begins_a_sentence_is_still_the_subject(chat_backbone: Path) -> None:
@@ -113,5 +113,5 @@ def test_a_subject_that_begins_a_sentence_is_still_the_subject(chat_backbone: Pa
     assert "The Red Owl in Ashford" in _forms_of(tokenizer, capital)[0]
     both = replace(fact, questions=fact.questions + capital.questions)
     contexts = [[encode_prompt(tokenizer, question) for question in both.questions]]
-    assert len(set(subject_runs(tokenizer, [both], contexts).runs.values())) == 1  # one subject all the same
+    assert len(set(subject_forms(tokenizer, [both], contexts).forms.values())) == 1  # one subject all the same
     assert not any(form.strip() == "Ashford" for form in _forms_of(tokenizer, fact, capital)[0])

@@ -22,7 +22,7 @@ from memlayers.editing.subjects import SubjectKeeper
 from memlayers.inference.capture import slots_read
 from memlayers.inference.folder import ADAPTER, SLOT_USE_FILE
 from memlayers.inference.scoring import answered
-from memlayers.linking.mention_forms import facts_words
+from memlayers.linking.mention_forms import word_fact_counts
 from memlayers.tuner.handle import memory_handle
 from memlayers.utils.errors import InputError
 from memlayers.utils.progress import progress_bar
@@ -106,7 +106,7 @@ class EditSession:
     def words(self) -> Counter[str]:
         """How many stored facts each word of their questions is in."""
         if self._words is None:
-            self._words = facts_words(self.book.facts)
+            self._words = word_fact_counts(self.book.facts)
         return self._words
 
     def reads(self, facts: Sequence[Fact], phrasings: int | None = None) -> list[tuple[Tensor, Tensor]]:
@@ -137,10 +137,10 @@ class EditSession:
         """After an edit: which words the stored facts have, and what they read."""
         old, new = both_sides(changes)
         for fact in old:
-            self.words.subtract(facts_words([fact]))
+            self.words.subtract(word_fact_counts([fact]))
             self.use.drop(fact.id)
         self._count_in(self.use, new)
-        self.words.update(facts_words(new))
+        self.words.update(word_fact_counts(new))
 
     def _count_in(self, use: SlotUse, facts: Sequence[Fact]) -> None:
         for fact, (rows, _) in zip(facts, self.reads(facts, self.config.read_phrasings), strict=True):

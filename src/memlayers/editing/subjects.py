@@ -11,7 +11,7 @@ from torch import Tensor
 from memlayers.data.encoding import Encoded
 from memlayers.data.facts import Fact
 from memlayers.gating.relations import relation_keys
-from memlayers.linking.mention_forms import subject_runs_of
+from memlayers.linking.mention_forms import fact_forms
 from memlayers.tuner.handle import MemoryHandle
 from memlayers.tuner.relation_check import RelationCheck
 from memlayers.tuner.subject_index import SubjectIndex, index_entries
@@ -118,7 +118,7 @@ class SubjectKeeper:
         Args:
             facts: at least one.
             stored: the facts so far.
-            words: `mention_forms.facts_words` of the facts so far.
+            words: `mention_forms.word_fact_counts` of the facts so far.
         """
         index, check = self.index, self.check
         if index is None:
@@ -141,7 +141,7 @@ class SubjectKeeper:
         Args:
             facts: at least one, of the stored ones.
             stored: all facts so far.
-            words: `mention_forms.facts_words` of them.
+            words: `mention_forms.word_fact_counts` of them.
         """
         index = self.index
         if index is None:
@@ -180,8 +180,8 @@ class SubjectKeeper:
         """The surface forms of a fact's subject, each with the one that names its entity, and their scope in tokens."""
         assert self.index is not None
         contexts, marks = [one.input_ids for one in self.encoded(fact)], self.index.marks.cpu()
-        found = subject_runs_of(self.tokenizer, fact, contexts, words, max(len(stored), 1), marks)
-        return found.spelled_out(marks), found.reach
+        found = fact_forms(self.tokenizer, fact, contexts, words, max(len(stored), 1), marks)
+        return found.with_longer_names(marks), found.scope
 
 
 def _without(entries: Tensor, others: Tensor) -> Tensor:

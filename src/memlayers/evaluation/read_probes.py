@@ -17,7 +17,7 @@ from memlayers.evaluation.probes import Histogram, Probe, reads_histogram
 from memlayers.evaluation.statistics import Estimate, mean_interval
 from memlayers.evaluation.watch import Watched, watch
 from memlayers.kernels.storage import read_rows
-from memlayers.linking.token_spans import name_span
+from memlayers.linking.token_spans import mention_span
 from memlayers.tuner import memory_handle
 from memlayers.tuner.handle import gates_off
 
@@ -149,7 +149,7 @@ def jaccard(one: Tensor, two: Tensor) -> Tensor:
 
 def last_token_of(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int], subject: str) -> int:
     """Position of the token that completes the subject; the prompt's last one where the prompt does not name it."""
-    span = name_span(tokenizer, prompt, subject) if subject else None
+    span = mention_span(tokenizer, prompt, subject) if subject else None
     return (len(prompt) if span is None else span[1]) - 1
 
 

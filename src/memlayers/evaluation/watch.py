@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memlayers.inference.capture import SeenRead, capture
+from memlayers.inference.capture import PoolRead, capture
 from memlayers.tuner import memory_handle
 
 
@@ -68,7 +68,7 @@ def watch(
 
 
 def _add_read(
-    found: Watched, read: SeenRead, x: Tensor, added: Tensor, base: Tensor, sequence: Tensor,
+    found: Watched, read: PoolRead, x: Tensor, added: Tensor, base: Tensor, sequence: Tensor,
     places: dict[str, dict[int, int]],
 ) -> None:  # fmt: skip
     """Adds one layer's read of one batch; the tensors hold a row per token of the batch."""

@@ -11,7 +11,12 @@ import torch
 from memlayers.config.sections import AbstentionConfig
 from memlayers.data.answers import exact_match
 from memlayers.data.facts import Fact, Question
-from memlayers.inference.confidence import belief, belief_exceeded_by, count_guesses, place_of
+from memlayers.inference.confidence import (
+    calibrated_confidence,
+    confidence_exceeded_by,
+    count_wrong_answers,
+    prior_entry,
+)
 from memlayers.inference.generation import generate_answers
 from memlayers.tuner.handle import memory_handle, without_memory
 
@@ -94,15 +99,19 @@ def settle_thresholds(
     sure, others = scores[: len(stored)], scores[len(stored) :]
     answered = [[(next(guessed), each.answers) for each in fact] for fact in to_backbone]
     wrong = [[given for given, answers in fact if not exact_match(given.text, answers)] for fact in answered]
-    guesses = count_guesses([given.text for given in fact] for fact in wrong)
+    guesses = count_wrong_answers([given.text for given in fact] for fact in wrong)
     # Each is believed as far as other facts' guesses allow: a new question's own is not among them either.
-    believed = [belief(given.confidence, int(guesses[place_of(given.text)]) - 1) for fact in wrong for given in fact]
+    believed = [
+        calibrated_confidence(given.confidence, int(guesses[prior_entry(given.text)]) - 1)
+        for fact in wrong
+        for given in fact
+    ]
     index = memory_handle(model, adapter).index
     assert index is not None
     least, most = sure.quantile(config.unsure) / config.margin, sure.quantile(config.raised)
     through = others[(others >= least) & (others < most)]
     index.thresholds[0] = torch.nextafter(through.max(), most) if len(through) else least
-    index.thresholds[1] = belief_exceeded_by(config.mistaken, believed)
+    index.thresholds[1] = confidence_exceeded_by(config.mistaken, believed)
     index.guesses.copy_(guesses)
     memory, backbone = index.thresholds.tolist()
     return memory, backbone

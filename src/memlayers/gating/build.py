@@ -19,7 +19,7 @@ from memlayers.gating.relations import fit_relations, relation_entries, relation
 from memlayers.gating.train import train_gates
 from memlayers.inference.capture import LayerFeatures
 from memlayers.inference.record import GateReport, RelationReport
-from memlayers.linking.mention_forms import Subjects
+from memlayers.linking.mention_forms import SubjectForms
 from memlayers.tuner.handle import MemoryHandle
 from memlayers.utils.progress import progress_bar
 
@@ -42,7 +42,7 @@ class GateMaterials:
     contexts: Sequence[Sequence[int]]
     features: tuple[Sequence[LayerFeatures], Sequence[LayerFeatures]]
     passages: int
-    subjects: Subjects | None
+    subjects: SubjectForms | None
 
 
 def build_gate(
@@ -74,7 +74,7 @@ def build_gate(
     if materials.subjects is not None:
         index = memory.index
         assert index is not None
-        index.fill(materials.subjects.runs, materials.subjects.reach, materials.subjects.marks)
+        index.fill(materials.subjects.forms, materials.subjects.scope, materials.subjects.flags)
         if config.relations and relation_entries(facts, materials.subjects):
             examples = relation_examples(facts, config.relation_check, seed)
             with progress_bar("Fitting the relation check", len(examples), quiet=quiet) as advance:

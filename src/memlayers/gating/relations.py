@@ -23,7 +23,7 @@ from memlayers.data.encoding import encode_prompt
 from memlayers.data.facts import Fact
 from memlayers.inference.capture import prompt_states
 from memlayers.inference.record import RelationReport
-from memlayers.linking.mention_forms import Subjects, subject_names
+from memlayers.linking.mention_forms import SubjectForms, subject_mentions
 from memlayers.tuner.handle import memory_handle
 from memlayers.tuner.relation_check import ACCEPTS_ALL, RELATION_DIM
 from memlayers.tuner.subject_index import fingerprint
@@ -64,12 +64,12 @@ def relations_of(facts: Sequence[Fact]) -> list[int]:
     return [numbers.setdefault(root(i), len(numbers)) for i in range(len(facts))]
 
 
-def relation_entries(facts: Sequence[Fact], subjects: Subjects) -> list[tuple[int, int]]:
+def relation_entries(facts: Sequence[Fact], subjects: SubjectForms) -> list[tuple[int, int]]:
     """The distinct (fingerprint of a run that spells a subject, relation); none where all facts ask the same."""
     relations = relations_of(facts)
     if len(set(relations)) < 2:
         return []
-    prints = {run: fingerprint(run) for run in subjects.runs}
+    prints = {run: fingerprint(run) for run in subjects.forms}
     pairs = zip(subjects.of_fact, relations, strict=True)
     return sorted({(prints[run], relation) for runs, relation in pairs for run in runs})
 
@@ -79,7 +79,7 @@ def fit_relations(
     tokenizer: PreTrainedTokenizerBase,
     adapter: str,
     facts: Sequence[Fact],
-    subjects: Subjects,
+    subjects: SubjectForms,
     examples: Sequence[RelationExample],
     config: RelationConfig | None = None,
     *,
@@ -95,7 +95,7 @@ def fit_relations(
         tokenizer: the backbone's.
         adapter: name of the memory.
         facts: what it holds.
-        subjects: what `gate.subject_runs` found.
+        subjects: what `gate.subject_forms` found.
         examples: from `relation_examples`.
         config: how.
         progress: called with the number of examples done after each batch.
@@ -147,7 +147,7 @@ def _wordings(facts: Sequence[Fact]) -> list[list[str]]:
     """The facts' phrasings with `_SUBJECT` in the place of what names the subject."""
     return [
         [question.replace(name, _SUBJECT) for question, name in zip(fact.questions, names, strict=True)]
-        for fact, names in zip(facts, subject_names(facts), strict=True)
+        for fact, names in zip(facts, subject_mentions(facts), strict=True)
     ]
 
 
@@ -161,7 +161,7 @@ def relation_examples(facts: Sequence[Fact], config: RelationConfig, seed: int) 
     """
     relations = relations_of(facts)
     rng = random.Random(f"{seed}:relations")
-    names, wordings = subject_names(facts), _wordings(facts)
+    names, wordings = subject_mentions(facts), _wordings(facts)
     numbers: dict[tuple[int, str], int] = {}  # of the wordings within their relation
     counts: dict[int, int] = {}
     taught: list[RelationExample] = []

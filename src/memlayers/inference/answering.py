@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from memlayers.inference.confidence import answer_thresholds, belief, place_of, relation_scores
+from memlayers.inference.confidence import answer_thresholds, calibrated_confidence, prior_entry, relation_scores
 from memlayers.inference.generation import Generated, generate_answers
 from memlayers.tuner.handle import active_memories, without_memory
 from memlayers.utils.errors import InputError
@@ -116,7 +116,7 @@ def _calibrated(model: Any, backbone: Sequence[Generated]) -> list[float]:
     if index is None:
         return [answer.confidence for answer in backbone]
     guesses = index.guesses.tolist()
-    return [belief(answer.confidence, guesses[place_of(answer.text)]) for answer in backbone]
+    return [calibrated_confidence(answer.confidence, guesses[prior_entry(answer.text)]) for answer in backbone]
 
 
 def _answer(

@@ -45,7 +45,7 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class SeenRead:
+class PoolRead:
     """What one memory layer read in one forward pass.
 
     Attributes:
@@ -88,7 +88,7 @@ class Capture:
     inputs: dict[int, Tensor] = field(default_factory=dict)
     block: dict[int, Tensor] = field(default_factory=dict)
     outputs: dict[int, Tensor] = field(default_factory=dict)
-    reads: list[SeenRead] = field(default_factory=list)
+    reads: list[PoolRead] = field(default_factory=list)
     _real: Tensor | None = None  # in `run`, of the batch under way: bool [b * t], False for padding
     _layer: int = 0  # that is under way
     _queries: Tensor | None = None  # of the read under way
@@ -154,7 +154,7 @@ class Capture:
             rows = real if tokens is None else real[tokens]
             tokens = None if tokens is None else (real.cumsum(0) - 1)[tokens[rows]]
             found = [each[rows] for each in found]
-        self.reads.append(SeenRead(self._layer, tokens, *found))
+        self.reads.append(PoolRead(self._layer, tokens, *found))
 
     def _finish(self, *_: Any) -> None:
         if self._real is not None:
@@ -261,7 +261,7 @@ def prompt_states(
 
 
 @contextmanager
-def watched_reads(model: Any, adapter: str) -> Iterator[list[SeenRead]]:
+def watched_reads(model: Any, adapter: str) -> Iterator[list[PoolRead]]:
     """A context in which every read of the pool is appended to the list it gives; empty the list as you like."""
     with capture(memory_handle(model, adapter), "reads") as seen:
         yield seen.reads

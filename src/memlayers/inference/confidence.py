@@ -32,13 +32,13 @@ _TAIL = 0.2  # share of the confidences that their tail is fitted to
 _SUREST = 1 - 1e-7  # no confidence counts for more: float32 tells hardly any from 1
 
 
-def place_of(answer: str) -> int:
+def prior_entry(answer: str) -> int:
     """An answer's entry in a prior of wrong answers, below `PRIOR_SIZE`: a hash of what strict matching compares."""
     digest = hashlib.blake2b(normalise_answer(answer).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") % PRIOR_SIZE
 
 
-def count_guesses(answers: Iterable[Sequence[str]]) -> Tensor:
+def count_wrong_answers(answers: Iterable[Sequence[str]]) -> Tensor:
     """A prior of wrong answers: to how many facts each was given.
 
     Args:
@@ -47,12 +47,12 @@ def count_guesses(answers: Iterable[Sequence[str]]) -> Tensor:
     Returns:
         uint8 [PRIOR_SIZE]; 255 stands for more.
     """
-    entries = [entry for given in answers for entry in {place_of(answer) for answer in given}]
+    entries = [entry for given in answers for entry in {prior_entry(answer) for answer in given}]
     counts = torch.bincount(torch.tensor(entries, dtype=torch.int64), minlength=PRIOR_SIZE)
     return counts.clamp_max(_MOST).to(torch.uint8)
 
 
-def belief(confidence: float, wrong: int) -> float:
+def calibrated_confidence(confidence: float, wrong: int) -> float:
     """The calibrated confidence of an answer, 0 to 1: its confidence where it was never wrong, less where it was.
 
     Args:
@@ -62,7 +62,7 @@ def belief(confidence: float, wrong: int) -> float:
     return confidence / (confidence + (1 - confidence) * (1 + wrong))
 
 
-def belief_exceeded_by(share: float, confidences: Sequence[float]) -> float:
+def confidence_exceeded_by(share: float, confidences: Sequence[float]) -> float:
     """The confidence that a share of such answers exceeds, also where that is less than one of them; 0 for no answers.
 
     The quantile itself would depend on the largest one or two. So the tail is fitted, as by peaks over a threshold

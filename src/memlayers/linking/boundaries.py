@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _SPACE_MARKS = ("Ġ", "▁", " ")  # how vocabularies write a word's leading space
 
 
-def token_marks(tokenizer: PreTrainedTokenizerBase) -> Tensor:
+def vocabulary_flags(tokenizer: PreTrainedTokenizerBase) -> Tensor:
     """The `Boundary` flags of each token of a vocabulary.
 
     A mention continues in the rest of its word, and in a word with a capital or a digit. It is a suffix of a longer

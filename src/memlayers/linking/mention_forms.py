@@ -14,8 +14,8 @@ from torch import Tensor
 from memlayers.config.sections import MentionConfig
 from memlayers.data.encoding import encode_prompt
 from memlayers.data.facts import Fact
-from memlayers.linking.boundaries import token_marks
-from memlayers.linking.token_spans import name_span, whole_word
+from memlayers.linking.boundaries import vocabulary_flags
+from memlayers.linking.token_spans import mention_span, whole_word
 from memlayers.tuner.boundary_flags import Boundary, flags_of, preceding
 
 if TYPE_CHECKING:
@@ -23,30 +23,30 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Subjects:
+class SubjectForms:
     """How the subjects of some facts are spelled, and how far after a mention their memory may be read.
 
     Attributes:
-        runs: the distinct surface forms, token ids, at least one; each with the form whose fingerprint is its subject's
-            entity id (see `SubjectIndex.fill`).
-        reach: the scope after a mention: tokens from its last one to the longest context's end, and
+        forms: the distinct surface forms, token ids, at least one; each with the form whose fingerprint is the
+            entity id of its subject (see `SubjectIndex.fill`).
+        scope: the scope after a mention: tokens from its last one to the longest context's end, and
             `MentionConfig.further_scope` more.
-        marks: the `Boundary` flags of the vocabulary, uint8 [v + 1].
+        flags: the `Boundary` flags of the vocabulary, uint8 [v + 1].
         of_fact: the surface forms of each fact's subject.
     """
 
-    runs: dict[tuple[int, ...], tuple[int, ...]]
-    reach: int
-    marks: Tensor
+    forms: dict[tuple[int, ...], tuple[int, ...]]
+    scope: int
+    flags: Tensor
     of_fact: list[set[tuple[int, ...]]] = field(default_factory=list)
 
 
-def subject_runs(
+def subject_forms(
     tokenizer: PreTrainedTokenizerBase,
     facts: Sequence[Fact],
     contexts: Sequence[Sequence[Sequence[int]]],
     config: MentionConfig | None = None,
-) -> Subjects:
+) -> SubjectForms:
     """Finds the surface forms of the facts' subjects.
 
     The subject of a phrasing is the fact's, where the phrasing mentions it; otherwise what lies between the first and
@@ -61,26 +61,25 @@ def subject_runs(
         config: None for the defaults.
     """
     config = config or MentionConfig()
-    words, flags = facts_words(facts), token_marks(tokenizer)
+    words, flags = word_fact_counts(facts), vocabulary_flags(tokenizer)
     each = [
-        subject_runs_of(tokenizer, *pair, words, len(facts), flags, config)
-        for pair in zip(facts, contexts, strict=True)
+        fact_forms(tokenizer, *pair, words, len(facts), flags, config) for pair in zip(facts, contexts, strict=True)
     ]
-    withdraw_marks(flags, each, config)
-    spelled = [found.spelled_out(flags) for found in each]
+    withdraw_flags(flags, each, config)
+    spelled = [found.with_longer_names(flags) for found in each]
     forms = {form: subject for found in reversed(spelled) for form, subject in found.items()}  # the first fact's counts
-    scope = max(found.reach for found in each)
-    return Subjects(forms, scope, flags, [set(found) for found in spelled])
+    scope = max(found.scope for found in each)
+    return SubjectForms(forms, scope, flags, [set(found) for found in spelled])
 
 
-def subject_names(facts: Sequence[Fact], config: MentionConfig | None = None) -> list[list[str]]:
-    """The text that mentions the subject, in each of the facts' phrasings; see `subject_runs`."""
+def subject_mentions(facts: Sequence[Fact], config: MentionConfig | None = None) -> list[list[str]]:
+    """The text that mentions the subject, in each of the facts' phrasings; see `subject_forms`."""
     rare = (config or MentionConfig()).rare
-    words = facts_words(facts)
+    words = word_fact_counts(facts)
     return [[_name(fact, question, words, len(facts), rare) for question in fact.questions] for fact in facts]
 
 
-class NameInPrompt(NamedTuple):
+class MentionInPrompt(NamedTuple):
     """A mention in a phrasing's prompt, and the tokens beside it.
 
     Attributes:
@@ -98,21 +97,21 @@ class NameInPrompt(NamedTuple):
     preceding: int
 
 
-class FactRuns(NamedTuple):
+class FactForms(NamedTuple):
     """The surface forms of one fact's subject.
 
     Attributes:
-        forms: as `Subjects.runs`.
+        forms: as `SubjectForms.forms`.
         exceptions: its own phrasings in which a token beside the mention says that the mention is part of a longer
             name.
-        reach: as `Subjects.reach`.
+        scope: as `SubjectForms.scope`.
     """
 
     forms: dict[tuple[int, ...], tuple[int, ...]]
-    exceptions: list[NameInPrompt]
-    reach: int
+    exceptions: list[MentionInPrompt]
+    scope: int
 
-    def spelled_out(self, flags: Tensor) -> dict[tuple[int, ...], tuple[int, ...]]:
+    def with_longer_names(self, flags: Tensor) -> dict[tuple[int, ...], tuple[int, ...]]:
         """The forms, and the longer names that its exceptions seem to mention by these flags, as forms of the same."""
         forms = dict(self.forms)
         for prompt, start, end, _, _ in self.exceptions:
@@ -126,12 +125,12 @@ class FactRuns(NamedTuple):
         return forms
 
 
-def facts_words(facts: Sequence[Fact]) -> Counter[str]:
+def word_fact_counts(facts: Sequence[Fact]) -> Counter[str]:
     """How many facts each word of their questions is in."""
     return Counter(word for fact in facts for word in {w for q in fact.questions for w in _words(q)})
 
 
-def subject_runs_of(
+def fact_forms(
     tokenizer: PreTrainedTokenizerBase,
     fact: Fact,
     contexts: Sequence[Sequence[int]],
@@ -139,16 +138,16 @@ def subject_runs_of(
     facts: int,
     flags: Tensor,
     config: MentionConfig | None = None,
-) -> FactRuns:
-    """As `subject_runs`, for one fact among others.
+) -> FactForms:
+    """As `subject_forms`, for one fact among others.
 
     Args:
         tokenizer: the backbone's.
         fact: the fact.
         contexts: for each of its taught phrasings the token ids of prompt and answer.
-        words: `facts_words` of all facts.
+        words: `word_fact_counts` of all facts.
         facts: how many there are.
-        flags: `token_marks`, without those that were withdrawn.
+        flags: `vocabulary_flags`, without those that were withdrawn.
         config: None for the defaults.
     """
     config = config or MentionConfig()
@@ -156,11 +155,11 @@ def subject_runs_of(
     exceptions = []
     core = _without_outer_punctuation(fact.subject)
     entity = tuple(tokenizer(core, add_special_tokens=False)["input_ids"]) if core else ()
-    reach = 1
+    scope = 1
     for question, ids in zip(fact.questions, contexts, strict=True):
         name = _name(fact, question, words, facts, config.rare)
         prompt = encode_prompt(tokenizer, question)
-        span = name_span(tokenizer, prompt, name, question)
+        span = mention_span(tokenizer, prompt, name, question)
         if span is None:  # a tokenizer that does not write what it read
             span = 0, len(prompt) - 1  # the memory is read from the token after it on
         mention = _mention(prompt, *span, flags)
@@ -168,21 +167,21 @@ def subject_runs_of(
             flags_of(flags, torch.tensor(mention.preceding)) & Boundary.PRECEDES
         ):
             exceptions.append(mention)
-        reach = max(reach, len(ids) - span[1] + 1)
+        scope = max(scope, len(ids) - span[1] + 1)
         spelled = [tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (name, f" {name}")]
         spelled = [form for form in (*spelled, tuple(prompt[slice(*span)])) if form]
         entity = entity or spelled[0]  # one for all forms: a name that begins a sentence is the same name
         for form in spelled:
             forms.setdefault(form, entity)
-    return FactRuns(forms, exceptions, reach + config.further_scope)
+    return FactForms(forms, exceptions, scope + config.further_scope)
 
 
-def withdraw_marks(flags: Tensor, found: Sequence[FactRuns], config: MentionConfig) -> None:
+def withdraw_flags(flags: Tensor, found: Sequence[FactForms], config: MentionConfig) -> None:
     """Withdraws, in place, the flags that the facts' own phrasings contradict.
 
     What a kind of token says depends on the language (German joins words, others do not space them). Where tokens of
     one kind stand beside the subjects of more than `config.contradicted` of the facts all the same, all tokens of the
-    kind lose the flag. Of fewer facts the longer names are added as surface forms (`FactRuns.spelled_out`).
+    kind lose the flag. Of fewer facts the longer names are added as surface forms (`FactForms.with_longer_names`).
     """
     for flag, tokens in (
         (Boundary.CONTINUES, [[mention.following for mention in one.exceptions] for one in found]),
@@ -195,10 +194,10 @@ def withdraw_marks(flags: Tensor, found: Sequence[FactRuns], config: MentionConf
                 flags[flags & kind != 0] &= int(~flag) & 0xFF
 
 
-def _mention(prompt: list[int], start: int, end: int, flags: Tensor) -> NameInPrompt:
+def _mention(prompt: list[int], start: int, end: int, flags: Tensor) -> MentionInPrompt:
     before = int(preceding(flags, torch.tensor([prompt]))[0, start])
     following = prompt[end] if end < len(prompt) else -1
-    return NameInPrompt(prompt, start, end, following, prompt[before] if before >= 0 else -1)
+    return MentionInPrompt(prompt, start, end, following, prompt[before] if before >= 0 else -1)
 
 
 def _name(fact: Fact, question: str, words: Counter[str], facts: int, rare_in: int) -> str:

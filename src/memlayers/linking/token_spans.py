@@ -15,7 +15,7 @@ def whole_word(name: str) -> str:
     return rf"(?<!\w){re.escape(name)}(?!\w)"
 
 
-def name_span(
+def mention_span(
     tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], name: str, question: str = ""
 ) -> tuple[int, int] | None:
     """The mention span of a name: start and end, exclusive, of the fewest tokens whose text holds it.

@@ -23,7 +23,7 @@ from memlayers.gating.build import GateMaterials, build_gate, sampled_contexts, 
 from memlayers.inference.capture import collect_features
 from memlayers.inference.folder import ADAPTER, CONFIG_FILE, TEACHING_FILE, WEIGHTS_FILE
 from memlayers.inference.record import Teaching, TeachReport, write_teaching
-from memlayers.linking.mention_forms import subject_runs
+from memlayers.linking.mention_forms import subject_forms
 from memlayers.teaching.teacher import TEXT_TOKENS
 from memlayers.tuner.handle import memory_handle
 from memlayers.utils.environment import environment
@@ -94,7 +94,7 @@ def regate_memory(
     if negatives and not config.subjects:
         chats = tuple((each.question, each.answers[0]) for each in negatives)
         text = GeneralText(text.passages, (*text.chats, *chats))
-    subjects = subject_runs(tokenizer, facts, encoded, config.mentions) if config.subjects else None
+    subjects = subject_forms(tokenizer, facts, encoded, config.mentions) if config.subjects else None
     settings = copy.copy(memory.config)
     settings.gate, settings.gate_soft, settings.gate_hidden = True, config.soft, config.hidden
     settings.subjects, settings.relations = config.subjects, config.subjects and config.relations

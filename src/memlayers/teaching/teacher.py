@@ -33,7 +33,7 @@ from memlayers.inference.capture import LayerFeatures, collect_features, count_r
 from memlayers.inference.folder import ADAPTER, FACTS_FILE
 from memlayers.inference.record import CurvePoint, Teaching, TeachReport, write_teaching
 from memlayers.inference.scoring import answer_logits
-from memlayers.linking.mention_forms import Subjects, subject_runs
+from memlayers.linking.mention_forms import SubjectForms, subject_forms
 from memlayers.pool.optimizers import has_finite_gradient
 from memlayers.teaching.calibrate import calibrate
 from memlayers.teaching.checkpoint import Checkpoint, Progress, facts_digest
@@ -147,10 +147,10 @@ class Teacher:
         self._protected: GeneralText | None = None
         if config.data.protect:
             self._protected = load_general_text(config.data.protect, backbone, self.tokenizer, config.seed)
-        self._subjects: Subjects | None = None
+        self._subjects: SubjectForms | None = None
         if config.gated and config.gate.subjects:
             contexts = [[example.input_ids for example in examples] for examples in self._encoded]
-            self._subjects = subject_runs(self.tokenizer, self.facts, contexts, config.gate.mentions)
+            self._subjects = subject_forms(self.tokenizer, self.facts, contexts, config.gate.mentions)
         with quiet_wrapping():
             self.model = get_peft_model(backbone, memory_config(config, subjects=self._subjects is not None))
         self.memory = memory_handle(self.model, ADAPTER)
