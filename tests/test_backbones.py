@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,14 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from memlayers.backbones import backbone_fingerprint, check_fingerprint, default_layers, find_mlp_blocks, load_backbone
+from memlayers.backbones import (
+    backbone_fingerprint,
+    check_fingerprint,
+    default_layers,
+    find_mlp_blocks,
+    load_backbone,
+    quiet_wrapping,
+)
 from memlayers.tuner import MemoryConfig
 from memlayers.utils.errors import InputError
 
@@ -142,3 +150,43 @@ def test_an_encoder_is_refused_in_one_line(tmp_path: Path, tinystories: Path) ->
     with pytest.raises(InputError, match="decoder-only causal LM") as error:
         load_backbone(tmp_path)
     assert _one_line(error)
+
+
+@pytest.mark.parametrize("name", ["Pocket", "POCKET", "pockt"])
+def test_a_slip_of_the_pen_for_pocket_is_told_at_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.get_session", lambda: pytest.fail("the hub was asked"))
+    with pytest.raises(InputError, match=f"cannot load the backbone '{name}': .*did you mean 'pocket'") as error:
+        load_backbone(name)
+    assert _one_line(error)
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Session:
+        def head(self, url: str, **options: object) -> None:
+            asked.append(options)
+            raise OSError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.get_session", Session)
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("the hub is tried again"))
+    with pytest.raises(InputError, match="'nobody/no-such-model': no such folder, nothing downloaded") as error:
+        load_backbone("nobody/no-such-model")
+    assert _one_line(error) and len(asked) == 1 and asked[0]["timeout"] <= 5
+
+
+def test_auto_is_float32_on_a_cpu_as_on_the_command_line(tiny_backbone: Build, chat_backbone: Path, tmp_path: Path):
+    load_backbone(chat_backbone, "bfloat16")[0].save_pretrained(tmp_path)
+    for file in chat_backbone.glob("*token*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    assert load_backbone(tmp_path)[0].dtype == load_backbone(tmp_path, device="cpu")[0].dtype == torch.float32
+    assert load_backbone(tmp_path, "bfloat16")[0].dtype == torch.bfloat16
+
+
+def test_wrapping_brings_no_warning(chat_backbone: Path) -> None:
+    model, _ = load_backbone(chat_backbone)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with quiet_wrapping():
+            get_peft_model(model, MemoryConfig(layers=[1], sub_keys=4, top_k=2))

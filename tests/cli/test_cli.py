@@ -474,6 +474,43 @@ def test_demo_leaves_memory_results_and_report(
     assert command("ask", out / "memory", "Who?", "--device", "cpu")[0] == 0
 
 
+# Exit codes
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [
+        (None, 0, ""),
+        (memlayers.WorkError("it failed"), 1, "memlayers: it failed\n"),
+        (memlayers.InputError("it is\nwrong"), 2, "memlayers: it is wrong\n"),
+        (KeyboardInterrupt(), 130, "memlayers: interrupted\n"),
+    ],
+)
+def test_exit_codes(
+    raised: BaseException | None, code: int, said: str, command: Command, monkeypatch: pytest.MonkeyPatch
+):
+    def stored_facts(_: Path) -> list[Fact]:
+        if raised is not None:
+            raise raised
+        return FACTS
+
+    monkeypatch.setattr("memlayers.inference.folder.stored_facts", stored_facts)
+    assert command("list", "anywhere")[::2] == (code, said)
+
+
+# Plan
+
+
+def test_plan_breaks_no_word_and_keeps_its_command_on_one_line(command: Command, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    code, out, _ = command("plan", "--backbone", "qwen2.5-7b", "--slots", "500000")
+    assert code == 0
+    recommended = out.split("Recommended:\n")[1]
+    assert recommended.startswith("memlayers teach --backbone Qwen/") and recommended.count("\n") == 1
+    prose = out[out.index("Weights:") : out.index("\nRecommended:")]
+    assert max(map(len, prose.splitlines())) <= 60 and "bitsandbytes" in prose and "fragmentation" in prose
+
+
 # Ctrl-C
 
 
