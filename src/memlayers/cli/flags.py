@@ -47,7 +47,7 @@ def _parameter(flag: str, where: FlagField, settings: TeachConfig) -> inspect.Pa
     if len(metavar or "") > _WIDEST:
         said, metavar = f"{said}: {', '.join(map(str, choices))}", None
     option = typer.Option(
-        help=said + "." + _default(where.field.default),
+        help=said + "." + _default(where.field.default, found.shown),
         show_default=False,
         metavar=metavar,
         autocompletion=(lambda: list(map(str, choices))) if choices else None,
@@ -67,10 +67,11 @@ def _kind(hint: Any) -> tuple[type, tuple[Any, ...]]:
     return (hint if hint in (bool, int, float) else str), ()
 
 
-def _default(value: Any) -> str:
+def _default(value: Any, shown: str) -> str:
     if isinstance(value, bool):
         return f" [{'on' if value else 'off'}]"
-    return "" if value is None else f" [{value}]"
+    text = shown if value is None else str(value)
+    return f" [{text}]" if text else ""
 
 
 def read_settings(path: Path | None, flags: dict[str, Any]) -> TeachConfig:

@@ -28,10 +28,17 @@ class Option(NamedTuple):
     flag: str | None
     advanced: bool
     check: Check | None
+    shown: str
 
 
 def option(
-    default: Any, help: str, *, flag: str | None = "", advanced: bool = False, check: Check | None = None
+    default: Any,
+    help: str,
+    *,
+    flag: str | None = "",
+    advanced: bool = False,
+    check: Check | None = None,
+    shown: str = "",
 ) -> Any:
     """A field of a section.
 
@@ -41,8 +48,9 @@ def option(
         flag: its name on the command line, words joined by underscores; "" for the field's own name, None for no flag.
         advanced: whether ``--help`` lists it under "advanced".
         check: beyond the type.
+        shown: what ``--help`` says of a default that is None.
     """
-    return dataclasses.field(default=default, metadata={_KEY: Option(help, flag, advanced, check)})
+    return dataclasses.field(default=default, metadata={_KEY: Option(help, flag, advanced, check, shown)})
 
 
 def at_least(least: float) -> Check:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class InputError(ValueError):
-    """The input is wrong: what, where, and how to mend it, in one line. Exit code 2."""
+    """The input is wrong: what, where, and how to put it right, in one line. Exit code 2."""
 
 
 class WorkError(RuntimeError):
