@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +59,60 @@ def tiny_backbone() -> Callable[..., PreTrainedModel]:
             return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes)).eval()
 
     return build
+
+
+class WarmPython:
+    """Starts programs in processes of their own that have torch and transformers imported already (forking.py).
+
+    The two libraries were imported in the environment that the command `memlayers` gives them, and offline.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._started = 0
+        quiet = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_OFFLINE": "1"}
+        self._server = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("forking.py")],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, **quiet, "OMP_NUM_THREADS": "1"},  # one thread, as in this process: the same sums
+        )  # fmt: skip
+
+    def start(self, code: str, *arguments: object) -> tuple[int, Path, Path]:
+        """Runs `code` as `python -c` would: its process id, and where its standard output and error go."""
+        self._started += 1
+        out, err = (self._folder / f"{self._started}.{name}" for name in ("out", "err"))
+        for path in (out, err):
+            path.touch()
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        request = {"code": code, "arguments": [str(each) for each in arguments], "environment": environment}
+        return self._ask({**request, "stdout": str(out), "stderr": str(err)}), out, err
+
+    def wait(self, process: int) -> int:
+        """The exit code of a process that was started, once it has ended; -n where signal n ended it."""
+        return self._ask({"wait": process})
+
+    def run(self, code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        """Runs `code` to its end."""
+        process, out, err = self.start(code, *arguments)
+        return subprocess.CompletedProcess(code, self.wait(process), out.read_text(), err.read_text())
+
+    def _ask(self, request: dict[str, Any]) -> int:
+        assert self._server.stdin is not None and self._server.stdout is not None
+        print(json.dumps(request), file=self._server.stdin, flush=True)
+        return int(self._server.stdout.readline())
+
+    def close(self) -> None:
+        self._server.communicate()
+
+
+@pytest.fixture(scope="session")
+def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmPython]:
+    """`warm_python.run(code, *arguments)` is `python -c`, without five seconds of importing torch."""
+    if not hasattr(os, "fork"):
+        pytest.skip("processes cannot fork here")
+    python = WarmPython(tmp_path_factory.mktemp("warm_python"))
+    yield python
+    python.close()
 
 
 @pytest.fixture(scope="session")
