@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,19 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="module")
+def short_answers() -> Iterator[None]:
+    """Answers end after 8 tokens rather than 32: a random backbone hardly ever ends one itself.
+
+    For modules whose right answers have at most 7 tokens: longer ones are wrong in either case.
+    """
+    from memlayers.inference.generation import generate_answers
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(generate_answers.__wrapped__.__kwdefaults__, "max_new_tokens", 8)  # type: ignore[attr-defined]
+        yield
+
+
 @pytest.fixture
 def tiny_backbone() -> Callable[..., PreTrainedModel]:
     """`tiny_backbone(family="qwen2", seed=0, **config)`: a random LM, hidden 32, 4 layers, 64 tokens."""
@@ -59,6 +73,25 @@ def tiny_backbone() -> Callable[..., PreTrainedModel]:
             return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes)).eval()
 
     return build
+
+
+@dataclass(frozen=True)
+class Started:
+    """A process that `WarmPython` started; `ask` is its question to the process behind it."""
+
+    pid: int
+    out: Path
+    err: Path
+    ask: Callable[[dict[str, Any]], Any]
+
+    def poll(self) -> int | None:
+        """The exit code (-n where signal n ended it), None while it runs."""
+        code: int | None = self.ask({"process": self.pid, "wait": False})
+        return code
+
+    def wait(self) -> int:
+        """The exit code, once it has ended."""
+        return int(self.ask({"process": self.pid, "wait": True}))
 
 
 class WarmPython:
@@ -74,35 +107,32 @@ class WarmPython:
         self._server = subprocess.Popen(
             [sys.executable, Path(__file__).with_name("forking.py")],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, **quiet, "OMP_NUM_THREADS": "1"},  # one thread, as in this process: the same sums
+            env={**os.environ, **quiet, "OMP_NUM_THREADS": "1"},  # as in this process: another split is another sum
         )  # fmt: skip
 
-    def start(self, code: str, *arguments: object) -> tuple[int, Path, Path]:
-        """Runs `code` as `python -c` would: its process id, and where its standard output and error go."""
+    def start(self, code: str, *arguments: object) -> Started:
+        """Runs `code` as `python -c` would."""
         self._started += 1
         out, err = (self._folder / f"{self._started}.{name}" for name in ("out", "err"))
         for path in (out, err):
             path.touch()
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        request = {"code": code, "arguments": [str(each) for each in arguments], "environment": environment}
-        return self._ask({**request, "stdout": str(out), "stderr": str(err)}), out, err
-
-    def wait(self, process: int) -> int:
-        """The exit code of a process that was started, once it has ended; -n where signal n ended it."""
-        return self._ask({"wait": process})
+        request: dict[str, Any] = {"code": code, "arguments": [str(each) for each in arguments]}
+        pid = self._ask({**request, "environment": dict(os.environ), "stdout": str(out), "stderr": str(err)})
+        return Started(int(pid), out, err, self._ask)
 
     def run(self, code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
         """Runs `code` to its end."""
-        process, out, err = self.start(code, *arguments)
-        return subprocess.CompletedProcess(code, self.wait(process), out.read_text(), err.read_text())
-
-    def _ask(self, request: dict[str, Any]) -> int:
-        assert self._server.stdin is not None and self._server.stdout is not None
-        print(json.dumps(request), file=self._server.stdin, flush=True)
-        return int(self._server.stdout.readline())
+        process = self.start(code, *arguments)
+        return subprocess.CompletedProcess(code, process.wait(), process.out.read_text(), process.err.read_text())
 
     def close(self) -> None:
+        """Ends the process behind it."""
         self._server.communicate()
+
+    def _ask(self, request: dict[str, Any]) -> Any:
+        assert self._server.stdin is not None and self._server.stdout is not None
+        print(json.dumps(request), file=self._server.stdin, flush=True)
+        return json.loads(self._server.stdout.readline())
 
 
 @pytest.fixture(scope="session")

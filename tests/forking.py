@@ -2,7 +2,7 @@
 
 A new interpreter imports the two for five seconds; here they are imported once. PEFT and memlayers are not among them:
 how these are imported is what some tests are about. A request is a line of JSON on the standard input, and its answer a
-line on the standard output: a program to start gives its process id, a process to wait for its exit code.
+line on the standard output: a program to start gives its process id, a process its exit code, null while it runs.
 """
 
 import gc
@@ -17,6 +17,7 @@ import transformers.models.qwen2.modeling_qwen2  # noqa: F401
 assert not {"peft", "memlayers"} & set(sys.modules)
 gc.freeze()  # what is here is not looked at again: a child shares its memory
 
+codes: dict[int, int] = {}
 for line in sys.stdin:
     request = json.loads(line)
     if "code" in request:
@@ -24,8 +25,11 @@ for line in sys.stdin:
         if answer == 0:
             break
     else:
-        answer = os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
-    print(answer, flush=True)
+        if request["process"] not in codes:
+            ended, status = os.waitpid(request["process"], 0 if request["wait"] else os.WNOHANG)
+            codes |= {ended: os.waitstatus_to_exitcode(status)} if ended else {}
+        answer = codes.get(request["process"])
+    print(json.dumps(answer), flush=True)
 else:
     os._exit(0)
 
