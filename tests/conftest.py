@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import os
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +45,32 @@ CHATML = (
 )
 
 
+def pytest_collection_finish() -> None:
+    """What the tests import stays: garbage collection, of which accelerate asks for each training, need not visit it."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def short_answers() -> Iterator[None]:
+    """Answers end after 8 tokens rather than 32: a random backbone hardly ever ends one itself.
+
+    For modules whose right answers have at most 7 tokens: longer ones are wrong in either case.
+    """
+    from memlayers.inference.generation import generate_answers
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(generate_answers.__wrapped__.__kwdefaults__, "max_new_tokens", 8)  # type: ignore[attr-defined]
+        yield
 
 
 @pytest.fixture
@@ -56,6 +84,76 @@ def tiny_backbone() -> Callable[..., PreTrainedModel]:
             return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes)).eval()
 
     return build
+
+
+@dataclass(frozen=True)
+class Started:
+    """A process that `WarmPython` started; `ask` is its question to the process behind it."""
+
+    pid: int
+    out: Path
+    err: Path
+    ask: Callable[[dict[str, Any]], Any]
+
+    def poll(self) -> int | None:
+        """The exit code (-n where signal n ended it), None while it runs."""
+        code: int | None = self.ask({"process": self.pid, "wait": False})
+        return code
+
+    def wait(self) -> int:
+        """The exit code, once it has ended."""
+        return int(self.ask({"process": self.pid, "wait": True}))
+
+
+class WarmPython:
+    """Starts programs in processes of their own that have torch and transformers imported already (forking.py).
+
+    The two libraries were imported in the environment that the command `memlayers` gives them, and offline.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._started = 0
+        quiet = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_OFFLINE": "1"}
+        self._server = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("forking.py")],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, **quiet, "OMP_NUM_THREADS": "1"},  # as in this process: another split is another sum
+        )  # fmt: skip
+
+    def start(self, code: str, *arguments: object) -> Started:
+        """Runs `code` as `python -c` would."""
+        self._started += 1
+        out, err = (self._folder / f"{self._started}.{name}" for name in ("out", "err"))
+        for path in (out, err):
+            path.touch()
+        request: dict[str, Any] = {"code": code, "arguments": [str(each) for each in arguments]}
+        pid = self._ask({**request, "environment": dict(os.environ), "stdout": str(out), "stderr": str(err)})
+        return Started(int(pid), out, err, self._ask)
+
+    def run(self, code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        """Runs `code` to its end."""
+        process = self.start(code, *arguments)
+        return subprocess.CompletedProcess(code, process.wait(), process.out.read_text(), process.err.read_text())
+
+    def close(self) -> None:
+        """Ends the process behind it."""
+        self._server.communicate()
+
+    def _ask(self, request: dict[str, Any]) -> Any:
+        assert self._server.stdin is not None and self._server.stdout is not None
+        print(json.dumps(request), file=self._server.stdin, flush=True)
+        return json.loads(self._server.stdout.readline())
+
+
+@pytest.fixture(scope="session")
+def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmPython]:
+    """`warm_python.run(code, *arguments)` is `python -c`, without five seconds of importing torch."""
+    if not hasattr(os, "fork"):
+        pytest.skip("processes cannot fork here")
+    python = WarmPython(tmp_path_factory.mktemp("warm_python"))
+    yield python
+    python.close()
 
 
 @pytest.fixture(scope="session")

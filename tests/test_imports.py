@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,10 @@ HEAVY = {"accelerate", "matplotlib", "numba", "peft", "torch", "transformers", "
 def _python(code: str) -> str:
     """Runs `code` in a fresh interpreter and returns what it prints."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    return _printed(done)
+
+
+def _printed(done: subprocess.CompletedProcess[str]) -> str:
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -64,6 +69,7 @@ def test_an_unknown_name_is_an_attribute_error():
         _ = memlayers.nothing
 
 
+# In processes that have torch and transformers already; tuner/test_peft.py has one that is wholly fresh.
 REGISTERED = "from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING as known; print('MEMLAYERS' in known)"
 
 
@@ -79,15 +85,15 @@ REGISTERED = "from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING as known; prin
         "import memlayers, importlib.util; importlib.util.find_spec('peft'); import peft",
     ],
 )
-def test_importing_the_package_registers_the_method(imports: str):
-    assert _python(f"{imports}; {REGISTERED}") == "True"
+def test_importing_the_package_registers_the_method(imports: str, warm_python: Any):
+    assert _printed(warm_python.run(f"{imports}; {REGISTERED}")) == "True"
 
 
-def test_the_method_is_not_there_without_the_package():
-    assert _python(REGISTERED) == "False"
+def test_the_method_is_not_there_without_the_package(warm_python: Any):
+    assert _printed(warm_python.run(REGISTERED)) == "False"
 
 
-def test_the_import_hook_leaves_nothing_behind():
+def test_the_import_hook_leaves_nothing_behind(warm_python: Any):
     code = """
 import sys
 before = list(sys.meta_path)
@@ -97,7 +103,7 @@ import memlayers, peft
 assert not [f for f in sys.meta_path if type(f).__module__.startswith("memlayers")]
 print(peft.__spec__.loader is peft.__loader__, type(peft.__loader__).__module__.startswith("memlayers"))
 """
-    assert _python(code) == "True False"
+    assert _printed(warm_python.run(code)) == "True False"
 
 
 def test_a_missing_peft_is_still_a_missing_module():

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import sys
@@ -42,6 +42,7 @@ FACTS = [
     for name, answer in zip(NAMES, ANSWERS, strict=True)
 ]
 Configure = Callable[..., TeachConfig]
+pytestmark = pytest.mark.usefixtures("short_answers")
 
 
 @pytest.fixture(scope="session")
@@ -587,49 +588,40 @@ def uninterrupted(configure: Configure, tmp_path_factory: pytest.TempPathFactory
     return _bytes(out), _without_seconds(report)
 
 
-@pytest.fixture(scope="module")
-def spawner() -> Any:
-    """Starts processes that have torch and peft imported already."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        pytest.skip("no forkserver here")
-    threads = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"  # as in this process: another split of a sum is another rounding
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["memlayers.teaching.teach", "peft", "transformers.models.qwen2.modeling_qwen2"])
-    first = context.Process(target=len, args=("",))
-    first.start()
-    first.join()
-    if threads is None:
-        del os.environ["OMP_NUM_THREADS"]
-    else:
-        os.environ["OMP_NUM_THREADS"] = threads
-    return context
+TEACH = """
+import pickle, sys
+from pathlib import Path
+import torch
+from memlayers.teaching.teach import teach_facts
+torch.set_num_threads(1)
+facts, out, config, resume = pickle.loads(Path(sys.argv[1]).read_bytes())
+teach_facts(facts, out, config, quiet=True, resume=resume)
+"""
 
 
 @pytest.mark.parametrize(
     ("optimizer", "recipe"), [("row-adamw", "addressed"), ("row-adamw", "dense"), ("adamw", "dense")]
 )
 def test_sigkill_twice_and_resume_gives_the_same_bytes(
-    configure: Configure, tmp_path: Path, spawner: Any, optimizer: str, recipe: str
+    configure: Configure, tmp_path: Path, warm_python: Any, optimizer: str, recipe: str
 ) -> None:
     config = configure(
-        optimizer=optimizer, recipe=recipe, exposures=15, batch_size=2, checkpoint_seconds=0.0, recall_sample=2
+        optimizer=optimizer, recipe=recipe, exposures=8, batch_size=2, checkpoint_seconds=0.0, recall_sample=2
     )
     whole = _teach(tmp_path / "whole", config).report
     out, work = tmp_path / "memory", tmp_path / "memory.teaching"
     reached = ""
     for kill in range(2):
-        options = {"quiet": True, "resume": kill > 0}
-        process = spawner.Process(target=teach_facts, args=(FACTS, out, config), kwargs=options)
-        process.start()
+        asked = tmp_path / "asked"
+        asked.write_bytes(pickle.dumps((FACTS, out, config, kill > 0)))
+        process = warm_python.start(TEACH, asked)
         while not [found for found in _checkpoints(work) if found.name > reached]:
-            assert process.is_alive(), "it ended before its first checkpoint"
+            assert process.poll() is None, "it ended before its first checkpoint"
             time.sleep(0.002)
         reached = _checkpoints(work)[-1].name
         time.sleep(0.05 * (kill + 1))
         os.kill(process.pid, signal.SIGKILL)
-        process.join()
-        assert process.exitcode == -signal.SIGKILL
+        assert process.wait() == -signal.SIGKILL
         assert work.exists() and not out.exists()
     taught = _teach(out, config, resume=True)
     assert _bytes(out) == _bytes(tmp_path / "whole")
