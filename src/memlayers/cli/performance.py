@@ -40,37 +40,30 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """What fits: weights, pool, optimizer state, read log and activations, and the flags to teach with."""
-    import math
+    from memlayers.config.teach import TeachConfig
+    from memlayers.performance.planning import plan as plan_for
+    from memlayers.performance.planning import usual_batch
 
-    from memlayers.performance import plan as planning
-    from memlayers.performance.backbone_size import default_layers, read_backbone
-
-    shape = read_backbone(backbone)
-    dtype = dtype or ("float32" if backbone == "pocket" else "bfloat16")
-    if dtype not in ("bfloat16", "float16", "float32"):
+    if dtype not in (None, "bfloat16", "float16", "float32"):
         raise InputError(f"--dtype {dtype}: take bfloat16, float16 or float32")
-    numbers = tuple(sorted(layer_numbers(layers))) if layers else default_layers(shape.depth)
-    if numbers[0] < 0 or numbers[-1] >= shape.depth or len(set(numbers)) < len(numbers):
-        raise InputError(f"--layers {layers}: give distinct layers of this backbone's, 0 to {shape.depth - 1}")
-    sub_keys = math.isqrt(slots - 1) + 1
-    reads = heads * top_k
-    if touched is None:
-        touched = planning.touched_rows(sub_keys**2, facts, tokens_per_fact, len(numbers), reads)
-    work = planning.Work(
-        sub_keys, heads, top_k, key_dim, numbers, batch_size or (32 if backbone == "pocket" else 4), length,
-        min(answer, length), dtype, min(touched, sub_keys**2),
-        contexts=min(planning.MOST_CONTEXTS, facts * phrasings) * length,
+    config = TeachConfig().with_flags(
+        backbone=backbone, heads=heads, top_k=top_k, key_dim=key_dim, dtype=dtype or "auto",
+        layers=layer_numbers(layers) if layers else None,
     )  # fmt: skip
-    lines = planning.make_plan(shape, work, vram=vram, host=host)
-    best = planning.recommended(lines)
+    made = plan_for(
+        config, slots=slots, batch_size=batch_size or usual_batch(backbone), vram=vram, host=host, length=length,
+        answer=answer, facts=facts, phrasings=phrasings,
+        tokens_per_fact=tokens_per_fact, touched=touched,
+    )  # fmt: skip
     if as_json:
         print(json.dumps({
-            "backbone": dataclasses.asdict(shape), "work": {**dataclasses.asdict(work), "slots": work.slots},
-            "lines": [dataclasses.asdict(line) for line in lines],
-            "recommended": None if best is None else planning.command(shape, work, best),
+            "backbone": dataclasses.asdict(made.backbone),
+            "work": {**dataclasses.asdict(made.work), "slots": made.work.slots},
+            "lines": [dataclasses.asdict(line) for line in made.lines],
+            "recommended": made.command,
         }))  # fmt: skip
         return
-    _print_plan(shape, work, lines, best, vram, host)
+    _print_plan(made.backbone, made.work, made.lines, made.recommended, vram, host)
 
 
 @app.command(epilog="Example: memlayers bench --out runs/bench")

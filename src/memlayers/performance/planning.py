@@ -14,9 +14,6 @@ from memlayers.utils.errors import InputError
 if TYPE_CHECKING:
     from memlayers.editing.memory import Memory
 
-POCKET_BATCH, LARGE_BATCH = 32, 4
-"""Sequences per step where nothing is asked for: of the embedded backbone, and of others."""
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -46,6 +43,11 @@ class Plan:
         """The ``memlayers teach`` command of what is recommended."""
         best = self.recommended
         return None if best is None else command(self.backbone, self.work, best)
+
+
+def usual_batch(backbone: str) -> int:
+    """Sequences per step where none are asked for: few of a large backbone, so that a step fits."""
+    return 32 if backbone == "pocket" else 4
 
 
 def plan(
@@ -84,11 +86,13 @@ def plan(
     backbone = read_backbone(config.backbone)
     pocket = config.backbone == "pocket"
     if batch_size is None:
-        batch_size = config.schedule.batch_size if not isinstance(of, str) else POCKET_BATCH if pocket else LARGE_BATCH
+        batch_size = usual_batch(of) if isinstance(of, str) else config.schedule.batch_size
     dtype = config.machine.dtype if config.machine.dtype != "auto" else "float32" if pocket else "bfloat16"
     layers = tuple(sorted(config.memory.layers)) if config.memory.layers else default_layers(backbone.depth)
     if layers[0] < 0 or layers[-1] >= backbone.depth or len(set(layers)) < len(layers):
-        raise InputError(f"layers {layers}: give distinct layers of this backbone's, 0 to {backbone.depth - 1}")
+        raise InputError(
+            f"layers is {list(layers)}: give distinct layers of this backbone's, 0 to {backbone.depth - 1}"
+        )
     shape, top_k = config.memory.shape, config.memory.top_k
     sub_keys = shape.sub_keys if slots is None else math.isqrt(slots - 1) + 1
     key_dim = shape.key_dim or backbone.hidden // shape.heads // 2 * 2
