@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,25 @@ def short_answers() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(generate_answers.__wrapped__.__kwdefaults__, "max_new_tokens", 8)  # type: ignore[attr-defined]
         yield
+
+
+@pytest.fixture
+def quick_gates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gates are trained in 100 steps rather than 2,000, where the settings do not say otherwise."""
+    from memlayers.config.sections import GateConfig
+
+    monkeypatch.setattr(GateConfig, "__init__", partialmethod(GateConfig.__init__, steps=100))
+
+
+@pytest.fixture
+def less_general_text(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the general text in the package every tenth row is read: seconds rather than a minute on the pocket."""
+    from memlayers.data import general_text
+
+    rows = general_text.SHIPPED.read_text(encoding="utf-8").splitlines(keepends=True)
+    path = tmp_path_factory.mktemp("less") / "general.jsonl"
+    path.write_text("".join(rows[::10]), encoding="utf-8")
+    monkeypatch.setattr(general_text, "SHIPPED", path)
 
 
 @pytest.fixture

@@ -41,6 +41,7 @@ def _commands() -> list[tuple[str, str]]:
     return calls
 
 
+@pytest.mark.usefixtures("quick_gates")
 @pytest.mark.parametrize("backbone", ["tiny", "pocket"])
 def test_the_guides_python_runs(
     backbone: str, chat_backbone: Path, general_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -35,6 +35,7 @@ def test_reads_are_seeded_and_of_their_kind(kind: str) -> None:
 
 
 @pytest.mark.skipif(not (POCKET / "model.safetensors").is_file(), reason="the pocket backbone has no weights yet")
+@pytest.mark.usefixtures("less_general_text")
 def test_real_reads_come_from_the_memory_layers() -> None:
     shape = Shape(slots=1024, dim=8, tokens=50, heads=2, top_k=4, layers=4)
     reads = make_reads(shape, "real", CPU, 1)

@@ -14,7 +14,6 @@ from memlayers.performance.reads import make_reads
 from memlayers.performance.stages import BETAS, EPS, RATE, make_pool, measure_roofs
 from memlayers.pool.product_keys import product_key_top_k
 from memlayers.pool.row_adamw import RowAdamW
-from memlayers.tuner import MemoryConfig, memory_handle, memory_layers
 
 BATCH, LENGTH = 32, 24  # what a step of the demo holds
 LARGE = Path(__file__).parent / "backbone_configs" / "qwen2.5-7b.json"
@@ -40,6 +39,7 @@ def _pocket(clock: Clock, seed: int) -> dict[str, float]:
     from peft import get_peft_model
 
     from memlayers.backbones import load_backbone
+    from memlayers.tuner import MemoryConfig, memory_handle, memory_layers
     from memlayers.tuner.handle import without_memory
 
     backbone, _ = load_backbone("pocket", "float32", clock.device)
