@@ -92,7 +92,7 @@ def test_a_killed_demo_is_resumed_to_the_same_figures(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:  # while it is scored
-        patched.setattr(demo, "evaluate_memory", interrupt)
+        patched.setattr(demo, "score_demo", interrupt)
         assert command(*small_demo, out, "--resume")[0] == 130
     assert (work / "memory" / "adapter_config.json").is_file() and not out.exists()
     code, _, err = command(*small_demo, out, "--resume", "--seed", 5)

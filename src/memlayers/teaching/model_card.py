@@ -94,8 +94,10 @@ def _how(config: TeachConfig, memory: Any, report: TeachReport) -> Iterator[str]
     }
     yield "## How\n"
     yield from _table(rows)
-    yield "\nAll settings are in `teaching.json`. The fingerprint tells this backbone from others: on another one the "
-    yield "memory is refused.\n"
+    yield (
+        "\nAll settings are in `teaching.json`. The fingerprint tells this backbone from others: on another one the "
+        "memory is refused.\n"
+    )
 
 
 def _scores(report: TeachReport) -> Iterator[str]:
@@ -115,8 +117,10 @@ def _scores(report: TeachReport) -> Iterator[str]:
     if report.thresholds is not None:
         rows["least confidence of an answer: memory, backbone"] = "{:.4f}, {:.4f}".format(*report.thresholds)
     yield "## How it scores\n"
-    yield "As measured while it was taught; `memlayers eval FOLDER --facts FOLDER/facts.jsonl --out scores.json` "
-    yield "scores it against its backbone.\n"
+    yield (
+        "As measured while it was taught; `memlayers eval FOLDER --facts FOLDER/facts.jsonl --out scores.json` scores "
+        "it against its backbone.\n"
+    )
     yield from _table(rows)
     yield ""
 
