@@ -1,4 +1,4 @@
-"""The benchmark scripts and those of scripts/ are code too: each is imported, runs nothing then, and says how it runs."""
+"""The scripts of benchmarks/ and scripts/ are code too: each is imported, runs nothing then, and shows its help."""
 
 from __future__ import annotations
 
