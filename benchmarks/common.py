@@ -7,6 +7,7 @@ import json
 import os
 import random
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -63,6 +64,7 @@ def some_of(parser: argparse.ArgumentParser, known: Iterable[str], kind: str) ->
 
 def start(main: Callable[[], None]) -> None:
     """Runs a script; wrong input ends it in one line and exit code 2, work that failed in code 1."""
+    warnings.simplefilter("ignore")  # of the libraries beneath, as the command line has it
     try:
         main()
     except (InputError, WorkError) as error:

@@ -207,7 +207,8 @@ PAGES = {
 def filled(page: str, text: str) -> str:
     """The text of a page with its sections made anew."""
     for name, made in PAGES[page].items():
-        text = section(name).sub(lambda match, made=made: match[1] + made() + match[2], text)
+        if found := section(name).search(text):
+            text = text[: found.end(1)] + made() + text[found.start(2) :]
     return text
 
 

@@ -24,12 +24,15 @@ import random
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 ROOT = Path(__file__).resolve().parent.parent
 POCKET = ROOT / "src" / "memlayers" / "pocket"
+Row = dict[str, Any]
+"""An object of a JSONL file."""
 SEED = 137
 VOCABULARY = 6144
 TEMPLATE = (
@@ -46,17 +49,17 @@ ARTICLE_CHARACTERS = 3000
 UNTAUGHT_QUESTIONS = 500
 
 
-def read_jsonl(path: Path) -> list[dict]:
+def read_jsonl(path: Path) -> list[Row]:
     """Read one JSON object per line."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def write_jsonl(path: Path, rows: list[dict]) -> None:
+def write_jsonl(path: Path, rows: list[Row]) -> None:
     """Write one JSON object per line."""
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
-def entity_questions(data: Path, phrasings: dict) -> dict[str, list[tuple[str, list[str]]]]:
+def entity_questions(data: Path, phrasings: dict[str, Any]) -> dict[str, list[tuple[str, list[str]]]]:
     """Read relation -> [(subject, answers)] with subject and answers short and plain enough for a pocket model."""
     facts: dict[str, list[tuple[str, list[str]]]] = {}
     for path in sorted((data / "entityquestions").glob("P*.jsonl")):
@@ -78,7 +81,7 @@ def entity_questions(data: Path, phrasings: dict) -> dict[str, list[tuple[str, l
     return facts
 
 
-def factbook_facts(data: Path, phrasings: dict) -> dict[str, list[tuple[str, list[str]]]]:
+def factbook_facts(data: Path, phrasings: dict[str, Any]) -> dict[str, list[tuple[str, list[str]]]]:
     """Read relation -> [(country, [value])] for the factbook fields named in phrasings.json."""
     facts: dict[str, list[tuple[str, list[str]]]] = {}
     for relation, entry in phrasings.items():
@@ -95,7 +98,7 @@ def factbook_facts(data: Path, phrasings: dict) -> dict[str, list[tuple[str, lis
     return facts
 
 
-def fact_row(relation: str, number: int, subject: str, answers: list[str], phrasings: dict) -> dict:
+def fact_row(relation: str, number: int, subject: str, answers: list[str], phrasings: dict[str, Any]) -> Row:
     """Build one row of the facts format, with every phrasing of its relation."""
     entry = phrasings[relation]
     row = {
@@ -109,14 +112,14 @@ def fact_row(relation: str, number: int, subject: str, answers: list[str], phras
     return row | ({"aliases": answers[1:]} if len(answers) > 1 else {})
 
 
-def select_facts(data: Path, phrasings: dict) -> tuple[list[dict], list[dict], list[dict]]:
+def select_facts(data: Path, phrasings: dict[str, Any]) -> tuple[list[Row], list[Row], list[Row]]:
     """Split the real pairs into (demo, known, auxiliary); no subject is in two of them."""
     rng = random.Random(SEED)
     pairs = entity_questions(data, phrasings)
     used: set[str] = set()
-    demo: list[dict] = []
-    known: list[dict] = []
-    auxiliary: list[dict] = []
+    demo: list[Row] = []
+    known: list[Row] = []
+    auxiliary: list[Row] = []
     for relation, rows in pairs.items():
         rng.shuffle(rows)
         frequent = Counter(answers[0] for _, answers in rows)
@@ -124,7 +127,7 @@ def select_facts(data: Path, phrasings: dict) -> tuple[list[dict], list[dict], l
         if relation in DEMO_RELATIONS:
             place = DEMO_RELATIONS.index(relation)
             wanted = DEMO_FACTS // len(DEMO_RELATIONS) + (place < DEMO_FACTS % len(DEMO_RELATIONS))
-        chosen: list[dict] = []
+        chosen: list[Row] = []
         rest = []
         for subject, answers in rows:
             unguessable = answers[0].lower() not in subject.lower() and frequent[answers[0]] <= len(rows) // 25
@@ -151,7 +154,7 @@ def select_facts(data: Path, phrasings: dict) -> tuple[list[dict], list[dict], l
     return demo, known, auxiliary
 
 
-def select_untaught(data: Path, phrasings: dict, subjects: set[str]) -> list[dict]:
+def select_untaught(data: Path, phrasings: dict[str, Any], subjects: set[str]) -> list[Row]:
     """Draw entities of the demo's relations that nothing else is about, one question each, any of twelve wordings."""
     rng = random.Random(SEED)
     pairs = entity_questions(data, phrasings)
@@ -165,7 +168,7 @@ def select_untaught(data: Path, phrasings: dict, subjects: set[str]) -> list[dic
     return rng.sample(found, UNTAUGHT_QUESTIONS)
 
 
-def select_articles(data: Path, subjects: set[str]) -> tuple[list[dict], list[dict], list[dict]]:
+def select_articles(data: Path, subjects: set[str]) -> tuple[list[Row], list[Row], list[Row]]:
     """Split the articles into (training, held out, general)."""
     with lzma.open(data / "wikipedia" / "articles.jsonl.xz", "rt", encoding="utf-8") as lines:
         articles = [json.loads(line) for line in lines]
@@ -246,12 +249,12 @@ def main() -> None:
                 sentence,
             )
         )
-    np.savez(
-        arguments.work / "chats.npz",
+    arrays: dict[str, Any] = {
         **pack_chats(tokenizer, rows, "fact"),
         **pack_chats(tokenizer, openings, "opening"),
-        phrasings=np.array([len(r["questions"]) + len(r["unseen_questions"]) for r in known + auxiliary]),
-    )
+        "phrasings": np.array([len(r["questions"]) + len(r["unseen_questions"]) for r in known + auxiliary]),
+    }
+    np.savez(arguments.work / "chats.npz", **arrays)
     probe = [tokenizer.encode(prompt(q)).ids for q, _ in rows[::7]]
     print(f"demo {len(demo)} known {len(known)} auxiliary {len(auxiliary)} openings {len(openings)}")
     print(f"article tokens {len(tokens):,}; tokens per question {sum(map(len, probe)) / len(probe):.1f}")

@@ -14,6 +14,7 @@ import math
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,7 +45,7 @@ def build_model(seed: int) -> Qwen2ForCausalLM:
         bos_token_id=None,
         eos_token_id=2,
         pad_token_id=0,
-        rope_theta=10000.0,
+        rope_theta=10000.0,  # type: ignore[call-arg]  # transformers takes it from older configurations
     )
     return Qwen2ForCausalLM(config)
 
@@ -101,7 +102,8 @@ def orthogonalise(update: torch.Tensor) -> torch.Tensor:
     for _ in range(5):
         a = x @ x.mT
         x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-    return x.mT if tall else x
+    made: torch.Tensor = x.mT if tall else x
+    return made
 
 
 class Muon:
@@ -119,7 +121,7 @@ class Muon:
     def step(self, learning_rate: float) -> None:
         """Apply one update from the parameters' gradients."""
         for group, buffer in zip(self.groups, self.buffers, strict=True):
-            gradients = torch.stack([parameter.grad for parameter in group])
+            gradients = torch.stack([parameter.grad for parameter in group if parameter.grad is not None])
             buffer.lerp_(gradients, 1 - self.momentum)
             update = orthogonalise(gradients.lerp(buffer, self.momentum))
             scale = learning_rate * max(1.0, update.size(-2) / update.size(-1)) ** 0.5
@@ -150,7 +152,7 @@ def probe_recall(model: Qwen2ForCausalLM, mixture: Mixture, count: int = 192) ->
     return right / count
 
 
-def save_checkpoint(path: Path, tensors: dict[str, torch.Tensor], step: int, log: list[dict]) -> None:
+def save_checkpoint(path: Path, tensors: dict[str, torch.Tensor], step: int, log: list[dict[str, Any]]) -> None:
     """Write the training state aside and rename it, so that a kill leaves the old or the new one."""
     aside = path.with_suffix(".tmp")
     save_file(tensors, aside, metadata={"step": str(step), "log": json.dumps(log)})
@@ -215,7 +217,7 @@ def train(arguments: argparse.Namespace) -> None:
             save_checkpoint(state_path, tensors(), step, log)
 
 
-def load_state(work: Path) -> tuple[Qwen2ForCausalLM, int, list[dict]]:
+def load_state(work: Path) -> tuple[Qwen2ForCausalLM, int, list[dict[str, Any]]]:
     """Return the model of the last checkpoint, its step and the training log."""
     path = work / "state.safetensors"
     with safe_open(path, "pt") as file:
@@ -231,6 +233,7 @@ def export(arguments: argparse.Namespace) -> None:
     """Write weights (bf16), tokenizer, generation config, loss curve and model card into the package."""
     from transformers import PreTrainedTokenizerFast
 
+    model: Any
     model, step, log = load_state(arguments.work)
     out = arguments.out
     out.mkdir(parents=True, exist_ok=True)
@@ -253,16 +256,17 @@ def export(arguments: argparse.Namespace) -> None:
     print(json.dumps(figures, indent=1))
 
 
-def measure(folder: Path, data: Path) -> dict:
+def measure(folder: Path, data: Path) -> dict[str, Any]:
     """Measure the exported backbone: recall of known and of demo facts in free generation, bits per byte."""
     from memlayers.backbones import load_backbone
     from memlayers.data.answers import exact_match
     from memlayers.data.fact_files import read_facts
+    from memlayers.data.facts import Fact
     from memlayers.inference.generation import answer_questions
 
     model, tokenizer = load_backbone(folder, "float32")
 
-    def recall(facts: list, questions: list[str]) -> float:
+    def recall(facts: list[Fact], questions: list[str]) -> float:
         answers = answer_questions(model, tokenizer, questions)
         return sum(exact_match(a, f.answers) for a, f in zip(answers, facts, strict=True)) / len(facts)
 
@@ -283,7 +287,7 @@ def measure(folder: Path, data: Path) -> dict:
 
 
 @torch.inference_mode()
-def text_scores(model: torch.nn.Module, tokenizer: object, text: str) -> tuple[float, float]:
+def text_scores(model: torch.nn.Module, tokenizer: Any, text: str) -> tuple[float, float]:
     """Return (perplexity per token, bits per UTF-8 byte), every token but the first scored, in windows of LENGTH."""
     ids = torch.tensor(tokenizer(text)["input_ids"])
     total, count = 0.0, 0
@@ -297,7 +301,7 @@ def text_scores(model: torch.nn.Module, tokenizer: object, text: str) -> tuple[f
     return math.exp(total / count), total / math.log(2) / len(text.encode())
 
 
-def draw_loss(log: list[dict], path: Path) -> None:
+def draw_loss(log: list[dict[str, Any]], path: Path) -> None:
     """Draw training loss and teacher-forced recall against tokens seen."""
     import matplotlib
 

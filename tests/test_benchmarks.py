@@ -1,4 +1,4 @@
-"""Benchmarks and scripts are code too: each is imported, which runs nothing, and says how it is run."""
+"""The scripts of benchmarks/ and scripts/ are code too: each is imported, runs nothing then, and shows its help."""
 
 from __future__ import annotations
 

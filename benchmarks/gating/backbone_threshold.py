@@ -2,12 +2,12 @@
 
 The threshold is settled on wrong answers that the bare backbone gives to up to 1,000 questions about the facts to be
 taught (`gating.abstention`: all but a share of such answers stay below). Three ways, the last one shipped:
-``confidence``, a quantile of the answers' confidence; ``belief``, the same of the calibrated confidence, which takes
-into account to how many other facts the answer was a wrong one; ``fitted belief``, the same from a fitted tail. For
-several shares and numbers of facts: how many wrong answers about 500 other entities pass, and how many of 500 questions
-that the backbone knows are still answered. Facts and entities are those of ``memlayers sweep`` (seeds 137, 7, 23; ways
-and share were chosen looking at these), and those of three seeds that nothing was chosen on (1, 2, 3). No memory is
-taught, since the question is put to the bare backbone.
+``confidence``, a quantile of the answers' confidence; ``calibrated``, one of the calibrated confidence, which takes
+into account to how many other facts an answer was a wrong one; ``calibrated, fitted tail``, the same from a fitted
+tail. For several shares and numbers of facts: how many wrong answers about 500 other entities pass, and how many of 500
+questions that the backbone knows are still answered. Facts and entities are those of ``memlayers sweep`` (seeds 137, 7,
+23; ways and share were chosen looking at these), and those of three seeds that nothing was chosen on (1, 2, 3). No
+memory is taught, since the question is put to the bare backbone.
 
 Example: ``python -m benchmarks.gating.backbone_threshold``; results and table in ``benchmarks/results/gate``
 """
@@ -40,7 +40,9 @@ from memlayers.utils.environment import environment
 from memlayers.utils.files import atomic_write_text
 
 OUT = common.RESULTS / "gate"
-SIZES, SHARES, WAYS = (100, 300, 1000), (0.02, 0.01, 0.006, 0.003), ("confidence", "belief", "fitted belief")
+SIZES, SHARES = (100, 300, 1000), (0.02, 0.01, 0.006, 0.003)
+WAYS = {"confidence": "confidence", "belief": "calibrated", "fitted belief": "calibrated, fitted tail"}
+"""Each way by its name in the results file, and as the table has it."""
 CHOSEN_ON, FRESH, ASKED = (137, 7, 23), (1, 2, 3), 500
 
 
@@ -71,19 +73,19 @@ def measure() -> list[dict[str, Any]]:
         known, _ = ask(random.Random(seed).sample(list(materials.known), ASKED))
         for size in SIZES:
             facts, _ = materials.split(Cell("addressed", True, size, seed))
-            guessing = guessing_questions(facts, AbstentionConfig(), seed)
-            given, wrong = ask([each for fact in guessing for each in fact])
+            asked = guessing_questions(facts, AbstentionConfig(), seed)
+            given, wrong = ask([each for fact in asked for each in fact])
             of_fact = iter(zip(given, wrong.tolist(), strict=True))
-            by_fact = [[a for a, w in (next(of_fact) for _ in fact) if w] for fact in guessing]
-            guesses = count_wrong_answers([a.text for a in fact] for fact in by_fact).tolist()
+            by_fact = [[a for a, w in (next(of_fact) for _ in fact) if w] for fact in asked]
+            counts = count_wrong_answers([a.text for a in fact] for fact in by_fact).tolist()
             settled = [answer for fact in by_fact for answer in fact]
             for way in WAYS:
-                heeded = None if way == "confidence" else guesses
-                beliefs = scores(settled, heeded, own=1)
+                heeded = None if way == "confidence" else counts
+                calibrated = scores(settled, heeded, own=1)
                 of_others, of_known = (torch.tensor(scores(each, heeded)) for each in (others, known))
                 for share in SHARES:
                     fitted = way == "fitted belief"
-                    threshold = confidence_exceeded_by(share, beliefs) if fitted else quantile(beliefs, 1 - share)
+                    threshold = confidence_exceeded_by(share, calibrated) if fitted else quantile(calibrated, 1 - share)
                     found = {
                         "fabricated": float(((of_others >= threshold) & others_wrong).float().mean()),
                         "answered": float((of_known >= threshold).float().mean()),
@@ -95,9 +97,9 @@ def measure() -> list[dict[str, Any]]:
     return runs
 
 
-def scores(given: Sequence[Generated], guesses: Sequence[int] | None, own: int = 0) -> list[float]:
+def scores(given: Sequence[Generated], counted: Sequence[int] | None, own: int = 0) -> list[float]:
     """Each answer's calibrated confidence, given the counts of wrong answers (None: not counted), `own` its own."""
-    counts = [0 if guesses is None else guesses[prior_entry(answer.text)] - own for answer in given]
+    counts = [0 if counted is None else counted[prior_entry(answer.text)] - own for answer in given]
     return [calibrated_confidence(answer.confidence, count) for answer, count in zip(given, counts, strict=True)]
 
 
@@ -125,7 +127,7 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
                     made_up, answered = ([run[key] for run in those] for key in ("fabricated", "answered"))
                     cells.append(f"{fmean(made_up):.2%} (worst {max(made_up):.1%})")
                     cells.append(f"{fmean(answered):.1%} (worst {min(answered):.1%})")
-                rows.append([f"{size:,}", way, f"{share:.1%}", *cells])
+                rows.append([f"{size:,}", WAYS[way], f"{share:.1%}", *cells])
     return common.markdown_table(head, rows).replace("%", " %") + "\n"
 
 

@@ -76,7 +76,7 @@ class Cell:
     name: str
     kind: str
     stored: list[Fact]
-    strangers: list[Fact]
+    not_stored: list[Fact]
 
 
 def synthetic_cells() -> list[Cell]:
@@ -87,7 +87,7 @@ def synthetic_cells() -> list[Cell]:
 
 
 def relation_cells() -> list[Cell]:
-    """The EntityQuestions relations: half of a relation's entities are stored, the other half are the strangers."""
+    """The EntityQuestions relations: half of a relation's entities are stored, the other half are not."""
     phrasings = common.phrasings()
     cells = []
     for path in sorted(ENTITY_QUESTIONS.glob("P*.jsonl")):
@@ -176,10 +176,10 @@ class Bench:
         subjects = subject_forms(self.tokenizer, cell.stored, contexts)
         index = self._index(subjects)
         stored = self._opened(gate, index, [fact.unseen_questions[0] for fact in cell.stored])
-        strangers = self._opened(gate, index, [fact.unseen_questions[0] for fact in cell.strangers])
+        not_stored = self._opened(gate, index, [fact.unseen_questions[0] for fact in cell.not_stored])
         tokens = [float(opened[needed].float().mean()) for opened, needed in stored if bool(needed.any())]
         whole = [bool(needed.any()) and bool(opened[needed].all()) for opened, needed in stored]
-        ends = [[float(opened[-1]) for opened, _ in each] for each in (stored, strangers)]
+        ends = [[float(opened[-1]) for opened, _ in each] for each in (stored, not_stored)]
         same = []
         for ids, rows in zip(self.windows, self.text, strict=True):
             opened, _ = _gated(gate, index, ids, rows)
@@ -220,9 +220,9 @@ def recall(cell: Cell, others: Sequence[Cell], work: Path, exposures: int, contr
         resume=Path(f"{out}.teaching").is_dir(),
     )  # fmt: skip
     rng = random.Random(SEED)
-    strangers = [Question(rng.choice(f.questions + f.unseen_questions), f.answers) for f in cell.strangers]
+    not_stored = [Question(rng.choice(f.questions + f.unseen_questions), f.answers) for f in cell.not_stored]
     rows, _ = score_model(
-        memory.model, memory.tokenizer, facts=cell.stored, untaught=strangers, phrasings=1,
+        memory.model, memory.tokenizer, facts=cell.stored, untaught=not_stored, phrasings=1,
         text=common.held_out_text(), max_text_tokens=TEXT_TOKENS, seed=SEED, quiet=True,
     )  # fmt: skip
     return [*rows, *cost_rows(memory.report, len(cell.stored), "cpu")]
