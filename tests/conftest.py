@@ -47,7 +47,7 @@ CHATML = (
 
 
 def pytest_collection_finish() -> None:
-    """What the tests import stays: garbage collection, of which accelerate asks for each training, need not visit it."""
+    """What the tests import stays: garbage collection, which accelerate asks for at each training, need not see it."""
     gc.collect()
     gc.freeze()
 
