@@ -126,9 +126,10 @@ def test_stage_3_three_memory_layers_on_one_pool_learn_500_uuid_pairs(tiny_backb
     Teacher-forced: the second byte is predicted from the key and the right first byte. Only the memory is trained.
     """
     backbone = tiny_backbone(
-        hidden_size=64, intermediate_size=128, vocab_size=257, initializer_range=0.1, tie_word_embeddings=False
-    )
-    config = MemoryConfig(recipe="dense", layers=[0, 1, 2], sub_keys=24, heads=4, top_k=8, seed=137)
+        hidden_size=64, intermediate_size=64, num_hidden_layers=3, vocab_size=257, initializer_range=0.1,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    config = MemoryConfig(recipe="dense", layers=[0, 1, 2], sub_keys=24, heads=2, top_k=8, seed=137)
     model = get_peft_model(backbone, config).train()
     assert len({id(layer.memlayers_pool_owner["default"]["default"]) for layer in memory_layers(model)}) == 1
     pool = memory_handle(model, "default").pool.weight

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import gc
 import io
-import subprocess
-import sys
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -494,7 +492,7 @@ def test_a_step_allocates_neither_the_pool_nor_its_touched_rows(name: str, optio
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells a process's peak memory")
 @pytest.mark.parametrize("name", ["row-adamw", "adamw"])
-def test_the_process_needs_no_more_for_a_step_than_the_log(name: str):
+def test_the_process_needs_no_more_for_a_step_than_the_log(name: str, warm_python: Any):
     """The same, by the kernel's account, which misses nothing: in a process of its own, whose peak is reset."""
     code = f"""
 from pathlib import Path
@@ -522,7 +520,7 @@ before = kilobytes("VmRSS")
 step()
 print(kilobytes("VmHWM") - before)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    done = warm_python.run(code)
     assert done.returncode == 0, done.stderr
     grown = int(done.stdout) * 1024
     pool_bytes, touched_bytes = 40_000 * 512 * 4, 512 * 32 * 512 * 4 * 0.8
