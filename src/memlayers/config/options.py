@@ -48,7 +48,7 @@ def option(
         flag: its name on the command line, words joined by underscores; "" for the field's own name, None for no flag.
         advanced: whether ``--help`` lists it under "advanced".
         check: beyond the type.
-        shown: what ``--help`` says of a default that is None.
+        shown: what ``--help`` says of a default that is None, in a word; `help` says all of it.
     """
     return dataclasses.field(default=default, metadata={_KEY: Option(help, flag, advanced, check, shown)})
 

@@ -37,25 +37,25 @@ class MemorySettings:
         None,
         "Layers that get a memory, as 6,14,22. Numbered from 0; 6, 14, 22 of 28 scaled to the backbone's depth if not "
         "given.",
-        shown="6,14,22 of 28, scaled",
+        shown="three",
     )
     sub_keys: int | None = option(
         None,
         "Sub-keys per half; squared, the slots. 384 (addressed) or 224 (dense) if not given.",
         check=at_least(1),
-        shown="384; dense 224",
+        shown="384",
     )
     heads: int | None = option(
         None,
         "Lookups per token and layer. 8 (addressed) or 1 (dense) if not given.",
         check=at_least(1),
-        shown="8; dense 1",
+        shown="8",
     )
     top_k: int = option(8, "Slots read per head.", check=at_least(1))
     key_dim: int | None = option(
         None,
         "Width of a head's query, even. 64 (addressed) or hidden size // heads (dense) if not given.",
-        shown="64; dense hidden // heads",
+        shown="64",
     )
     pool_dtype: Literal["float32", "bfloat16", "float16", "int8"] = option(
         "float32", "Storage of the value pool. int8 has a float32 scale per row."
@@ -169,7 +169,7 @@ class GateConfig:
         None,
         "Train a relevance gate. First; on (addressed) or off (dense) if not given.",
         flag="gate",
-        shown="on; dense off",
+        shown="on",
     )
     subjects: bool = option(True, "Open only behind the names of stored subjects.", flag="gate_subjects")
     relations: bool = option(
@@ -212,7 +212,7 @@ class DataConfig:
         None,
         "General text: a file, or `sampled`. For calibration and the gate; `sampled` is text sampled from the "
         "backbone, and if nothing is given it is the shipped sample.",
-        shown="the shipped sample",
+        shown="shipped",
     )
     protect: str | None = option(
         None, "Keep at zero the slots this text reads. Most; `shipped`, `sampled` or a file.", advanced=True
@@ -242,7 +242,7 @@ class ScheduleConfig:
         "How often each fact is shown, at most. Each time in one wording; 5 if not given, and with the addressed "
         "recipe and a gate 10 more at half the rate where measured recall is still below 98 %.",
         check=at_least(1),
-        shown="5; 15 if recall asks for it",
+        shown="5 or 15",
     )
     batch_size: int = option(32, "Sequences per optimizer step.", check=at_least(1))
     accumulation: int = option(1, "Forward passes that a step is split into.", check=at_least(1))
@@ -258,7 +258,7 @@ class ScheduleConfig:
         "Tokens per packed sequence. Not packed if not given.",
         advanced=True,
         check=at_least(1),
-        shown="not packed",
+        shown="off",
     )
     checkpoint_seconds: float = option(60.0, "Between checkpoints, at least.", advanced=True, check=not_negative)
     enough_recall: float = option(0.98, "Recall with which no further round is taught.", flag=None)
@@ -286,7 +286,7 @@ class OptimizerConfig:
     dense_rate: float = option(1e-3, "Learning rate of all else. Also of the dense recipe's values.", check=positive)
     warmup: int = option(10, "Steps until the full rate. It then falls linearly to a twentieth.", check=not_negative)
     clip: float | None = option(
-        None, "Largest norm of the gradient. Not clipped if not given.", check=positive, shown="not clipped"
+        None, "Largest norm of the gradient. Not clipped if not given.", check=positive, shown="off"
     )
     semantics: Literal["dense", "lazy"] | None = option(
         None,
