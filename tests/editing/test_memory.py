@@ -106,7 +106,7 @@ def test_what_general_text_reads_counts_where_no_gate_keeps_it_out(opened: Memor
     teach_facts(FACTS, tmp_path / "ungated", config, quiet=True)
     with load_memory(tmp_path / "ungated", edits=EditConfig(slot_count=8)) as memory:
         memory.prepare()
-        session = memory._editing()
+        session = memory._editing().session
         use = session.use
         assert use.passages > 100 and int(use.general.max()) > use.passages // 2
         alone = [choose_slots(rows, counts, use.frequency, 7, "tfidf", 8) for rows, counts in session.reads(FACTS)]

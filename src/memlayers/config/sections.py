@@ -62,7 +62,7 @@ class MemorySettings:
     )
     subject_weight: float = option(
         2.0,
-        "Weight of the subject in a query. Against 1 of the hidden state: a direction of the subject's own, so that "
+        "Subject's weight in a query. Against 1 of the hidden state: a direction of the subject's own, so that "
         "all wordings about one subject read nearly the same slots; 0 for none; addressed recipe, where the gate knows "
         "subjects.",
         check=not_negative,
@@ -167,7 +167,7 @@ class GateConfig:
 
     enabled: bool | None = option(
         None,
-        "Train a relevance gate. First; on (addressed) or off (dense) if not given.",
+        "Train a gate. First; on (addressed) or off (dense) if not given.",
         flag="gate",
         shown="on",
     )
@@ -239,7 +239,7 @@ class ScheduleConfig:
 
     exposures: int | None = option(
         None,
-        "How often each fact is shown, at most. Each time in one wording; 5 if not given, and with the addressed "
+        "Times each fact is shown, at most. Each time in one wording; 5 if not given, and with the addressed "
         "recipe and a gate 10 more at half the rate where measured recall is still below 98 %.",
         check=at_least(1),
         shown="5 or 15",
