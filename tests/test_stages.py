@@ -11,7 +11,7 @@
    backbone by one bit; switched off, the memory leaves no trace. This holds for both recipes.
 
 Stages 1 to 3 are fits of training data, and say nothing about generalisation; stages 3 and 4 are measured under
-teacher forcing, not in free generation. Facts in words, asked in free generation, come in tests/test_teach.py.
+teacher forcing, not in free generation. Facts in words, asked in free generation, come in tests/teaching/test_teach.py.
 """
 
 from __future__ import annotations

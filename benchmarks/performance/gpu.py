@@ -92,8 +92,9 @@ def write(name: str, found: dict[str, Any]) -> None:
 
 def tests() -> None:
     """The last lines of what pytest says."""
-    checked = ("tests/kernels/test_kernels.py", "tests/pool/test_optimizers.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "6", *checked]
+    kernels = [f"tests/kernels/test_{name}.py" for name in ("kernels", "compile")]
+    pool = [f"tests/pool/test_{name}.py" for name in ("optimizers", "row_adamw", "row_state", "offload")]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "6", *kernels, *pool]
     done = subprocess.run(command, cwd=common.ROOT, capture_output=True, text=True, check=False)
     print(done.stdout[-6000:], done.stderr[-2000:])
     write("tests", {"exit_code": done.returncode, "summary": done.stdout.strip().splitlines()[-1:]})

@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from transformers.utils import logging
 
-from memlayers import cli
+import memlayers
+from helpers.cli import FACTS, GENERAL, SMALL
+from memlayers import TeachConfig, cli, teach_facts
 
 
 @pytest.fixture(autouse=True)
@@ -35,3 +38,27 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
         return int(stopped.value.code or 0), said.out, said.err
 
     return run
+
+
+@pytest.fixture
+def facts(tmp_path: Path) -> Path:
+    memlayers.write_facts(tmp_path / "facts.jsonl", FACTS)
+    return tmp_path / "facts.jsonl"
+
+
+@pytest.fixture
+def general(tmp_path: Path) -> Path:
+    (tmp_path / "general.txt").write_text(GENERAL)
+    return tmp_path / "general.txt"
+
+
+@pytest.fixture(scope="session")
+def memory(chat_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A memory on `chat_backbone`, without a gate; treat as read-only."""
+    folder = tmp_path_factory.mktemp("taught")
+    (folder / "general.txt").write_text(GENERAL)
+    config = TeachConfig().with_flags(
+        backbone=str(chat_backbone), general_text=str(folder / "general.txt"), device="cpu", gate=False, **SMALL
+    )
+    teach_facts(FACTS, folder / "memory", config, quiet=True)
+    return folder / "memory"

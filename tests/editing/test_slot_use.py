@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.editing import FACTS
+from memlayers.config.teach import TeachConfig
+from memlayers.editing.config import EditConfig
+from memlayers.editing.edit import edit_under_way
+from memlayers.editing.memory import Memory, load_memory
+from memlayers.editing.report import EditReport
 from memlayers.editing.slot_use import SlotUse, choose_slots
+from memlayers.teaching.teach import teach_facts
 
 
 @pytest.fixture
@@ -59,3 +66,23 @@ def test_slots_specific_to_an_edit_are_chosen_first():
     assert choose_slots(rows, counts, frequency, 10, "tfidf", 2).tolist() == [2, 5]
     assert choose_slots(rows, counts, frequency, 10, "tfidf", None).tolist() == [2, 5]  # those all read score 0
     assert choose_slots(rows, counts, frequency, 10, "kl", 1).tolist() == [2]
+
+
+def test_what_general_text_reads_counts_where_no_gate_keeps_it_out(opened: Memory, chat_backbone: Path, tmp_path: Path):
+    opened.prepare()
+    assert opened._editing().session.use.passages == 0  # no passage has a stored name in it
+    config = TeachConfig().with_flags(
+        backbone=str(chat_backbone), sub_keys=24, heads=2, top_k=4, key_dim=8, gate=False, exposures=1,
+        dtype="float32", device="cpu",
+    )  # fmt: skip
+    teach_facts(FACTS, tmp_path / "ungated", config, quiet=True)
+    with load_memory(tmp_path / "ungated", edits=EditConfig(slot_count=8)) as memory:
+        memory.prepare()
+        session = memory._editing().session
+        use = session.use
+        assert use.passages > 100 and int(use.general.max()) > use.passages // 2
+        alone = [choose_slots(rows, counts, use.frequency, 7, "tfidf", 8) for rows, counts in session.reads(FACTS)]
+        with edit_under_way(session, EditReport(1, "add", ())) as edit:
+            chosen = edit.choose(FACTS)
+        read = use.general.double()
+        assert read[chosen].mean() < read[torch.cat(alone).unique()].mean()

@@ -1,0 +1,70 @@
+"""`memlayers facts`: make, check, convert."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import memlayers
+from helpers.cli import FACTS, Command, all_commands
+from memlayers import read_facts
+
+
+def test_facts_make_list_names_every_family(command: Command):
+    from memlayers.data.synthetic import capacity
+    from memlayers.data.synthetic_families import FAMILIES
+
+    assert all_commands()["facts make"].epilog.split()[4] in FAMILIES
+
+    code, out, err = command("facts", "make", "list")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines] == list(FAMILIES)
+    assert all(f"{capacity(line.split()[0]):,} facts" in line for line in lines)
+
+
+def test_facts_make_is_what_the_library_makes(command: Command, tmp_path: Path):
+    from memlayers.data.synthetic import make_facts
+
+    out, fakes = tmp_path / "new" / "facts.jsonl", tmp_path / "fakes.jsonl"
+    code, said, err = command(
+        "facts", "make", "sensor_calibration", "--n", 20, "--seed", 5, "--out", out, "--fakes", fakes
+    )
+    assert (code, err) == (0, "") and said == f"20 facts in {out}, 20 fakes in {fakes}\n"
+    assert read_facts(out) == make_facts("sensor_calibration", 20, 5)
+    assert not {fact.subject for fact in read_facts(out)} & {fact.subject for fact in read_facts(fakes)}
+    assert len(read_facts(fakes)) == 20
+
+
+def test_facts_check(command: Command, facts: Path, tmp_path: Path):
+    code, out, err = command("facts", "check", facts)
+    assert (code, err) == (0, "")
+    assert out == f"{facts}: 2 facts, 4 phrasings, 0 duplicates, 0 contradictions\n"
+
+
+def test_facts_check_json(command: Command, tmp_path: Path):
+    rows = ({"question": "q?", "answers": [answer]} for answer in ("one", "two", "two"))
+    (tmp_path / "facts.jsonl").write_text(
+        "".join(json.dumps({**row, "id": str(i)}) + "\n" for i, row in enumerate(rows))
+    )
+    code, out, err = command("facts", "check", tmp_path / "facts.jsonl", "--json")
+    assert (code, err) == (2, "")
+    report = json.loads(out)
+    assert report["facts"] == 3
+    (contradiction,), (duplicate,) = report["contradictions"], report["duplicates"]
+    assert contradiction["lines"] == [1, 2, 3] and contradiction["answers"] == ["one", "two", "two"]
+    assert duplicate["lines"] == [2, 3]
+
+
+def test_facts_convert_there_and_back(command: Command, tmp_path: Path):
+    plain = [dataclasses.replace(fact, unseen_questions=()) for fact in FACTS]
+    first, table, second = tmp_path / "a.jsonl", tmp_path / "b.csv", tmp_path / "c.jsonl"
+    memlayers.write_facts(first, plain)
+    assert command("facts", "convert", first, table) == (0, f"2 facts in {table}\n", "")
+    assert table.read_text().splitlines()[:2] == [
+        "id,subject,relation,question,answer",
+        "a,Ann,birth,Where was Ann born?,Rome",
+    ]
+    assert command("facts", "convert", table, second)[0] == 0
+    assert second.read_bytes() == first.read_bytes()

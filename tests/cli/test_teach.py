@@ -1,0 +1,76 @@
+"""`memlayers teach` and `memlayers demo`: what they leave behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers.cli import SMALL, Command, write_settings
+from memlayers.evaluation.results import read_results
+from memlayers.inference.record import read_teaching
+
+
+def test_teach_leaves_a_memory_and_nothing_else(
+    command: Command, chat_backbone: Path, facts: Path, general: Path, tmp_path: Path
+):
+    write_settings(tmp_path / "settings.yaml", **SMALL, backbone=str(chat_backbone), gate=False)
+    before = set(tmp_path.iterdir())
+    arguments = ["teach", "--config", tmp_path / "settings.yaml", "--facts", facts, "--general-text", general]
+    code, out, err = command(*arguments, "--out", tmp_path / "memory", "--device", "cpu", "--quiet")
+    assert code == 0 and "Traceback" not in err
+    assert out.startswith("2 facts, ") and f"the memory is in {tmp_path / 'memory'}" in out
+    assert set(tmp_path.iterdir()) - before == {tmp_path / "memory"}
+    assert {"adapter_config.json", "adapter_model.safetensors", "teaching.json"} <= {
+        path.name for path in (tmp_path / "memory").iterdir()
+    }
+    record = read_teaching(tmp_path / "memory")
+    assert record is not None and record.facts == 2
+    assert (record.config.backbone, record.config.memory.layers) == (str(chat_backbone), [1, 2])
+    assert command(*arguments, "--out", tmp_path / "memory", "--device", "cpu", "--quiet")[0] == 2
+    assert command(*arguments, "--out", tmp_path / "memory", "--device", "cpu", "--quiet", "--replace")[0] == 0
+
+
+def test_demo_leaves_memory_results_and_report(
+    command: Command, chat_backbone: Path, general: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from memlayers import demo
+
+    for name, fewer in (("KNOWN_QUESTIONS", 4), ("WATCHED_QUESTIONS", 2), ("TEXT_TOKENS", 256)):
+        monkeypatch.setattr(demo, name, fewer)
+    settings = {**SMALL, "backbone": str(chat_backbone), "general_text": str(general), "gate": False, "device": "cpu"}
+    write_settings(tmp_path / "settings.yaml", **settings)
+    out = tmp_path / "demo"
+    code, said, _ = command("demo", "--config", tmp_path / "settings.yaml", "--facts", 3, "--out", out, "--quiet")
+    assert code == 0 and f"memlayers ask {out / 'memory'}" in said
+    assert {path.name for path in out.iterdir()} == {"memory", "results.json", "report.md", "recall.png"}
+    rows = read_results(out / "results.json").rows
+    assert {"recall", "known_facts", "perplexity", "identical_logits", "exposures_per_fact"} <= {r.metric for r in rows}
+    assert command("ask", out / "memory", "Who?", "--device", "cpu")[0] == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
+def test_ctrl_c_while_teaching_leaves_nothing(chat_backbone: Path, facts: Path, general: Path, tmp_path: Path):
+    before = set(tmp_path.iterdir())
+    settings = {**SMALL, "exposures": 10**6, "stop_at_recall": 2.0, "checkpoint_seconds": 1e9, "recall_sample": 1}
+    write_settings(tmp_path / "settings.yaml", **settings, gate=False)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "memlayers.cli", "teach", "--config", tmp_path / "settings.yaml", "--device", "cpu",
+         "--backbone", chat_backbone, "--facts", facts, "--general-text", general, "--out", tmp_path / "memory"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where a shell runs us with "&"
+    )  # fmt: skip
+    assert process.stderr is not None
+    try:
+        while not (line := process.stderr.readline()).startswith("Teaching"):
+            assert line, "ended before teaching began"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    assert (process.returncode, err) == (130, "memlayers: interrupted\n")
+    assert set(tmp_path.iterdir()) - before == {tmp_path / "settings.yaml"}
