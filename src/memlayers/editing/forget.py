@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,8 +15,8 @@ from memlayers.editing.edit import Edit
 from memlayers.editing.guard import guard
 from memlayers.editing.rows import RowWriter, clear_rows
 from memlayers.editing.session import EditSession
-from memlayers.inference.scoring import answer_logits
-from memlayers.tuner.handle import gates_off, without_memory
+from memlayers.inference.scoring import answer_logits, answer_standing
+from memlayers.tuner.handle import without_memory
 
 
 def forget(edit: Edit, facts: Sequence[Fact]) -> None:
@@ -33,10 +32,10 @@ def forget(edit: Edit, facts: Sequence[Fact]) -> None:
     targets = _backbone_says(session, taught)
     evidence: dict[str, dict[str, Any]] = {name: {} for name in kinds}
     for name, asked in kinds.items():
-        evidence[name]["before"] = _standing(session, asked)
-        evidence[name]["always_on_before"] = _standing(session, asked, gate=False)
+        evidence[name]["before"] = answer_standing(session.model, session.tokenizer, asked)
+        evidence[name]["always_on_before"] = answer_standing(session.model, session.tokenizer, asked, gate=False)
         with without_memory(session.model):
-            evidence[name]["backbone"] = _standing(session, asked)
+            evidence[name]["backbone"] = answer_standing(session.model, session.tokenizer, asked)
     ids = [fact.id for fact in facts]
     others_subjects = {fact.subject for fact in session.book.facts if fact.id not in ids}
     rows = edit.choose(facts)
@@ -50,8 +49,8 @@ def forget(edit: Edit, facts: Sequence[Fact]) -> None:
     guard(edit, facts, lambda more, broken: _unteach(edit, taught, targets, more, broken, near), rows)
     session.subjects.remove(facts, session.book.facts, session.words)
     for name, asked in kinds.items():
-        evidence[name]["after"] = _standing(session, asked)
-        evidence[name]["always_on"] = _standing(session, asked, gate=False)
+        evidence[name]["after"] = answer_standing(session.model, session.tokenizer, asked)
+        evidence[name]["always_on"] = answer_standing(session.model, session.tokenizer, asked, gate=False)
     edit.report.evidence = {**evidence, "slots_cleared": len(alone)}
 
 
@@ -98,27 +97,3 @@ def _backbone_says(session: EditSession, asked: Sequence[Encoded]) -> list[Tenso
             sizes = torch.bincount(out.sequence, minlength=len(batch)).tolist()
             found += out.logits.log_softmax(-1).split(sizes)
     return found
-
-
-@torch.no_grad()
-def _standing(session: EditSession, asked: Sequence[Encoded], *, gate: bool = True) -> dict[str, float]:
-    """How an answer stands: given or not, its first token's rank and probability, its log-probability."""
-    given, ranks, chances, whole = [], [], [], []
-    with nullcontext() if gate else gates_off(session.model):
-        for start in range(0, len(asked), 64):
-            batch = asked[start : start + 64]
-            out = answer_logits(session.model, session.tokenizer, batch)
-            first = out.first()
-            logits, labels = out.logits[first], out.labels[first]
-            own = logits.gather(1, labels[:, None])
-            ranks.append((logits > own).sum(1) + 1)
-            chances.append(logits.softmax(-1).gather(1, labels[:, None])[:, 0])
-            given.append(out.right(len(batch)))
-            whole.append(out.log_probability(len(batch)))
-    return {
-        "n": len(asked),
-        "given": round(float(torch.cat(given).float().mean()), 4),
-        "rank": float(torch.cat(ranks).float().quantile(0.5)),
-        "probability": float(torch.cat(chances).mean()),
-        "log_probability": round(float(torch.cat(whole).mean()), 4),
-    }
