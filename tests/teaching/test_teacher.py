@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers.teaching import Configure, pool_values, teach
+from helpers.teaching import FACTS, Configure, pool_values, teach
 from memlayers.config.sections import ScheduleConfig
 from memlayers.data.encoding import Encoded
+from memlayers.inference.capture import LayerFeatures
 from memlayers.teaching.teacher import Teacher
 from memlayers.tuner import memory_handle
 from memlayers.utils.errors import WorkError
@@ -153,3 +155,15 @@ def test_the_watch_is_asked_after_each_pass_and_fills_the_curve(configure: Confi
     taught = teach(tmp_path / "memory", configure(exposures=2), watch=watch)
     assert [(point.perplexity, point.known_facts) for point in taught.report.curve] == scores
     assert asked == [(taught.model, taught.tokenizer)] * 2
+
+
+@pytest.mark.parametrize("gate", [True, False])
+def test_what_calibration_saw_is_let_go_before_teaching(configure: Configure, tmp_path: Path, gate: bool) -> None:
+    teacher = Teacher(FACTS, configure(gate=gate), tmp_path / "work", quiet=True)
+    teacher.setup()
+    others = [each for each in gc.get_objects() if isinstance(each, LayerFeatures)]
+    teacher.calibrate()
+    teacher.build_gate()
+    gc.collect()
+    kept = [each for each in gc.get_objects() if isinstance(each, LayerFeatures)]
+    assert all(any(each is other for other in others) for each in kept)

@@ -193,7 +193,7 @@ class Teacher:
             with progress_bar("Counting reads to protect", len(texts), quiet=self.quiet) as advance:
                 reads = count_reads(self.model, ADAPTER, texts, progress=advance)
             protect_slots(self.model, ADAPTER, reads, self.config.data.protect_share)
-        self._features = facts, general
+        self._features = (facts, general) if self.config.gated else None  # large: only the gate is made from them
 
     def build_gate(self) -> None:
         """Makes the gate, where there shall be one, from what `calibrate` saw.
