@@ -189,8 +189,8 @@ def test_stage_4_a_frozen_qwen2_takes_a_memory_and_stays_the_same(tiny_backbone:
     assert torch.equal(_logits(model, ids), bare)  # at creation
     if recipe == "addressed":
         general = torch.randint(3, 64, (40, 12), generator=_generator(1))
-        features = [collect_features(model, "default", text.tolist()) for text in (ids, general)]
-        calibrate(model, "default", features)
+        features = [collect_features(memory_handle(model, "default"), text.tolist()) for text in (ids, general)]
+        calibrate(memory_handle(model, "default"), features)
         assert torch.equal(_logits(model, ids), bare)  # calibration only moves addresses
 
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -46,7 +46,7 @@ class Features:
 
     def __init__(self, model: Any, sequences: Sequence[Sequence[int]]) -> None:
         self.ids = [list(ids) for ids in sequences]
-        collected = collect_features(model, "default", sequences)
+        collected = collect_features(memory_handle(model, "default"), sequences)
         self.layers: list[list[Tensor]] = []
         for layer in collected:
             order = torch.argsort(layer.sequence, stable=True)

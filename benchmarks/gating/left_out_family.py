@@ -126,11 +126,11 @@ class Bench:
         self.text = self._by_sequence(self.windows)
         general = read_general_text(SHIPPED)
         self.passages = len(general.passages)
-        self.general = collect_features(self.model, "default", general.encode(self.tokenizer, WINDOW))[0]
+        self.general = collect_features(memory_handle(self.model, "default"), general.encode(self.tokenizer, WINDOW))[0]
         self.shown = {cell.name: self._shown(cell) for cell in cells}
 
     def _by_sequence(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
-        features = collect_features(self.model, "default", sequences)[0]
+        features = collect_features(memory_handle(self.model, "default"), sequences)[0]
         order = torch.argsort(features.sequence, stable=True)
         return list(features.inputs[order].float().split([len(ids) for ids in sequences]))
 
@@ -164,7 +164,12 @@ class Bench:
         facts = LayerFeatures(torch.cat(rows), sequence, 1.0)
         general = LayerFeatures(self.general.inputs[kept], self.general.sequence[kept], 1.0)
         train_gates(
-            self.model, "default", [facts], [general], GateConfig(steps=steps), passages=self.passages, seed=SEED
+            memory_handle(self.model, "default"),
+            [facts],
+            [general],
+            GateConfig(steps=steps),
+            passages=self.passages,
+            seed=SEED,
         )
         (gate,) = memory_handle(self.model).gates
         return gate

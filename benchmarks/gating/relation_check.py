@@ -28,7 +28,7 @@ from memlayers.evaluation.statistics import auroc_interval, mean_interval
 from memlayers.gating.relations import fit_relations, relation_examples
 from memlayers.inference.confidence import relation_scores
 from memlayers.linking.mention_forms import subject_forms
-from memlayers.tuner import MemoryConfig
+from memlayers.tuner import MemoryConfig, memory_handle
 from memlayers.utils.environment import environment
 
 OUT = common.RESULTS / "relations.json"
@@ -42,7 +42,7 @@ def measure(backbone: Any, tokenizer: Any, facts: Sequence[Fact], wordings: dict
     config = MemoryConfig(sub_keys=8, heads=1, subjects=True, relations=True)
     model = get_peft_model(backbone, config)
     report = fit_relations(
-        model, tokenizer, "default", facts, subjects, relation_examples(facts, RelationConfig(), seed)
+        memory_handle(model, "default"), tokenizer, facts, subjects, relation_examples(facts, RelationConfig(), seed)
     )
     rng = random.Random(seed)
     held = {fact.relation for fact in facts}

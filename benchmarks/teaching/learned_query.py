@@ -18,6 +18,7 @@ from benchmarks.common import SEED
 from memlayers.data.encoding import encode_example, encode_prompt
 from memlayers.inference.capture import collect_features
 from memlayers.teaching.teacher import Teacher
+from memlayers.tuner.handle import memory_handle
 
 STEPS, BATCH, RATE, TEMPERATURE = 600, 256, 3e-3, 0.05
 
@@ -52,7 +53,7 @@ class LearnedQueryTeacher(Teacher):
         _, _, key_dim = memory.config.shape
         assert key_dim is not None  # settled when the memory was put in
         half = key_dim // 2
-        seen = collect_features(self.model, memory.adapter, sequences)
+        seen = collect_features(memory_handle(self.model, memory.adapter), sequences)
         for number, (layer, query, features) in enumerate(zip(memory.layers, memory.queries, seen, strict=True)):
             order = torch.argsort(features.sequence, stable=True)
             states = features.inputs[order][starts + ends].view(len(self.facts), len(prompts[0]), -1)

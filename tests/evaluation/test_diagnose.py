@@ -138,7 +138,7 @@ def test_a_dense_memory_is_asked_without_its_pool_and_without_its_teaching(dense
 def test_start_layers_are_what_a_new_memory_is(tiny_backbone: Any) -> None:
     config = MemoryConfig(recipe="dense", sub_keys=8, heads=2, seed=5, pool_dtype="int8")
     model = get_peft_model(tiny_backbone(), config)
-    for own, made in zip(memory_layers(model), start_layers(model, "default"), strict=True):
+    for own, made in zip(memory_layers(model), start_layers(memory_handle(model, "default")), strict=True):
         wanted = {n: t for n, t in own.state_dict().items() if "memlayers_" in n}
         given = made.state_dict()
         assert set(given) == set(wanted) and all(torch.equal(given[n], t) for n, t in wanted.items())

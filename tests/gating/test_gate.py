@@ -52,7 +52,7 @@ def _train(model: Any, *, threshold: float = 0.0, seed: int = 0, steps: int = 15
     layers = len(memory_layers(model))
     positive, negative = [_toy(4.0, 1)] * layers, [_toy(-4.0, 2)] * layers
     config = GateConfig(threshold=threshold, steps=steps)
-    return train_gates(model, "default", positive, negative, config, seed=seed, **options)
+    return train_gates(memory_handle(model, "default"), positive, negative, config, seed=seed, **options)
 
 
 def test_a_separable_split_is_learned(tiny_backbone: Build) -> None:
@@ -72,14 +72,16 @@ def test_the_report_counts_what_was_held_out(tiny_backbone: Build) -> None:
     facts = _toy(4.0, 1)
     facts.inputs[facts.sequence % 10 == 9, 0] -= 8.0
     model = _model(tiny_backbone())
-    report = train_gates(model, "default", [facts], [_toy(-4.0, 2)], GateConfig(threshold=0.0, steps=150))[0]
+    report = train_gates(
+        memory_handle(model, "default"), [facts], [_toy(-4.0, 2)], GateConfig(threshold=0.0, steps=150)
+    )[0]
     assert report.open_on_facts < 0.1
 
 
 def test_few_sequences_are_all_trained_on_and_reported(tiny_backbone: Build) -> None:
     model = _model(tiny_backbone())
     few = [_toy(4.0, 1, sequences=3)], [_toy(-4.0, 2, sequences=3)]
-    report = train_gates(model, "default", *few, GateConfig(threshold=0.0, steps=150))[0]
+    report = train_gates(memory_handle(model, "default"), *few, GateConfig(threshold=0.0, steps=150))[0]
     assert report.open_on_facts > 0.97 and report.open_on_general < 0.03
 
 
@@ -91,11 +93,11 @@ def test_held_out_passages_raise_the_threshold(tiny_backbone: Build, strange: fl
     general.inputs[odd, 0] = strange
     few = GateConfig(threshold=-2.0, steps=40)  # logits of a gate trained so little stay small
     model = _model(tiny_backbone())
-    (report,) = train_gates(model, "default", [_toy(4.0, 1)], [general], few, passages=30)
+    (report,) = train_gates(memory_handle(model, "default"), [_toy(4.0, 1)], [general], few, passages=30)
     largest = float(_gate(model)(general.inputs[odd]).max())
     assert report.threshold == pytest.approx(min(largest, -2.0 + few.most_raised))
     assert (report.threshold < -2.0 + few.most_raised) == (largest < -2.0 + few.most_raised)
-    (chats,) = train_gates(_model(tiny_backbone()), "default", [_toy(4.0, 1)], [general], few)
+    (chats,) = train_gates(memory_handle(_model(tiny_backbone()), "default"), [_toy(4.0, 1)], [general], few)
     assert chats.threshold == -2.0  # chats are no running text
 
 
@@ -154,7 +156,7 @@ def test_features_are_standardised_by_their_own_statistics(tiny_backbone: Build)
     for kind in (facts, general):
         kind.inputs[:, 1] = kind.inputs[:, 1] * 1000 + 5000
     model = _model(tiny_backbone())
-    report = train_gates(model, "default", [facts], [general], GateConfig(threshold=0.0, steps=200))[0]
+    report = train_gates(memory_handle(model, "default"), [facts], [general], GateConfig(threshold=0.0, steps=200))[0]
     assert report.open_on_facts > 0.9 and report.open_on_general < 0.1
 
 
@@ -166,8 +168,8 @@ def test_a_saved_gate_decides_the_same(tiny_backbone: Build, tmp_path: Path) -> 
         [torch.randint(low, high, (9,), generator=generator).tolist() for _ in range(20)]
         for low, high in ((3, 34), (34, 64))
     ]
-    facts, general = (collect_features(model, "default", kind) for kind in kinds)
-    train_gates(model, "default", facts, general, GateConfig(threshold=0.5, steps=60))
+    facts, general = (collect_features(memory_handle(model, "default"), kind) for kind in kinds)
+    train_gates(memory_handle(model, "default"), facts, general, GateConfig(threshold=0.5, steps=60))
     model.save_pretrained(tmp_path / "memory")
     backbone = AutoModelForCausalLM.from_pretrained(tmp_path / "backbone")
     loaded = PeftModel.from_pretrained(backbone, tmp_path / "memory")
@@ -207,8 +209,8 @@ def test_a_memory_with_subjects_has_one_gate_trained_behind_the_subject(tiny_bac
     general = _toy(-4.0, 2)
     general.inputs[general.sequence >= 30, 0] = 4.0  # chats look like facts: no matter
     (report,) = train_gates(
-        model, "default", [facts, facts], [general, general], GateConfig(threshold=0.0, steps=150), passages=30,
-        sequences=sequences,
+        memory_handle(model, "default"), [facts, facts], [general, general], GateConfig(threshold=0.0, steps=150),
+        passages=30, sequences=sequences,
     )  # fmt: skip
     assert report.open_on_facts > 0.97 and report.open_on_general < 0.03
     assert "default" not in memory_layers(model)[1].memlayers_gate
@@ -228,7 +230,7 @@ def test_thresholds_keep_the_stored_and_leave_out_wrong_guesses(
     answers = iter((recalled, guessed))
     monkeypatch.setattr("memlayers.gating.abstention.generate_answers", lambda *_, **__: next(answers))
     stored = [Question(str(i), ("right",)) for i in range(100)]
-    memory, backbone = settle_thresholds(model, None, "default", stored, [[each] for each in stored])  # type: ignore[arg-type]
+    memory, backbone = settle_thresholds(memory_handle(model, "default"), None, stored, [[each] for each in stored])  # type: ignore[arg-type]
     assert sum(c >= memory for c in hundred) >= 99 - 1 and memory > 0
     assert 0.97 < backbone < 1.0  # what it knows is no wrong guess
     assert backbone == pytest.approx(confidence_exceeded_by(AbstentionConfig().mistaken, hundred[:-1]))
@@ -245,7 +247,7 @@ def test_an_answer_is_less_believed_the_more_often_it_was_a_wrong_guess(
     answers = iter((_said(0.9), guessed))
     monkeypatch.setattr("memlayers.gating.abstention.generate_answers", lambda *_, **__: next(answers))
     asked = [[Question(str(i), ("right",)) for i in range(1 + (each == 10))] for each in range(12)]
-    backbone = settle_thresholds(model, None, "default", asked[0], asked)[1]  # type: ignore[arg-type]
+    backbone = settle_thresholds(memory_handle(model, "default"), None, asked[0], asked)[1]  # type: ignore[arg-type]
     # The ten are believed as 0.9 : 10 * 0.1, nine others beside each, so the odd guess (of one fact) says what is sure.
     assert 0.98 < backbone < 0.99
     given = [Generated(text, 0.99, False) for text in ("jazz", "Fado", "Morna")]
@@ -273,7 +275,7 @@ def test_closed_gates_and_sure_knowledge_settle_nothing_odd(
     answers = iter((_said(0.9, 0.9, opened=False), _said(0.9, 0.9)))
     monkeypatch.setattr("memlayers.gating.abstention.generate_answers", lambda *_, **__: next(answers))
     stored = [Question(str(i), ("right",)) for i in range(2)]
-    assert settle_thresholds(model, None, "default", stored, [stored]) == (0.0, 0.0)  # type: ignore[arg-type]
+    assert settle_thresholds(memory_handle(model, "default"), None, stored, [stored]) == (0.0, 0.0)  # type: ignore[arg-type]
 
 
 def test_the_general_texts_chats_are_no_prose(tiny_backbone: Build) -> None:
@@ -283,8 +285,8 @@ def test_the_general_texts_chats_are_no_prose(tiny_backbone: Build) -> None:
     chats = general.sequence >= 30
     general.inputs[chats, 0], general.inputs[chats, 1] = 0.0, 6.0
     (report,) = train_gates(
-        model, "default", [facts, facts], [general, general], GateConfig(threshold=0.0, steps=200), passages=30,
-        sequences=[[7, 8, 3, 4, 5]] * 40,
+        memory_handle(model, "default"), [facts, facts], [general, general], GateConfig(threshold=0.0, steps=200),
+        passages=30, sequences=[[7, 8, 3, 4, 5]] * 40,
     )  # fmt: skip
     assert report.open_on_facts > 0.97 and report.open_on_general < 0.03
     assert _gate(model).is_open(general.inputs[chats]).float().mean() > 0.9
@@ -303,7 +305,7 @@ def test_negatives_raise_the_memorys_threshold_as_far_as_stored_answers_allow(
         )
         stored = [Question(str(i), ("right",)) for i in range(100)]
         negatives = [Question(str(i), ("other",)) for i in others]
-        found = settle_thresholds(model, None, "default", stored, [stored], negatives)  # type: ignore[arg-type]
+        found = settle_thresholds(memory_handle(model, "default"), None, stored, [stored], negatives)  # type: ignore[arg-type]
         settled.append(found[0])
     assert settled[0] < 0.3 < 0.39 < settled[1] < 0.41
     assert 0.3 < settled[2] < 0.41  # one wrong answer is not worth the stored ones

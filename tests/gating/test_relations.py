@@ -15,7 +15,7 @@ from memlayers.gating.relations import fit_relations, relation_entries, relation
 from memlayers.inference.confidence import relation_scores
 from memlayers.inference.record import RelationReport
 from memlayers.linking.mention_forms import SubjectForms, subject_forms
-from memlayers.tuner import MemoryConfig, memory_layers
+from memlayers.tuner import MemoryConfig, memory_handle, memory_layers
 from memlayers.tuner.relation_check import ACCEPTS_ALL
 from memlayers.tuner.subject_index import fingerprint
 
@@ -76,7 +76,7 @@ def test_entries_are_the_runs_of_each_subject_and_what_was_taught_of_it(chat_bac
 
 def _fit(model: Any, tokenizer: Any, facts: list[Fact], subjects: Any, seed: int = 0) -> RelationReport:
     examples = relation_examples(facts, RelationConfig(), seed)
-    return fit_relations(model, tokenizer, "default", facts, subjects, examples)
+    return fit_relations(memory_handle(model, "default"), tokenizer, facts, subjects, examples)
 
 
 def test_what_was_taught_of_a_subject_passes_and_other_questions_do_not(chat_backbone: Path) -> None:

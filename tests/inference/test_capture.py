@@ -54,7 +54,7 @@ def test_features_are_the_bare_backbones_without_padding(tiny_backbone: Build) -
     memory_handle(model, "default").pool.initialise("normal", 0)  # a memory in force would change what layer 2 sees
     sequences = _sequences(13, 20)
     progress: list[int] = []
-    features = collect_features(model, "default", sequences, batch_tokens=64, progress=progress.append)
+    features = collect_features(memory_handle(model, "default"), sequences, batch_tokens=64, progress=progress.append)
     assert len(progress) > 2 and sum(progress) == 13
     assert len(features) == 2
     bare = tiny_backbone(initializer_range=0.2)
@@ -73,13 +73,13 @@ def test_collecting_leaves_the_model_as_it_was(tiny_backbone: Build, ids: Tensor
     model = _model(tiny_backbone())
     memory_handle(model, "default").pool.initialise("normal", 0)
     before = model(ids).logits
-    collect_features(model, "default", _sequences(3, 5))
+    collect_features(memory_handle(model, "default"), _sequences(3, 5))
 
     def fail(_: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        collect_features(model, "default", _sequences(3, 5), progress=fail)
+        collect_features(memory_handle(model, "default"), _sequences(3, 5), progress=fail)
     assert torch.equal(model(ids).logits, before)
     assert not any(layer._forward_hooks for layer in memory_layers(model))
 
@@ -87,11 +87,11 @@ def test_collecting_leaves_the_model_as_it_was(tiny_backbone: Build, ids: Tensor
 def test_reads_are_counted_over_all_layers_without_padding(tiny_backbone: Any) -> None:
     model = get_peft_model(tiny_backbone(), MemoryConfig(sub_keys=8, heads=2, top_k=3, gate=True))
     sequences = [[5, 6, 7, 8], [9, 10], [11]]
-    reads = count_reads(model, "default", sequences)
+    reads = count_reads(memory_handle(model, "default"), sequences)
     assert reads.sum() == 7 * len(memory_layers(model, "default")) * 2 * 3
-    alone = sum(count_reads(model, "default", [ids]) for ids in sequences)
+    alone = sum(count_reads(memory_handle(model, "default"), [ids]) for ids in sequences)
     assert torch.equal(reads, alone)
-    with torch.no_grad(), gates_off(model), watched_reads(model, "default") as seen:
+    with torch.no_grad(), gates_off(model), watched_reads(memory_handle(model, "default")) as seen:
         model(torch.tensor([sequences[0]]))
     assert [read.layer for read in seen] == [0, 1, 2] and all(read.tokens is None for read in seen)
     first = seen[0].indices.flatten().bincount(minlength=64)
@@ -108,8 +108,10 @@ def test_states_are_the_first_layers_input_at_the_last_token(chat_backbone: Path
         for prompt in prompts:
             model(torch.tensor([prompt]))
     hook.remove()
-    assert torch.allclose(prompt_states(model, "default", prompts), torch.stack(seen), atol=1e-5)
-    assert torch.allclose(prompt_states(model, "default", prompts, batch_tokens=1), torch.stack(seen), atol=1e-5)
+    assert torch.allclose(prompt_states(memory_handle(model, "default"), prompts), torch.stack(seen), atol=1e-5)
+    assert torch.allclose(
+        prompt_states(memory_handle(model, "default"), prompts, batch_tokens=1), torch.stack(seen), atol=1e-5
+    )
 
 
 def _hooks(model: Any) -> int:
@@ -185,7 +187,7 @@ def test_slots_read_are_those_of_each_owners_tokens_through_each_layers_own_gate
     _half_open(model, torch.tensor([sum(sequences, [])]))
     expected: list[Counter[int]] = [Counter() for _ in range(3)]
     reads = 0
-    with torch.no_grad(), watched_reads(model, "default") as seen:
+    with torch.no_grad(), watched_reads(memory_handle(model, "default")) as seen:
         for number, ids in enumerate(sequences):
             model(torch.tensor([ids]))
             for read in seen:
@@ -194,7 +196,9 @@ def test_slots_read_are_those_of_each_owners_tokens_through_each_layers_own_gate
             seen.clear()
     assert 0 < reads < 2 * sum(map(len, sequences))
     for batch_tokens in (4096, 20, 1):
-        found = slots_read(model, "default", sequences, [i // 3 for i in range(9)], batch_tokens=batch_tokens)
+        found = slots_read(
+            memory_handle(model, "default"), sequences, [i // 3 for i in range(9)], batch_tokens=batch_tokens
+        )
         assert [dict(zip(a.tolist(), b.tolist(), strict=True)) for a, b in found] == [dict(each) for each in expected]
         assert all(slots.tolist() == sorted(slots.tolist()) for slots, _ in found)
-    assert slots_read(model, "default", [], []) == []
+    assert slots_read(memory_handle(model, "default"), [], []) == []

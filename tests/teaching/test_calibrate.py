@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from memlayers.inference.capture import LayerFeatures, collect_features
 from memlayers.teaching.calibrate import calibrate
-from memlayers.tuner import MemoryConfig, memory_layers
+from memlayers.tuner import MemoryConfig, memory_handle, memory_layers
 
 Build = Callable[..., PreTrainedModel]
 
@@ -28,8 +28,8 @@ def _sequences(count: int, longest: int, seed: int = 0) -> list[list[int]]:
 
 def test_queries_are_whitened_and_the_scale_is_the_rms_of_the_output(tiny_backbone: Build) -> None:
     model = _model(tiny_backbone(initializer_range=0.2))
-    features = collect_features(model, "default", _sequences(60, 40))
-    calibrate(model, "default", [features])
+    features = collect_features(memory_handle(model, "default"), _sequences(60, 40))
+    calibrate(memory_handle(model, "default"), [features])
     for layer, seen in zip(memory_layers(model), features, strict=True):
         query: Any = layer.memlayers_query["default"]
         raw = seen.inputs - seen.inputs.mean(0)
@@ -49,7 +49,7 @@ def test_kinds_of_text_count_alike_however_long_they_are(tiny_backbone: Build) -
     many = torch.randn(4000, 32, generator=generator) + 3
     few = torch.randn(400, 32, generator=generator) - 1
     kinds = [[LayerFeatures(rows, torch.zeros(len(rows)), rms)] for rows, rms in ((many, 3.0), (few, 4.0))]
-    calibrate(model, "default", kinds)
+    calibrate(memory_handle(model, "default"), kinds)
     query: Any = memory_layers(model)[0].memlayers_query["default"]
     torch.testing.assert_close(query.mean, (many.mean(0) + few.mean(0)) / 2)
     assert float(query.scale) == pytest.approx(12.5**0.5)
@@ -62,7 +62,9 @@ def test_calibration_is_a_function_of_the_seed(tiny_backbone: Build) -> None:
     projections = []
     for seed in (3, 3, 4):
         model = _model(tiny_backbone(), layers=[1], seed=seed)
-        calibrate(model, "default", [collect_features(model, "default", _sequences(20, 10))])
+        calibrate(
+            memory_handle(model, "default"), [collect_features(memory_handle(model, "default"), _sequences(20, 10))]
+        )
         projections.append(memory_layers(model)[0].memlayers_query["default"].projection)
     assert torch.equal(projections[0], projections[1])
     assert not torch.equal(projections[0], projections[2])

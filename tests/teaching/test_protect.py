@@ -52,16 +52,16 @@ def _marks(model: Any) -> torch.Tensor:
 def test_the_most_read_slots_are_protected_and_never_an_unread_one(tiny_backbone: Any) -> None:
     model = get_peft_model(tiny_backbone(), MemoryConfig(sub_keys=4, protectable=True, top_k=4))
     reads = torch.tensor([0, 5, 1, 5, 9, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0])
-    assert protect_slots(model, "default", reads, 0.2) == 3  # 3.2 of 16 slots
+    assert protect_slots(memory_handle(model, "default"), reads, 0.2) == 3  # 3.2 of 16 slots
     assert _marks(model).nonzero().flatten().tolist() == [1, 3, 4]
-    assert protect_slots(model, "default", reads, 0.9) == 5
+    assert protect_slots(memory_handle(model, "default"), reads, 0.9) == 5
     assert _marks(model).nonzero().flatten().tolist() == [1, 2, 3, 4, 8]
 
 
 def test_a_memory_without_room_is_refused(tiny_backbone: Any) -> None:
     model = get_peft_model(tiny_backbone(), MemoryConfig(sub_keys=8))
     with pytest.raises(InputError, match="protectable"):
-        protect_slots(model, "default", torch.ones(64, dtype=torch.int64), 0.5)
+        protect_slots(memory_handle(model, "default"), torch.ones(64, dtype=torch.int64), 0.5)
     assert not any("protected" in name for name in model.state_dict())
     with pytest.raises(InputError, match="pool_init zero"):
         MemoryConfig(recipe="dense", protectable=True)
@@ -104,7 +104,7 @@ def test_protected_rows_would_have_been_written(settings: dict[str, Any], tmp_pa
         run.build_gate()
     assert _rows(free.model)[_marks(run.model)].any()
     texts = read_general_text(settings["protect"]).encode(tokenizer, 256)
-    reads = count_reads(run.model, "default", texts)
+    reads = count_reads(memory_handle(run.model, "default"), texts)
     assert reads[_marks(run.model)].min() >= reads[~_marks(run.model)].max()
 
 

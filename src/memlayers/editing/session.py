@@ -114,7 +114,7 @@ class EditSession:
         examples = [self.encoded(fact, phrasings) for fact in facts]
         sequences = [one.input_ids for each in examples for one in each]
         owners = [number for number, each in enumerate(examples) for _ in each]
-        return slots_read(self.model, ADAPTER, sequences, owners)
+        return slots_read(self.memory, sequences, owners)
 
     def encode(self, question: str, answer: str) -> Encoded:
         """A question and its answer, encoded once."""
@@ -156,4 +156,4 @@ class EditSession:
         passages = read_general_text(SHIPPED).passages
         chosen = random.Random(0).sample(passages, min(self.config.general_passages, len(passages)))
         sequences = GeneralText(tuple(chosen)).encode(self.tokenizer, min(self._max_length, 256))
-        return [rows for rows, _ in slots_read(self.model, ADAPTER, sequences, range(len(sequences)))]
+        return [rows for rows, _ in slots_read(self.memory, sequences, range(len(sequences)))]

@@ -172,7 +172,7 @@ class SubjectKeeper:
         check.store(check.prints[kept], check.keys[kept])
 
     def _keys(self, facts: Sequence[Fact]) -> Tensor:
-        return relation_keys(self.memory.model, self.tokenizer, self.memory.adapter, facts)
+        return relation_keys(self.memory, self.tokenizer, facts)
 
     def _forms(
         self, fact: Fact, stored: Sequence[Fact], words: Counter[str]

@@ -29,8 +29,8 @@ from memlayers.inference.generation import answer_questions
 from memlayers.inference.scoring import answer_logits
 from memlayers.kernels.storage import read_rows
 from memlayers.pool.value_pool import ValuePool
-from memlayers.tuner import MemoryLayer, memory_handle, memory_layers
-from memlayers.tuner.handle import without_memory
+from memlayers.tuner import MemoryLayer, memory_handle
+from memlayers.tuner.handle import MemoryHandle, without_memory
 from memlayers.utils.environment import environment
 from memlayers.utils.errors import InputError
 from memlayers.utils.progress import progress_bar
@@ -107,19 +107,19 @@ def probe_memory(
     if not facts:
         raise InputError("no facts to diagnose with: give at least one")
     model, tokenizer = memory.model, memory.tokenizer
-    adapter = memory_handle(model).adapter
-    pool = memory_handle(model, adapter).pool
+    handle = memory_handle(model)
+    pool = handle.pool
     if pool.before_read is not None:  # a memory just taught: rows that lag behind are caught up first
         pool.before_read(None)
     facts = random.Random(seed).sample(list(facts), min(most, len(facts)))
-    start = start_layers(model, adapter)
-    start_pool: Any = start[0].memlayers_pool[adapter]
-    probes, norms = _pool_probes(model, adapter, start, start_pool)
+    start = start_layers(handle)
+    start_pool: Any = start[0].memlayers_pool[handle.adapter]
+    probes, norms = _pool_probes(handle, start, start_pool)
     with progress_bar("Watching reads", 1 + 2 * bool(general), quiet=quiet) as advance:
-        read, histogram = fact_reads(model, tokenizer, adapter, facts, seed)
+        read, histogram = fact_reads(handle, tokenizer, facts, seed)
         advance(1)
         if general:
-            read += general_reads(model, adapter, general, seed)
+            read += general_reads(handle, general, seed)
             advance(2)
     probes += read
     conditions: dict[str, AbstractContextManager[Any]] = {
@@ -127,7 +127,7 @@ def probe_memory(
         "memory": nullcontext(),
         "pool zeroed": pool_replaced(pool, None),
     }
-    if memory_handle(model, adapter).config.trainable_addressing:
+    if handle.config.trainable_addressing:
         conditions["projections alone"] = pool_replaced(pool, start_pool)
     with progress_bar("Asking", len(conditions), quiet=quiet) as advance:
         for name, condition in conditions.items():
@@ -155,15 +155,15 @@ def pool_replaced(pool: ValuePool, by: ValuePool | None) -> Iterator[None]:
                 tensor.copy_(before)
 
 
-def start_layers(model: Any, adapter: str) -> list[MemoryLayer]:
+def start_layers(memory: MemoryHandle) -> list[MemoryLayer]:
     """The memory layers as they were before anything was calibrated or taught, on the CPU: all of it is seeded."""
-    layers = memory_layers(model, adapter)
-    config = copy.copy(memory_handle(model, adapter).config)
+    layers = memory.layers
+    config = copy.copy(memory.config)
     config.inference_mode, config.gate, config.subjects = False, False, False
     made: list[MemoryLayer] = []
     for number in config.layers or []:
         layer = MemoryLayer(nn.Identity(), layers[0].dim)
-        layer.add_adapter(adapter, config, number, made[0] if made else None)
+        layer.add_adapter(memory.adapter, config, number, made[0] if made else None)
         made.append(layer)
     return made
 
@@ -173,10 +173,10 @@ def start_layers(model: Any, adapter: str) -> list[MemoryLayer]:
 
 @torch.no_grad()
 def _pool_probes(
-    model: Any, adapter: str, start: Sequence[MemoryLayer], start_pool: ValuePool
+    memory: MemoryHandle, start: Sequence[MemoryLayer], start_pool: ValuePool
 ) -> tuple[list[Probe], Histogram]:
     """Did the pool move, and, in the dense recipe, what else did?"""
-    pool = memory_handle(model, adapter).pool
+    pool = memory.pool
     now, before, change = [], [], []
     for rows in torch.arange(pool.slots).split(1 << 14):  # never two pools in float32
         one, other = read_rows(pool.table, rows.to(pool.table.values.device)).cpu(), read_rows(start_pool.table, rows)
@@ -194,11 +194,11 @@ def _pool_probes(
     if moved.any():
         for split, each in (("now", norms), ("at the start", starts), ("of the change", changes)):
             probes.append(Probe.from_estimate("row_norm", split, interval_of(each[moved], 0)))
-    layers = memory_layers(model, adapter)
-    config = memory_handle(model, adapter).config
+    layers = memory.layers
+    config = memory.config
     if config.trainable_addressing:
         for number, own, first in zip(config.layers or [], layers, start, strict=True):
-            for name, one, other in _beside_the_pool(own, first, adapter):
+            for name, one, other in _beside_the_pool(own, first, memory.adapter):
                 moved_by, size = float((one.cpu().float() - other).norm()), float(other.norm())
                 value = moved_by / size if size else moved_by
                 probes.append(Probe("projection_change", f"layer {number}, {name}", value, one.numel()))

@@ -18,29 +18,28 @@ from memlayers.evaluation.statistics import Estimate, mean_interval
 from memlayers.evaluation.watch import Watched, watch
 from memlayers.kernels.storage import read_rows
 from memlayers.linking.token_spans import mention_span
-from memlayers.tuner import memory_handle
-from memlayers.tuner.handle import gates_off
+from memlayers.tuner.handle import MemoryHandle, gates_off
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
 def fact_reads(
-    model: Any, tokenizer: PreTrainedTokenizerBase, adapter: str, facts: Sequence[Fact], seed: int
+    memory: MemoryHandle, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], seed: int
 ) -> tuple[list[Probe], Histogram]:
     """What the facts' own contexts read and get, in up to two taught phrasings each."""
     rng = random.Random(f"{seed}:contexts")
     some = [rng.sample(fact.questions, min(2, len(fact.questions))) for fact in facts]
     asked = [(n, question) for n, questions in enumerate(some) for question in questions]
-    limit = context_length(model)
+    limit = context_length(memory.model)
     sequences, marks = [], {"entity": [0] * len(asked), "prompt's end": [0] * len(asked)}
     for place, (n, question) in enumerate(asked):
         sequences.append(encode_example(tokenizer, question, facts[n].answer, max_length=limit).input_ids)
         prompt = encode_prompt(tokenizer, question)
         marks["entity"][place] = last_token_of(tokenizer, prompt, facts[n].subject)
         marks["prompt's end"][place] = len(prompt) - 1
-    found = watch(model, adapter, sequences, {kind: tuple(positions) for kind, positions in marks.items()})
-    probes = _reading_probes(model, adapter, found, "", seed)
+    found = watch(memory, sequences, {kind: tuple(positions) for kind, positions in marks.items()})
+    probes = _reading_probes(memory, found, "", seed)
     owners = torch.tensor([n for n, _ in asked])
     pairs = torch.cat(found.pairs).unique() if found.pairs else torch.zeros(0, dtype=torch.int64)
     per_fact = (owners[pairs // found.slots] * found.slots + pairs % found.slots).unique() // found.slots
@@ -52,7 +51,7 @@ def fact_reads(
     subjects: dict[str, int] = {}
     for n, fact in enumerate(facts):
         subjects.setdefault(fact.subject or fact.id, n)
-    numbers = memory_handle(model, adapter).config.layers or []
+    numbers = memory.config.layers or []
     for kind, per_layer in found.at.items():
         for place_of_layer, number in enumerate(numbers):
             kept = per_layer[place_of_layer]
@@ -78,22 +77,22 @@ def fact_reads(
     return probes, reads_histogram(found.counts.tolist())
 
 
-def general_reads(model: Any, adapter: str, sequences: Sequence[Sequence[int]], seed: int) -> list[Probe]:
+def general_reads(memory: MemoryHandle, sequences: Sequence[Sequence[int]], seed: int) -> list[Probe]:
     """What general text reads and gets, through the gate as it is and with every gate open."""
-    through = watch(model, adapter, sequences)
-    numbers = memory_handle(model, adapter).config.layers or []
+    through = watch(memory, sequences)
+    numbers = memory.config.layers or []
     probes = [
         Probe("read_tokens", f"layer {number}, general text", reading / through.tokens, through.tokens)
         for number, reading in zip(numbers, through.reading, strict=True)
     ]
-    with gates_off(model):
-        openly = watch(model, adapter, sequences)
-    return probes + _reading_probes(model, adapter, openly, ", general text, no gate", seed)
+    with gates_off(memory.model):
+        openly = watch(memory, sequences)
+    return probes + _reading_probes(memory, openly, ", general text, no gate", seed)
 
 
-def _reading_probes(model: Any, adapter: str, found: Watched, suffix: str, seed: int) -> list[Probe]:
+def _reading_probes(memory: MemoryHandle, found: Watched, suffix: str, seed: int) -> list[Probe]:
     """Per layer: how many tokens read, how sharply, how much they get, and what kind of slots they meet."""
-    pool = memory_handle(model, adapter).pool
+    pool = memory.pool
     written = torch.cat(
         [
             (read_rows(pool.table, rows.to(pool.table.values.device)) != 0).any(1).cpu()
@@ -101,7 +100,7 @@ def _reading_probes(model: Any, adapter: str, found: Watched, suffix: str, seed:
         ]
     )
     probes = []
-    numbers = memory_handle(model, adapter).config.layers or []
+    numbers = memory.config.layers or []
     for place, number in enumerate(numbers):
         split, tokens = f"layer {number}{suffix}", found.reading[place]
         probes.append(Probe("read_tokens", split, tokens / found.tokens, found.tokens))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from memlayers.inference.capture import PoolRead, capture
-from memlayers.tuner import memory_handle
+from memlayers.tuner.handle import MemoryHandle
 
 
 class Watched:
@@ -35,17 +34,16 @@ class Watched:
 
 @torch.inference_mode()
 def watch(
-    model: Any, adapter: str, sequences: Sequence[Sequence[int]], marks: dict[str, Sequence[int]] | None = None
+    memory: MemoryHandle, sequences: Sequence[Sequence[int]], marks: dict[str, Sequence[int]] | None = None
 ) -> Watched:
     """Runs the model, its memory as it is, over sequences.
 
     Args:
-        model: with a memory.
-        adapter: name of the memory.
+        memory: the memory, on its model.
         sequences: token ids.
         marks: per kind, one position in each sequence whose input, query and slots are kept.
     """
-    memory, marks = memory_handle(model, adapter), marks or {}
+    marks = marks or {}
     found = Watched(len(memory.layers), memory.pool.slots, memory.layers[0].dim)
     found.at = {kind: [{} for _ in memory.layers] for kind in marks}
     with capture(memory, "inputs", "block", "outputs", "reads") as seen:

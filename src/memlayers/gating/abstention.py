@@ -18,7 +18,7 @@ from memlayers.inference.confidence import (
     prior_entry,
 )
 from memlayers.inference.generation import generate_answers
-from memlayers.tuner.handle import memory_handle, without_memory
+from memlayers.tuner.handle import MemoryHandle, without_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -56,9 +56,8 @@ def guessing_questions(facts: Sequence[Fact], config: AbstentionConfig, seed: in
 
 
 def settle_thresholds(
-    model: Any,
+    memory: MemoryHandle,
     tokenizer: PreTrainedTokenizerBase,
-    adapter: str,
     stored: Sequence[Question],
     guessing: Sequence[Sequence[Question]],
     negatives: Sequence[Question] = (),
@@ -76,9 +75,8 @@ def settle_thresholds(
     a wrong answer (inference/confidence.py).
 
     Args:
-        model: a PEFT model whose memory knows its subjects, taught.
+        memory: the memory, taught; it knows its subjects.
         tokenizer: the backbone's.
-        adapter: name of the memory.
         stored: questions about taught facts, best in wordings that teaching did not show, for the memory.
         guessing: per fact, questions about it for the bare backbone (`guessing_questions`).
         negatives: questions about what was never taught, for both.
@@ -91,10 +89,10 @@ def settle_thresholds(
     config = config or AbstentionConfig()
     to_memory = [each.question for each in (*stored, *negatives)]
     to_backbone = [*guessing, *([each] for each in negatives)]
-    recalled = generate_answers(model, tokenizer, to_memory, progress=progress)
-    with without_memory(model):
+    recalled = generate_answers(memory.model, tokenizer, to_memory, progress=progress)
+    with without_memory(memory.model):
         put = [each.question for fact in to_backbone for each in fact]
-        guessed = iter(generate_answers(model, tokenizer, put, progress=progress))
+        guessed = iter(generate_answers(memory.model, tokenizer, put, progress=progress))
     scores = torch.tensor([answer.confidence if answer.opened else 0.0 for answer in recalled])
     sure, others = scores[: len(stored)], scores[len(stored) :]
     answered = [[(next(guessed), each.answers) for each in fact] for fact in to_backbone]
@@ -106,12 +104,12 @@ def settle_thresholds(
         for fact in wrong
         for given in fact
     ]
-    index = memory_handle(model, adapter).index
+    index = memory.index
     assert index is not None
     least, most = sure.quantile(config.unsure) / config.margin, sure.quantile(config.raised)
     through = others[(others >= least) & (others < most)]
     index.thresholds[0] = torch.nextafter(through.max(), most) if len(through) else least
     index.thresholds[1] = confidence_exceeded_by(config.mistaken, believed)
     index.guesses.copy_(guesses)
-    memory, backbone = index.thresholds.tolist()
-    return memory, backbone
+    of_memory, of_backbone = index.thresholds.tolist()
+    return of_memory, of_backbone

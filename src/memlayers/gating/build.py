@@ -69,7 +69,6 @@ def build_gate(
     Returns:
         One report per gate, and that of the relation check, where all facts do not ask for the same thing.
     """
-    model, adapter = memory.model, memory.adapter
     relations = None
     if materials.subjects is not None:
         index = memory.index
@@ -79,13 +78,12 @@ def build_gate(
             examples = relation_examples(facts, config.relation_check, seed)
             with progress_bar("Fitting the relation check", len(examples), quiet=quiet) as advance:
                 relations = fit_relations(
-                    model, tokenizer, adapter, facts, materials.subjects, examples, config.relation_check,
-                    progress=advance,
+                    memory, tokenizer, facts, materials.subjects, examples, config.relation_check, progress=advance
                 )  # fmt: skip
     gates = 1 if materials.subjects is not None else len(memory.layers)
     with progress_bar("Training the gates", config.steps * gates, quiet=quiet) as advance:
         reports = train_gates(
-            model, adapter, *materials.features, config, passages=materials.passages, sequences=materials.contexts,
+            memory, *materials.features, config, passages=materials.passages, sequences=materials.contexts,
             seed=seed, progress=advance,
         )  # fmt: skip
     return reports, relations
@@ -121,9 +119,7 @@ def settle_confidence(
     guessing = guessing_questions(facts, config.abstention, seed)
     total = len(asked) + sum(map(len, guessing)) + 2 * len(negatives)
     with progress_bar("Settling thresholds", total, quiet=quiet) as advance:
-        return settle_thresholds(
-            memory.model, tokenizer, memory.adapter, asked, guessing, negatives, config.abstention, progress=advance
-        )
+        return settle_thresholds(memory, tokenizer, asked, guessing, negatives, config.abstention, progress=advance)
 
 
 def sampled_contexts(contexts: Sequence[list[int]], most: int, seed: int) -> list[list[int]]:

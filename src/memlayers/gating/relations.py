@@ -24,7 +24,7 @@ from memlayers.data.facts import Fact
 from memlayers.inference.capture import prompt_states
 from memlayers.inference.record import RelationReport
 from memlayers.linking.mention_forms import SubjectForms, subject_mentions
-from memlayers.tuner.handle import memory_handle
+from memlayers.tuner.handle import MemoryHandle
 from memlayers.tuner.relation_check import ACCEPTS_ALL, RELATION_DIM
 from memlayers.tuner.subject_index import fingerprint
 
@@ -75,9 +75,8 @@ def relation_entries(facts: Sequence[Fact], subjects: SubjectForms) -> list[tupl
 
 
 def fit_relations(
-    model: Any,
+    memory: MemoryHandle,
     tokenizer: PreTrainedTokenizerBase,
-    adapter: str,
     facts: Sequence[Fact],
     subjects: SubjectForms,
     examples: Sequence[RelationExample],
@@ -91,9 +90,8 @@ def fit_relations(
     the facts' own questions reach it. The keys that are kept are made of all.
 
     Args:
-        model: a PEFT model whose memory has room for the facts' `relation_entries`.
+        memory: the memory, built with a relation check.
         tokenizer: the backbone's.
-        adapter: name of the memory.
         facts: what it holds.
         subjects: what `gate.subject_forms` found.
         examples: from `relation_examples`.
@@ -102,9 +100,7 @@ def fit_relations(
     """
     config = config or RelationConfig()
     relations = relations_of(facts)
-    states = prompt_states(
-        model, adapter, [encode_prompt(tokenizer, example.text) for example in examples], progress=progress
-    )
+    states = prompt_states(memory, [encode_prompt(tokenizer, example.text) for example in examples], progress=progress)
     own: list[Tensor] = []
     others: list[Tensor] = []
     taught_of: dict[str, set[int]] = {}
@@ -126,19 +122,19 @@ def fit_relations(
     mean, projection, keys = _fit(states, [example.relation for example in examples], config.shrinkage)
     threshold = float(torch.stack(own).quantile(config.refused)) if len(own) >= config.least_held_out else ACCEPTS_ALL
     entries = relation_entries(facts, subjects)
-    check = memory_handle(model, adapter).relation_check
+    check = memory.relation_check
     assert check is not None
     kept_keys = torch.stack([keys[relation] for _, relation in entries])
     check.fill(mean, projection, [each for each, _ in entries], kept_keys, threshold)
     return RelationReport(threshold, *(_share_from(scores, threshold) for scores in (own, others)))
 
 
-def relation_keys(model: Any, tokenizer: PreTrainedTokenizerBase, adapter: str, facts: Sequence[Fact]) -> Tensor:
+def relation_keys(memory: MemoryHandle, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact]) -> Tensor:
     """The keys of facts that come later, [n, k], from their phrasings and the memory's own projection."""
-    check = memory_handle(model, adapter).relations
+    check = memory.relations
     assert check is not None
     prompts = [encode_prompt(tokenizer, question) for fact in facts for question in fact.questions]
-    projected = check.project(prompt_states(model, adapter, prompts).to(check.mean.device))
+    projected = check.project(prompt_states(memory, prompts).to(check.mean.device))
     means = [each.mean(0) for each in projected.split([len(fact.questions) for fact in facts])]
     return F.normalize(torch.stack(means), dim=1)
 

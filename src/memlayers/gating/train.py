@@ -18,13 +18,12 @@ from torch import Tensor
 from memlayers.config.sections import GateConfig
 from memlayers.inference.capture import LayerFeatures
 from memlayers.inference.record import GateReport
-from memlayers.tuner.handle import memory_handle
+from memlayers.tuner.handle import MemoryHandle
 from memlayers.tuner.subject_index import SubjectIndex
 
 
 def train_gates(
-    model: Any,
-    adapter: str,
+    memory: MemoryHandle,
     facts: Sequence[LayerFeatures],
     general: Sequence[LayerFeatures],
     config: GateConfig | None = None,
@@ -45,8 +44,7 @@ def train_gates(
     A tenth of the sequences is held out for the report.
 
     Args:
-        model: a PEFT model whose memory has gates.
-        adapter: name of the memory.
+        memory: the memory, built with gates.
         facts: features of the facts' contexts, one entry per memory layer.
         general: features of general text, one entry per memory layer.
         config: threshold, steps, batch size and rate. The threshold is raised, by at most `config.most_raised`, to the
@@ -61,7 +59,6 @@ def train_gates(
     """
     config = config or GateConfig()
     reports = []
-    memory = memory_handle(model, adapter)
     layers, index = memory.layers, memory.index
     chats = facts[0].inputs[:0]
     if index is not None:
@@ -70,7 +67,7 @@ def train_gates(
         chats = general[0].inputs[general[0].sequence >= passages] if passages else chats
         general = [_rows(general[0], general[0].sequence < passages) if passages else general[0]]
     for layer, positive, negative in zip(layers, facts, general, strict=True):
-        gate: Any = layer.memlayers_gate[adapter]
+        gate: Any = layer.memlayers_gate[memory.adapter]
         device = gate.mean.device
         generator = torch.Generator().manual_seed(seed)
         train_positive, held_positive = _held_out(positive)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from memlayers.data.encoding import padded_batches
-from memlayers.tuner.handle import MemoryHandle, gates_off, memory_handle, without_memory
+from memlayers.tuner.handle import MemoryHandle, gates_off, without_memory
 
 Captured = Literal["inputs", "block", "outputs", "reads"]
 """What can be recorded; see the attributes of `Capture`."""
@@ -199,8 +199,7 @@ class LayerFeatures:
 
 @torch.inference_mode()
 def collect_features(
-    model: Any,
-    adapter: str,
+    memory: MemoryHandle,
     sequences: Sequence[Sequence[int]],
     *,
     batch_tokens: int = 4096,
@@ -209,8 +208,7 @@ def collect_features(
     """Runs the bare backbone over sequences and keeps the inputs of its memory layers.
 
     Args:
-        model: a PEFT model with a memory.
-        adapter: name of the memory.
+        memory: the memory, on its model.
         sequences: token ids, at least one sequence, of any lengths.
         batch_tokens: padded tokens per forward pass.
         progress: called with the number of sequences done after each batch.
@@ -218,11 +216,10 @@ def collect_features(
     Returns:
         One entry per memory layer, in layer order; rows in the order of the sequences' lengths.
     """
-    memory = memory_handle(model, adapter)
     inputs: list[list[Tensor]] = [[] for _ in memory.layers]
     squares = [0.0 for _ in memory.layers]
     owners: list[Tensor] = []
-    with without_memory(model), capture(memory, "inputs", "block") as seen:
+    with without_memory(memory.model), capture(memory, "inputs", "block") as seen:
         for batch in seen.run(sequences, batch_tokens, progress):
             owners.append(batch.sequence)
             for number, kept in enumerate(inputs):
@@ -237,13 +234,12 @@ def collect_features(
 
 @torch.inference_mode()
 def prompt_states(
-    model: Any, adapter: str, prompts: Sequence[Sequence[int]], *, batch_tokens: int = 4096, progress: Any = None
+    memory: MemoryHandle, prompts: Sequence[Sequence[int]], *, batch_tokens: int = 4096, progress: Any = None
 ) -> Tensor:
     """The first memory layer's input at each prompt's last token, on the bare backbone.
 
     Args:
-        model: a PEFT model with a memory.
-        adapter: name of the memory.
+        memory: the memory, on its model.
         prompts: token ids, of any lengths.
         batch_tokens: padded tokens per forward pass.
         progress: called with the number of prompts done after each batch.
@@ -251,9 +247,8 @@ def prompt_states(
     Returns:
         float32 [n, d], on the CPU.
     """
-    memory = memory_handle(model, adapter)
     states = torch.empty(len(prompts), memory.layers[0].dim)
-    with without_memory(model), capture(memory, "inputs", layers=1) as seen:
+    with without_memory(memory.model), capture(memory, "inputs", layers=1) as seen:
         for batch in seen.run(prompts, batch_tokens, progress):
             last = batch.starts + batch.lengths - 1
             states[batch.chosen] = seen.inputs[0][last.to(seen.inputs[0].device)].float().cpu()
@@ -261,21 +256,20 @@ def prompt_states(
 
 
 @contextmanager
-def watched_reads(model: Any, adapter: str) -> Iterator[list[PoolRead]]:
+def watched_reads(memory: MemoryHandle) -> Iterator[list[PoolRead]]:
     """A context in which every read of the pool is appended to the list it gives; empty the list as you like."""
-    with capture(memory_handle(model, adapter), "reads") as seen:
+    with capture(memory, "reads") as seen:
         yield seen.reads
 
 
 @torch.inference_mode()
 def count_reads(
-    model: Any, adapter: str, sequences: Sequence[Sequence[int]], *, batch_tokens: int = 4096, progress: Any = None
+    memory: MemoryHandle, sequences: Sequence[Sequence[int]], *, batch_tokens: int = 4096, progress: Any = None
 ) -> Tensor:
     """How often each slot is read when all of the sequences' tokens read, over all memory layers.
 
     Args:
-        model: a PEFT model with a memory whose addressing is fixed.
-        adapter: name of the memory.
+        memory: the memory, on its model.
         sequences: token ids, at least one sequence.
         batch_tokens: padded tokens per forward pass.
         progress: called with the number of sequences done after each batch.
@@ -283,9 +277,8 @@ def count_reads(
     Returns:
         int64 [slots], on the CPU.
     """
-    memory = memory_handle(model, adapter)
     reads = torch.zeros(memory.pool.slots, dtype=torch.int64)
-    with gates_off(model), capture(memory, "reads") as seen:
+    with gates_off(memory.model), capture(memory, "reads") as seen:
         for _ in seen.run(sequences, batch_tokens, progress):
             for read in seen.reads:
                 reads += torch.bincount(read.indices.cpu().flatten(), minlength=len(reads))
@@ -294,13 +287,12 @@ def count_reads(
 
 @torch.no_grad()
 def slots_read(
-    model: Any, adapter: str, sequences: Sequence[Sequence[int]], owners: Sequence[int], *, batch_tokens: int = 4096
+    memory: MemoryHandle, sequences: Sequence[Sequence[int]], owners: Sequence[int], *, batch_tokens: int = 4096
 ) -> list[tuple[Tensor, Tensor]]:
     """Which slots are read for some sequences, by all memory layers, through the gate.
 
     Args:
-        model: a PEFT model with a memory.
-        adapter: name of the memory.
+        memory: the memory, on its model.
         sequences: token ids.
         owners: whose each sequence is, from 0, ascending.
         batch_tokens: padded tokens per forward pass.
@@ -308,7 +300,6 @@ def slots_read(
     Returns:
         For each owner the distinct slots, int64 ascending, and how often each was read, int64.
     """
-    memory = memory_handle(model, adapter)
     slots, whose = memory.pool.slots, torch.tensor(list(owners), dtype=torch.int64)
     found: list[list[Tensor]] = [[] for _ in range(max(owners, default=-1) + 1)]
     with capture(memory, "reads") as seen:

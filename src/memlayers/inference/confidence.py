@@ -20,7 +20,7 @@ from torch import Tensor
 from memlayers.data.answers import normalise_answer
 from memlayers.data.encoding import encode_prompt
 from memlayers.inference.capture import prompt_states
-from memlayers.tuner.handle import active_memories
+from memlayers.tuner.handle import active_memories, memory_handle
 from memlayers.tuner.relation_check import ACCEPTS_ALL
 from memlayers.tuner.subject_index import PRIOR_SIZE
 
@@ -108,6 +108,6 @@ def relation_scores(
         check = memory.relations
         if check is not None and not check.accepts_all and questions:
             prompts = [encode_prompt(tokenizer, question) for question in questions]
-            states = prompt_states(model, memory.adapter, prompts).to(check.mean.device)
+            states = prompt_states(memory_handle(model, memory.adapter), prompts).to(check.mean.device)
             return check.scores(prompts, states).tolist(), float(check.threshold)
     return [1.0] * len(questions), ACCEPTS_ALL

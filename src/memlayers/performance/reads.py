@@ -64,7 +64,7 @@ def real_indices(shape: Shape, seed: int) -> Tensor:
     from memlayers.data.general_text import load_general_text
     from memlayers.inference.capture import collect_features
     from memlayers.teaching.calibrate import calibrate
-    from memlayers.tuner import MemoryConfig, memory_layers
+    from memlayers.tuner import MemoryConfig, memory_handle, memory_layers
 
     backbone, tokenizer = load_backbone("pocket", "float32")
     config = MemoryConfig(sub_keys=shape.sub_keys, heads=shape.heads, top_k=shape.top_k, key_dim=64, seed=seed)
@@ -72,8 +72,8 @@ def real_indices(shape: Shape, seed: int) -> Tensor:
     facts = read_facts(POCKET / "demo.jsonl")[:300]
     prompts = [encode_example(tokenizer, fact.questions[0], fact.answer).input_ids for fact in facts]
     texts = load_general_text(None, backbone, tokenizer, seed).encode(tokenizer, 256)[:200]
-    features = [collect_features(model, "default", sequences) for sequences in (prompts, texts)]
-    calibrate(model, "default", features)
+    features = [collect_features(memory_handle(model, "default"), sequences) for sequences in (prompts, texts)]
+    calibrate(memory_handle(model, "default"), features)
     found = []
     for layer, seen in zip(memory_layers(model, "default"), features[0], strict=True):
         tokens = seen.inputs[torch.arange(shape.tokens) % len(seen.inputs)]

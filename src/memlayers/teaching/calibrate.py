@@ -16,29 +16,29 @@ from torch import Tensor
 
 from memlayers.inference.capture import LayerFeatures
 from memlayers.pool.product_keys import whitening
+from memlayers.tuner.handle import MemoryHandle
 from memlayers.tuner.model import memory_layers
 
 
 @torch.no_grad()
-def calibrate(model: Any, adapter: str, features: Sequence[Sequence[LayerFeatures]]) -> None:
+def calibrate(memory: MemoryHandle, features: Sequence[Sequence[LayerFeatures]]) -> None:
     """Fixes where each memory layer reads: whitened queries (docs/method.md, 1), and the unit of its values.
 
     Args:
-        model: a PEFT model with a memory of the addressed recipe.
-        adapter: name of the memory.
+        memory: a memory of the addressed recipe.
         features: for each kind of text (facts, general), one entry per memory layer; the kinds count alike.
     """
-    for number, layer in enumerate(memory_layers(model, adapter)):
+    for number, layer in enumerate(memory_layers(memory.model, memory.adapter)):
         kinds = [kind[number] for kind in features]
         moments = [_moments(kind.inputs) for kind in kinds]
         mean = torch.stack([mean for mean, _ in moments]).mean(0)
         second = torch.stack([second for _, second in moments]).mean(0)
         covariance = second - torch.outer(mean, mean)
-        query: Any = layer.memlayers_query[adapter]
-        seed = layer.memlayers_config[adapter].seed * 1_000 + number
+        query: Any = layer.memlayers_query[memory.adapter]
+        seed = layer.memlayers_config[memory.adapter].seed * 1_000 + number
         projection = whitening(mean, covariance, query.projection.shape[1], seed)
         scale = (sum(kind.output_rms**2 for kind in kinds) / len(kinds)) ** 0.5
-        layer.set_addressing(adapter, mean.to(query.mean), projection.to(query.projection), scale)
+        layer.set_addressing(memory.adapter, mean.to(query.mean), projection.to(query.projection), scale)
 
 
 def _moments(inputs: Tensor, chunk: int = 8192) -> tuple[Tensor, Tensor]:

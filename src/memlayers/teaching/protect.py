@@ -7,25 +7,22 @@ gate keeps it from reading.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from memlayers.tuner.handle import memory_handle
+from memlayers.tuner.handle import MemoryHandle
 from memlayers.utils.errors import InputError
 
 
 @torch.no_grad()
-def protect_slots(model: Any, adapter: str, reads: Tensor, share: float) -> int:
+def protect_slots(memory: MemoryHandle, reads: Tensor, share: float) -> int:
     """Keeps at zero the slots that were read most, a share of all slots.
 
     A slot that was not read at all is never protected, so there are fewer where the text was short. Of slots that were
     read equally often, the lower numbers come first.
 
     Args:
-        model: a PEFT model whose memory was built with `MemoryConfig(protectable=True)`; nothing is written yet.
-        adapter: name of the memory.
+        memory: built with `MemoryConfig(protectable=True)`; nothing is written yet.
         reads: per slot how often it was read, int64 [slots] (`count_reads`).
         share: of all slots, 0 to 1.
 
@@ -35,9 +32,11 @@ def protect_slots(model: Any, adapter: str, reads: Tensor, share: float) -> int:
     Raises:
         InputError: the memory has no room for the marks.
     """
-    protected = memory_handle(model, adapter).pool.protected
+    protected = memory.pool.protected
     if protected is None:
-        raise InputError(f"the memory {adapter!r} cannot protect slots: build it with MemoryConfig(protectable=True)")
+        raise InputError(
+            f"the memory {memory.adapter!r} cannot protect slots: build it with MemoryConfig(protectable=True)"
+        )
     most = reads.argsort(descending=True, stable=True)[: int(share * len(reads))]
     most = most[reads[most] > 0].to(protected.device)
     protected.zero_()

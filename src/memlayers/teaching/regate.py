@@ -102,7 +102,7 @@ def regate_memory(
     contexts = sampled_contexts([ids for each in encoded for ids in each], config.most_contexts, seed)
     texts = text.encode(tokenizer, min(longest, TEXT_TOKENS))
     with progress_bar("Reading", len(contexts) + len(texts), quiet=quiet) as advance:
-        seen, general = (collect_features(model, ADAPTER, kind, progress=advance) for kind in (contexts, texts))
+        seen, general = (collect_features(memory, kind, progress=advance) for kind in (contexts, texts))
     materials = GateMaterials(contexts, (seen, general), len(text.passages), subjects)
     gates, relations = build_gate(memory, tokenizer, facts, materials, config, seed=seed, quiet=quiet)
     thresholds = None

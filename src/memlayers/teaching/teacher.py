@@ -184,15 +184,15 @@ class Teacher:
         )
         with progress_bar("Calibrating", len(contexts) + len(texts), quiet=self.quiet) as advance:
             facts, general = (
-                collect_features(self.model, ADAPTER, sequences, progress=advance) for sequences in (contexts, texts)
+                collect_features(self.memory, sequences, progress=advance) for sequences in (contexts, texts)
             )
         if self.config.memory.recipe == "addressed":
-            calibrate(self.model, ADAPTER, [facts, general])
+            calibrate(self.memory, [facts, general])
         if self._protected is not None:
             texts = self._protected.encode(self.tokenizer, min(self._longest, TEXT_TOKENS))
             with progress_bar("Counting reads to protect", len(texts), quiet=self.quiet) as advance:
-                reads = count_reads(self.model, ADAPTER, texts, progress=advance)
-            protect_slots(self.model, ADAPTER, reads, self.config.data.protect_share)
+                reads = count_reads(self.memory, texts, progress=advance)
+            protect_slots(self.memory, reads, self.config.data.protect_share)
         self._features = (facts, general) if self.config.gated else None  # large: only the gate is made from them
 
     def build_gate(self) -> None:
@@ -207,7 +207,7 @@ class Teacher:
         contexts, (facts, general) = self._contexts(range(len(self.facts))), self._features
         if len(self.gate_facts) < len(self.facts):
             contexts = self._contexts(self.gate_facts)
-            facts = collect_features(self.model, ADAPTER, contexts)
+            facts = collect_features(self.memory, contexts)
         materials = GateMaterials(contexts, (facts, general), len(self._general.passages), self._subjects)
         self._features = None  # large, and not needed any more
         self.report.gates, self.report.relations = build_gate(
