@@ -72,7 +72,10 @@ def test_list_is_filtered(command: Command, taught: Path):
     assert [line.split()[0] for line in command("list", taught, "--grep", "And Green")[1].splitlines()] == ["bob"]
     found = command("list", taught, "--grep", "food", "--json")[1].splitlines()
     assert [json.loads(line)["id"] for line in found] == ["ada-food"]
-    assert command("list", taught, "--grep", "nothing of the kind") == (0, "", "")
+    code, out, err = command("list", taught, "--grep", "nothing of the kind")
+    assert (code, out) == (0, "") and err == f"memlayers: {taught}: no stored fact is like that\n"
+    code, out, err = command("journal", taught)
+    assert (code, out) == (0, "") and err == f"memlayers: {taught}: no edits yet\n"
 
 
 def test_a_fact_is_added_updated_and_forgotten_without_a_file(command: Command, memory: Path):
@@ -130,7 +133,8 @@ def test_the_model_card_and_the_tokenizer_stay_through_edits(command: Command, m
         (["update", "--subject", "adda", "--answer", "x"], "did you mean 'Ada'?"),
         (["update", "--question", "Who?", "--answer", "x"], "is not stored"),
         (["add"], "no fact to write: give --facts FILE, or --question and --answer"),
-        (["add", "--question", "Who?"], "no fact to write"),
+        (["add", "--question", "Who?"], "--question alone is no fact: give --answer too"),
+        (["add", "--answer", "x"], "--answer alone is no fact: give --question too"),
         (["add", "--question", " ", "--answer", "x"], "questions[0] is empty"),
         (["add", "--question", "What is the code of Ada", "--answer", "x"], "update that one, or forget it first"),
         (["add", "--facts", "f.jsonl", "--answer", "x"], "--facts and --answer are two ways to say it"),

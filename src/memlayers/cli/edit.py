@@ -195,6 +195,11 @@ def _facts_given(
         from memlayers.data.fact_files import read_facts
 
         return read_facts(path, strict=True)
+    if given and (not questions or answer is None):
+        missing = " and ".join(
+            flag for flag, absent in (("--question", not questions), ("--answer", answer is None)) if absent
+        )
+        raise InputError(f"{', '.join(given)} alone is no fact: give {missing} too")
     if not questions or answer is None:
         raise InputError("no fact to write: give --facts FILE, or --question and --answer (and --subject)")
     from memlayers.data.fact_rows import BadRow, fact_of

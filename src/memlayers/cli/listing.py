@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,6 +38,9 @@ def list_facts(
         for fact in facts:
             print(json.dumps(dataclasses.asdict(fact), ensure_ascii=False))
         return
+    if not facts:
+        what = "no stored fact is like that" if subject or grep else "holds no facts"
+        print(f"memlayers: {memory}: {what}", file=sys.stderr)
     print_columns([(fact.id, fact.subject or "-", fact.questions[0], fact.answer) for fact in facts])
 
 
@@ -50,6 +54,8 @@ def journal(memory: Folder, as_json: Json = False) -> None:
         for record in book.records:
             print(record.line())
         return
+    if not book.records:
+        print(f"memlayers: {memory}: no edits yet", file=sys.stderr)
     names = _names(book)
     rows = [
         (

@@ -25,6 +25,8 @@ def check_folders(out: str | Path, *, resume: bool, replace: bool) -> None:
     Raises:
         InputError: something is in the way, or there is nothing to resume.
     """
+    if not replace and (Path(out) / CONFIG_FILE).is_file():
+        raise InputError(f"{out}: exists and is not empty: a memory is there; --replace replaces it")
     check_output_directory(out, replace=replace)
     if Path(out).is_dir() and any(Path(out).iterdir()) and not (Path(out) / CONFIG_FILE).is_file():
         raise InputError(f"{out}: not a memory, so it is not replaced; give another folder or remove this one")
