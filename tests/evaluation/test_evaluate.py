@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import get_peft_model
+from torch import nn
 
 from memlayers.backbones import load_backbone
 from memlayers.data.encoding import plain_text_ids
@@ -20,24 +20,25 @@ from memlayers.evaluation.text_scores import score_text
 from memlayers.inference.answering import Answer
 from memlayers.inference.generation import Generated
 from memlayers.inference.record import TeachReport
-from memlayers.tuner import MemoryConfig, memory_handle
+from memlayers.tuner import MemoryConfig, MemoryLayer, memory_handle
+from memlayers.tuner.current import current
 from memlayers.utils.errors import InputError
 
 TEXT = "The river runs to the sea, and the ships sail on it. " * 12
 
 
-class Oracle:
+class Oracle(nn.Module):
     """Stands in for a model with a memory: answers as told, with the memory and without."""
 
     def __init__(self, memory: dict[str, str], backbone: dict[str, str]) -> None:
-        self.memory, self.backbone, self.enabled = memory, backbone, True
+        super().__init__()
+        self.memory, self.backbone = memory, backbone
+        self.layer = MemoryLayer(nn.Identity(), 1)
         self.asked: list[tuple[bool, str]] = []
 
-    @contextmanager
-    def disable_adapter(self) -> Iterator[None]:
-        self.enabled = False
-        yield
-        self.enabled = True
+    @property
+    def enabled(self) -> bool:
+        return self.layer not in current().bare
 
     def answer(self, model: Any, tokenizer: Any, questions: Sequence[str], **_: Any) -> list[Generated]:
         assert model is self

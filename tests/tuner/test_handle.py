@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
 from peft import get_peft_model
 from transformers import PreTrainedModel
 
-from memlayers.tuner import MemoryConfig, active_memories, memory_handle, memory_layers
+from helpers.tuner import fill, logits
+from memlayers.tuner import MemoryConfig, active_memories, memory_handle, memory_layers, without_memory
 from memlayers.tuner.handle import gates_off
 from memlayers.utils.errors import InputError
 
@@ -48,9 +51,17 @@ def test_a_memory_that_is_not_there_is_refused_by_name(tiny_backbone: Build) -> 
 
 
 def test_gates_come_back_as_they_were(tiny_backbone: Build) -> None:
-    model = get_peft_model(tiny_backbone(), CONFIG)
-    first, second = memory_layers(model)
-    second.gate_enabled = False
+    model: Any = get_peft_model(tiny_backbone(), CONFIG).eval()
+    fill(model)
+    index = memory_handle(model).index
+    assert index is not None
+    index.fill({(7, 8): (7, 8)}, 4)
+    ids = torch.tensor([[3, 4, 5]])
+    with without_memory(model):
+        bare = logits(model, ids)
+    assert torch.equal(logits(model, ids), bare)
     with gates_off(model):
-        assert not first.gate_enabled and not second.gate_enabled
-    assert first.gate_enabled and not second.gate_enabled
+        open_for_all = logits(model, ids)
+        with ThreadPoolExecutor(1) as pool:  # another thread is not asked for anything
+            assert torch.equal(pool.submit(logits, model, ids).result(), bare)
+    assert not torch.equal(open_for_all, bare) and torch.equal(logits(model, ids), bare)

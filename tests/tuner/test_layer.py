@@ -176,7 +176,10 @@ def test_a_closed_gate_keeps_the_bits_and_skips_the_lookup(x: Tensor, pool_calls
     torch.testing.assert_close(out[opened], always_on[opened])
     _close_gate_below(layer, x.view(-1, DIM), share=1)
     pool_calls.clear()
-    assert torch.equal(layer(x), bare) and pool_calls == []
+    with torch.no_grad():
+        assert torch.equal(layer(x), bare) and pool_calls == []
+    assert torch.equal(layer(x), bare) and pool_calls == [0]  # nothing is looked up, but the gradient is zero
+    pool_calls.clear()
     layer.gate_enabled = False
     assert torch.equal(layer(x), always_on) and pool_calls == [10]
 

@@ -1,4 +1,4 @@
-"""Records what a memory's layers see and read in forward passes: the one place that hooks a model.
+"""Records what a memory's layers see and read in this thread's forward passes.
 
 `capture` is the mechanism; the functions below it each ask it for one thing.
 """
@@ -6,16 +6,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
-from torch.utils.hooks import RemovableHandle
+from torch import Tensor, nn
 
 from memlayers.data.encoding import padded_batches
+from memlayers.tuner.current import Recorder, holding
 from memlayers.tuner.handle import MemoryHandle, gates_off, without_memory
 
 Captured = Literal["inputs", "block", "outputs", "reads"]
@@ -67,8 +66,8 @@ class _Done(Exception):
     """Ends a forward pass behind the last layer that is recorded."""
 
 
-@dataclass(slots=True)
-class Capture:
+@dataclass
+class Capture(Recorder):
     """What a memory's layers saw and read; made by `capture`, filled by each forward pass.
 
     Tensors stay on the device they were on. In `run` they hold the n real tokens of one batch, as `Batch` counts them,
@@ -76,6 +75,7 @@ class Capture:
 
     Attributes:
         memory: which memory.
+        want: what is recorded; the rest stays empty.
         layers: how many of its layers are recorded, from the first.
         inputs: per layer the MLP block's inputs, [n, d] in the backbone's dtype.
         block: per layer what the MLP block alone gave, [n, d].
@@ -84,14 +84,14 @@ class Capture:
     """
 
     memory: MemoryHandle
+    want: Collection[Captured]
     layers: int
     inputs: dict[int, Tensor] = field(default_factory=dict)
     block: dict[int, Tensor] = field(default_factory=dict)
     outputs: dict[int, Tensor] = field(default_factory=dict)
     reads: list[PoolRead] = field(default_factory=list)
     _real: Tensor | None = None  # in `run`, of the batch under way: bool [b * t], False for padding
-    _layer: int = 0  # that is under way
-    _queries: Tensor | None = None  # of the read under way
+    _opened: Tensor | None = None  # of the layer under way: which tokens read, None for all
 
     def run(
         self, sequences: Sequence[Sequence[int]], batch_tokens: int = 4096, progress: Any = None
@@ -120,45 +120,49 @@ class Capture:
             if progress is not None:
                 progress(len(chosen))
 
-    def _hooks(self, want: Collection[Captured]) -> Iterator[RemovableHandle]:
-        adapter = self.memory.adapter
-        for number, layer in enumerate(self.memory.layers[: self.layers]):
-            yield layer.register_forward_pre_hook(partial(self._enter, number, "inputs" in want), with_kwargs=True)
-            if "block" in want:
-                yield layer.base_layer.register_forward_hook(partial(self._keep, self.block, number))
-            if "outputs" in want:
-                yield layer.register_forward_hook(partial(self._keep, self.outputs, number))
-            if "reads" in want:
-                yield layer.memlayers_query[adapter].register_forward_hook(self._keep_queries)
-        if "reads" in want:
-            yield self.memory.pool.register_forward_pre_hook(self._keep_read)
-        yield self.memory.layers[self.layers - 1].register_forward_hook(self._finish)
+    # What the memory layers tell, see `tuner.current.Recorder`.
 
-    def _enter(self, number: int, keep: bool, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._layer = number
-        if keep:
-            self.inputs[number] = self._real_rows(args[0] if args else next(iter(kwargs.values())))
+    def entered(self, layer: nn.Module, x: Tensor) -> None:
+        """Keeps the MLP block's input."""
+        self._keep("inputs", layer, x)
 
-    def _keep(self, kept: dict[int, Tensor], number: int, _: Any, args: Any, output: Any) -> None:
-        kept[number] = self._real_rows(output[0] if isinstance(output, tuple) else output)
+    def computed(self, layer: nn.Module, x: Tensor, out: Tensor) -> None:
+        """Keeps the MLP block's output."""
+        self._keep("block", layer, out)
 
-    def _keep_queries(self, _: Any, args: Any, output: Tensor) -> None:
-        self._queries = output
+    def decided(self, layer: nn.Module, adapter: str, opened: Tensor | None, tokens: int) -> None:
+        """Keeps which tokens read."""
+        if adapter == self.memory.adapter:
+            self._opened = opened
 
-    def _keep_read(self, _: Any, args: tuple[Any, ...]) -> None:
-        assert self._queries is not None
-        found: list[Tensor] = [args[0].detach().long(), args[1].detach().float(), self._queries.detach()]
-        tokens = self.memory.layers[0].watch.decided.get(self.memory.adapter)
+    def read(self, layer: nn.Module, adapter: str, query: Tensor, indices: Tensor, weights: Tensor) -> None:
+        """Keeps a read."""
+        number = self._number(layer)
+        if adapter != self.memory.adapter or "reads" not in self.want or number is None:
+            return
+        found: list[Tensor] = [indices.detach().long(), weights.detach().float(), query.detach()]
+        tokens = self._opened
         if self._real is not None:
-            real = self._real.to(found[0].device)
+            real = self._real.to(indices.device)
             rows = real if tokens is None else real[tokens]
             tokens = None if tokens is None else (real.cumsum(0) - 1)[tokens[rows]]
             found = [each[rows] for each in found]
-        self.reads.append(PoolRead(self._layer, tokens, *found))
+        self.reads.append(PoolRead(number, tokens, *found))
 
-    def _finish(self, *_: Any) -> None:
-        if self._real is not None:
+    def left(self, layer: nn.Module, out: Tensor) -> None:
+        """Keeps what the layer gives; in `run` the last one that is recorded ends the forward pass."""
+        self._keep("outputs", layer, out)
+        if self._real is not None and self._number(layer) == self.layers - 1:
             raise _Done
+
+    def _number(self, layer: nn.Module) -> int | None:
+        """The place of a layer among the recorded ones."""
+        return next((i for i, each in enumerate(self.memory.layers[: self.layers]) if each is layer), None)
+
+    def _keep(self, kind: Captured, layer: nn.Module, tensor: Tensor) -> None:
+        number = self._number(layer)
+        if kind in self.want and number is not None:
+            getattr(self, kind)[number] = self._real_rows(tensor)
 
     def _real_rows(self, tensor: Tensor) -> Tensor:
         """[b, t, d] -> a copy of the real tokens' rows, [n, d]: what follows may change the tensor in place."""
@@ -168,17 +172,15 @@ class Capture:
 
 @contextmanager
 def capture(memory: MemoryHandle, *want: Captured, layers: int | None = None) -> Iterator[Capture]:
-    """A context in which each forward pass of the memory's model is recorded.
+    """A context in which each forward pass of the memory's model in this thread is recorded.
 
     Args:
         memory: which memory.
         want: what to record; the other attributes stay empty.
         layers: how many of its layers, from the first; None for all.
     """
-    seen = Capture(memory, layers or len(memory.layers))
-    with ExitStack() as hooks:
-        for hook in seen._hooks(want):
-            hooks.enter_context(hook)
+    seen = Capture(memory, want, layers or len(memory.layers))
+    with holding(recorder=seen):
         yield seen
 
 

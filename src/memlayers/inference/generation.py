@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from memlayers.backbones import context_length
 from memlayers.data.encoding import collate_prompts, encode_prompt, end_token_id, pad_token_id
-from memlayers.tuner.model import memory_layers
+from memlayers.tuner.current import Recorder, holding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -71,18 +72,21 @@ def generate_answers(
     device = next(model.parameters()).device
     answers = [Generated("", 0.0, False)] * len(prompts)
     was_training = model.training
-    model.eval()
+    if was_training:
+        model.eval()
     try:
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             batch = {k: v.to(device) for k, v in collate_prompts([prompts[i] for i in chosen], pad).items()}
             longest = batch["input_ids"].shape[1]
-            recorder = _Recorder(model, len(chosen), longest)
-            generated = model.generate(
-                **batch, logits_processor=LogitsProcessorList([recorder]), do_sample=False, num_beams=1,
-                max_new_tokens=min(max_new_tokens, context - longest),
-                eos_token_id=end, pad_token_id=pad, temperature=None, top_p=None, top_k=None, repetition_penalty=None,
-            )  # fmt: skip
+            recorder = _Recorder(len(chosen), longest)
+            with holding(recorder=recorder):
+                generated = model.generate(
+                    **batch, logits_processor=LogitsProcessorList([recorder]), do_sample=False, num_beams=1,
+                    max_new_tokens=min(max_new_tokens, context - longest),
+                    eos_token_id=end, pad_token_id=pad, temperature=None, top_p=None, top_k=None,
+                    repetition_penalty=None,
+                )  # fmt: skip
             for place, (i, row) in enumerate(zip(chosen, generated[:, longest:].tolist(), strict=True)):
                 answer = row[: row.index(end)] if end in row else row
                 text = str(tokenizer.decode(answer, skip_special_tokens=True)).strip()
@@ -91,7 +95,8 @@ def generate_answers(
             if progress is not None:
                 progress(len(chosen))
     finally:
-        model.train(was_training)
+        if was_training:
+            model.train()
     return answers
 
 
@@ -102,18 +107,18 @@ def answer_questions(
     return [generated.text for generated in generate_answers(model, tokenizer, questions, **options)]
 
 
-class _Recorder:
-    """A logits processor that changes nothing, and records the probability of each token that greedy decoding takes."""
+class _Recorder(Recorder):
+    """Records the probability of each token that greedy decoding takes, and which prompts a memory was read for.
 
-    def __init__(self, model: Any, rows: int, prompt: int) -> None:
-        self.layers = memory_layers(model)
-        self.rows, self.prompt = rows, prompt
-        self.opened: list[bool] = []
+    As a logits processor it changes nothing.
+    """
+
+    def __init__(self, rows: int, prompt: int) -> None:
+        self.opened = [False] * rows
+        self.prompt = prompt
         self.chances: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if not self.chances:  # the prompt has just been read
-            self.opened = self._opened()
         self.chances.append(scores.float().log_softmax(-1).amax(-1))
         return scores
 
@@ -121,12 +126,12 @@ class _Recorder:
         """The probability of a row's first `tokens` tokens."""
         return float(torch.stack([chance[row] for chance in self.chances[:tokens]]).sum().exp())
 
-    def _opened(self) -> list[bool]:
-        """Per row, whether any memory was read at the prompt's last token."""
-        opened = torch.zeros(self.rows, self.prompt, dtype=torch.bool)
-        for decided in self.layers[0].watch.decided.values() if self.layers else ():
-            if decided is None:
-                opened[:] = True
-            else:
-                opened.view(-1)[decided.cpu()] = True
-        return [bool(last) for last in opened[:, -1]]
+    def decided(self, layer: nn.Module, adapter: str, opened: torch.Tensor | None, tokens: int) -> None:
+        """Notes the rows in which the prompt's last token may read."""
+        if self.chances:  # the prompts have been read
+            return
+        whole = torch.full((tokens,), opened is None)
+        if opened is not None:
+            whole[opened.cpu()] = True
+        last = whole.view(-1, self.prompt)[:, -1]
+        self.opened = [before or bool(now) for before, now in zip(self.opened, last, strict=True)]

@@ -6,6 +6,7 @@ from peft import mapping
 from peft.utils import register_peft_method
 from peft.utils.peft_types import PeftType
 
+from memlayers.tuner.addressing import Read
 from memlayers.tuner.config import METHOD, MemoryConfig
 from memlayers.tuner.gate import RelevanceGate
 from memlayers.tuner.handle import (
@@ -14,9 +15,10 @@ from memlayers.tuner.handle import (
     memory_auxiliary_loss,
     memory_handle,
     set_gate_enabled,
+    value_pool,
     without_memory,
 )
-from memlayers.tuner.layer import MemoryLayer, Read
+from memlayers.tuner.layer import MemoryLayer
 from memlayers.tuner.model import MemoryModel, memory_layers
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "memory_handle",
     "memory_layers",
     "set_gate_enabled",
+    "value_pool",
     "without_memory",
 ]
 

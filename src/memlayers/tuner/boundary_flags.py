@@ -38,7 +38,7 @@ def flags_of(flags: Tensor, ids: Tensor) -> Tensor:
     return flags[torch.where(ids < 0, last, ids).clamp_max(last)]
 
 
-def preceding(flags: Tensor, ids: Tensor) -> Tensor:
+def preceding(flags: Tensor, ids: Tensor, first: Tensor | None = None) -> Tensor:
     """The token to ask whether a mention that starts at a given token is a suffix of a longer name.
 
     That is the token itself, where it is the rest of a word; otherwise the first token of the word before it, where
@@ -47,6 +47,7 @@ def preceding(flags: Tensor, ids: Tensor) -> Tensor:
     Args:
         flags: of the vocabulary, uint8 [v + 1].
         ids: token ids, int64 [b, t].
+        first: where the text of each token begins, int64 [b, t]; None where each row is one text.
 
     Returns:
         For each possible start the position to look at for `Boundary.PRECEDES`, int64 [b, t]; -1 where there is none.
@@ -56,6 +57,9 @@ def preceding(flags: Tensor, ids: Tensor) -> Tensor:
     part, word = kinds & Boundary.WORD_PART != 0, kinds & Boundary.WORD != 0
     after_word = F.pad(word[:, :-1], (1, 0))
     word_start = torch.where(part, 0, position).cummax(1).values  # of the word that each token belongs to
+    if first is not None:
+        word_start = torch.maximum(word_start, first)
+        after_word = after_word & (position > first)
     previous = F.pad(word_start[:, :-1], (1, 0))
     capital = (kinds & Boundary.CAPITAL != 0).gather(1, previous) & after_word.gather(1, previous)
     before = torch.where(after_word & word & capital, previous, -1)

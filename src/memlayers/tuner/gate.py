@@ -60,7 +60,5 @@ class RelevanceGate(nn.Module):
     @torch.no_grad()
     def is_open(self, x: Tensor) -> Tensor:
         """Which tokens may read the memory: bool [n] for x [n, d]; all while the gate is untrained."""
-        if not self.trained:
-            return torch.ones(x.shape[0], dtype=torch.bool, device=x.device)
         logits: Tensor = self(x)
-        return logits > self.threshold
+        return (logits > self.threshold) | (self.trained == 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from memlayers.pool.value_pool import ValuePool
+from memlayers.tuner.addressing import Query
 from memlayers.tuner.config import MemoryConfig
+from memlayers.tuner.current import current, holding
 from memlayers.tuner.gate import RelevanceGate
-from memlayers.tuner.layer import MemoryLayer, Query
+from memlayers.tuner.layer import MemoryLayer
 from memlayers.tuner.model import memory_layers
 from memlayers.tuner.relation_check import RelationCheck
 from memlayers.tuner.subject_index import SubjectIndex
@@ -134,6 +136,11 @@ def memory_handle(model: nn.Module, adapter: str | None = None) -> MemoryHandle:
     return MemoryHandle(model, adapter, tuple(layers))
 
 
+def value_pool(model: nn.Module, adapter: str | None = None) -> ValuePool:
+    """The value pool of one memory; see `memory_handle`."""
+    return memory_handle(model, adapter).pool
+
+
 def active_memories(model: nn.Module) -> list[MemoryHandle]:
     """The memories that are read in a forward pass, in their order; none for a bare backbone."""
     active = dict.fromkeys(name for layer in memory_layers(model) for name in layer.active_adapters)
@@ -162,19 +169,15 @@ def memory_auxiliary_loss(model: nn.Module) -> Tensor:
     return torch.stack([loss.to(device) for loss in losses]).mean()
 
 
-def without_memory(model: Any) -> AbstractContextManager[Any]:
-    """A context in which `model` is its bare backbone; the model itself where it has no adapter."""
-    disable = getattr(model, "disable_adapter", None)
-    return disable() if disable is not None else nullcontext()
+@contextmanager
+def without_memory(model: Any) -> Iterator[None]:
+    """A context in which `model` is its bare backbone in this thread; the model itself where it has no memory."""
+    with holding(bare=current().bare | frozenset(memory_layers(model))):
+        yield
 
 
 @contextmanager
 def gates_off(model: Any) -> Iterator[None]:
-    """A context in which every token reads; afterwards each layer's gate is in force or not, as it was."""
-    before = [(layer, layer.gate_enabled) for layer in memory_layers(model)]
-    set_gate_enabled(model, False)
-    try:
+    """A context in which every token reads in this thread, whether or not a layer's gate is in force."""
+    with holding(ungated=current().ungated | frozenset(memory_layers(model))):
         yield
-    finally:
-        for layer, enabled in before:
-            layer.gate_enabled = enabled

@@ -11,89 +11,43 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from memlayers.pool.product_keys import make_sub_keys, product_key_top_k
+from memlayers.pool.product_keys import make_sub_keys
 from memlayers.pool.value_pool import ValuePool
+from memlayers.tuner.addressing import Query, Read, choose, imbalance, tempered_scores
 from memlayers.tuner.config import MemoryConfig
+from memlayers.tuner.current import current
+from memlayers.tuner.forward_pass import Decided
 from memlayers.tuner.gate import RelevanceGate
+from memlayers.tuner.gated_output import GatedOutput
+from memlayers.tuner.hooks import ForwardPassHooks
 from memlayers.tuner.relation_check import RelationCheck
 from memlayers.tuner.subject_index import SubjectIndex, subject_code
-from memlayers.tuner.subject_watch import SubjectWatch
 from memlayers.utils.errors import InputError
 
+OUTSIDE = (
+    "a memory layer ran outside of its model's forward pass, where no token ids are known: call the model itself; for "
+    "gradient checkpointing take model.gradient_checkpointing_enable()"
+)
 MERGE_REFUSAL = "a memory is a lookup and cannot be merged into weights; keep the adapter, or unload() it"
-
-
-class Read(NamedTuple):
-    """What a memory layer looks up for n tokens, r = heads * top_k slots each.
-
-    Attributes:
-        indices: slots, int64 [n, r], head by head, the best slot of a head first.
-        weights: their softmax weights, float32 [n, r]; they sum to 1 per head.
-    """
-
-    indices: Tensor
-    weights: Tensor
-
-
-class Query(nn.Module):
-    """q = (x - mean) @ projection, in float32, and the unit in which this layer takes the values.
-
-    ``projection`` [d, heads * key_dim] is a parameter; ``mean`` [d] and ``scale`` [] are buffers: they are
-    calibrated, never learned.
-    """
-
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, dim: int, out_features: int, seed: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("scale", torch.ones(()))
-        normal = torch.randn(dim, out_features, generator=torch.Generator().manual_seed(seed))
-        self.projection = nn.Parameter(normal * dim**-0.5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[n, d] -> [n, heads * key_dim], float32."""
-        return (x.float() - self.mean.float()) @ self.projection.float()
-
-
-class GatedOutput(nn.Module):
-    """Memory+ (Berges 2024, section 2.3): W_out (SiLU(W_gate x) * memory), W_out starting at zero.
-
-    Parameters ``gate`` and ``output``, each [d, d], flat on the module for the reason given in
-    `RelevanceGate`.
-    """
-
-    def __init__(self, dim: int, seed: int) -> None:
-        super().__init__()
-        normal = torch.randn(dim, dim, generator=torch.Generator().manual_seed(seed))
-        self.gate = nn.Parameter(normal * dim**-0.5)
-        self.output = nn.Parameter(torch.zeros(dim, dim))
-
-    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
-        """[n, d] and [n, d] -> [n, d] in the parameters' dtype."""
-        x, memory = x.to(self.gate.dtype), memory.to(self.gate.dtype)
-        return F.linear(F.silu(F.linear(x, self.gate)) * memory, self.output)
 
 
 class MemoryLayer(nn.Module, BaseTunerLayer):
     """An MLP block wrapped with one memory per adapter.
 
-    All memory layers of an adapter read one value pool. It is registered, and so saved, on the first of them
-    only; the others hold an unregistered reference to the first one's container.
+    All memory layers of an adapter read one value pool. It is registered, and so saved, on the first of them only; the
+    others hold an unregistered reference to the first one's container.
 
     Args:
         base_layer: the MLP block; its first argument is [..., d], its output (or the output's first
             element, for blocks that return a tuple) has the same shape.
         dim: d, the backbone's hidden size.
-        watch: follows the token ids of this model; one for all of its memory layers. None makes one.
+        hooks: by which the model's forward passes are known; None for a layer that is used by itself.
     """
 
     adapter_layer_names = (
@@ -107,11 +61,11 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
     )
     other_param_names = ("memlayers_config", "memlayers_pool_owner", "_load_balance")
 
-    def __init__(self, base_layer: nn.Module, dim: int, watch: SubjectWatch | None = None) -> None:
+    def __init__(self, base_layer: nn.Module, dim: int, hooks: ForwardPassHooks | None = None) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.dim = dim
-        self.watch = watch or SubjectWatch()
+        self.hooks = hooks
         self.gate_enabled = True
         self.memlayers_pool = nn.ModuleDict()
         self.memlayers_sub_keys = nn.ParameterDict()
@@ -174,7 +128,6 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         if config.subjects and first:
             vocabulary = (config.fingerprint or {}).get("vocab_size", 0)
             self.memlayers_subjects[adapter] = SubjectIndex(vocabulary)
-            self.watch.indexes[adapter] = self.memlayers_subjects
         if config.relations and first:
             self.memlayers_relations[adapter] = RelationCheck(self.dim)
         if config.gate and (first or not config.subjects):
@@ -182,20 +135,32 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
             self.memlayers_gate[adapter] = RelevanceGate(self.dim, config.gate_hidden, seed)
         self._move_adapter_to_device_of_base_layer(adapter)
 
+    def copy_addressing(self, source: str, target: str) -> None:
+        """Gives one memory the calibration, gate and index of another that is built alike; not what it was taught."""
+        parts = (self.memlayers_query, self.memlayers_gate, self.memlayers_subjects, self.memlayers_relations)
+        for part in parts:
+            if source in part:
+                part[target].load_state_dict(part[source].state_dict())
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The block's output, plus the memory of every active adapter for the tokens its gate opens for.
 
-        A token whose gate is closed keeps the block's output to the bit; where all are closed nothing is
-        looked up.
+        A token whose gate is closed keeps the block's output to the bit; where all are closed nothing is looked up.
         """
-        result = self.base_layer(*args, **kwargs)
-        if self.disable_adapters:
-            return result
         x = args[0] if args else next(iter(kwargs.values()))
+        recorder = current().recorder
+        if recorder is not None:
+            recorder.entered(self, x)
+        result = self.base_layer(*args, **kwargs)
         out, *rest = result if isinstance(result, tuple) else (result,)
-        for adapter in self.active_adapters:
-            if adapter in self.memlayers_config:
-                out = self._add_memory(out, x.reshape(-1, self.dim), adapter)
+        if recorder is not None:
+            recorder.computed(self, x, out)
+        if not self.disable_adapters and self not in current().bare:
+            for adapter in dict.fromkeys(current().rows or self.active_adapters):
+                if adapter in self.memlayers_config:
+                    out = self._add_memory(out, x, adapter)
+        if recorder is not None:
+            recorder.left(self, out)
         return (out, *rest) if isinstance(result, tuple) else out
 
     def read(self, x: Tensor, adapter: str, subjects: Tensor | None = None) -> Read:
@@ -206,14 +171,16 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         Args:
             x: [n, d], inputs of the MLP block.
             adapter: name of the memory.
-            subjects: the subject of each token, int64 [n], 0 for none (`SubjectWatch.subjects`); None where queries
+            subjects: the subject of each token, int64 [n], 0 for none (`ForwardPass.subjects`); None where queries
                 do not carry subjects.
 
         Returns:
             Indices and weights, [n, heads * top_k] each.
         """
+        query: Any = self.memlayers_query[adapter]
+        code = None if subjects is None else subject_code(subjects, query.width)
         with self._addressing(x, adapter):
-            return self._choose(*self._scores(x, adapter, subjects), adapter)
+            return self._read(query(x), adapter, code)[0]
 
     def gate_logits(self, x: Tensor, adapter: str) -> Tensor:
         """The relevance gate's logits, float32 [n] for x [n, d].
@@ -261,94 +228,134 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         """Does nothing, since nothing can have been merged."""
 
     def _add_memory(self, out: Tensor, x: Tensor, adapter: str) -> Tensor:
+        rows = x.reshape(-1, self.dim)
         opened = self._opened(x, adapter)
-        subjects = self._subjects(x, adapter)
         if opened is None:
-            memory = self._memory(x, adapter, subjects)
-            gate = self._gate(adapter) if self.memlayers_config[adapter].gate_soft and self.gate_enabled else None
+            memory = self._memory(rows, adapter, self._code(rows, adapter, None))
+            gate = self._soft_gate(adapter)
             if gate is not None:
-                memory = memory * gate(x).sigmoid().unsqueeze(-1)
+                memory = memory * gate(rows).sigmoid().unsqueeze(-1)
             return out + memory.to(out).view_as(out)
-        if opened.numel() == 0:
+        if opened.dtype == torch.bool:
+            memory = self._memory(rows, adapter, self._code(rows, adapter, None)).to(out)
+            return torch.where(opened.view(*out.shape[:-1], 1), out + memory.view_as(out), out)
+        if opened.numel() == 0 and not self._learns(adapter):
             return out
-        memory = self._memory(x[opened], adapter, None if subjects is None else subjects[opened]).to(out)
+        # Also for no token where the memory learns: its gradient is then zero, not missing.
+        memory = self._memory(rows[opened], adapter, self._code(rows, adapter, opened)).to(out)
         return out.reshape(-1, self.dim).index_add(0, opened, memory).view_as(out)
 
     @torch.no_grad()
     def _opened(self, x: Tensor, adapter: str) -> Tensor | None:
-        """The tokens, int64 [open], that may read this memory; None for all.
+        """The tokens, int64 [open], that may read this memory; bool [n] where shapes are static; None for all.
 
         A memory that knows its subjects decides once, at its first layer, whose input is the bare backbone's whatever
         the memory adds; the other layers follow. Otherwise each layer has a gate of its own.
         """
-        decided = self.watch.decided
-        if not self.gate_enabled or self.memlayers_config[adapter].gate_soft:
-            decided[adapter] = None
-            return None
-        if self.memlayers_config[adapter].subjects and adapter not in self.memlayers_pool:
-            opened = decided.get(adapter)
-            return None if opened is None else opened.to(x.device)
-        subjects, gate = self.watch.subjects(adapter, len(x)), self._gate(adapter)
-        if subjects is None:
-            opened = None if gate is None else gate.is_open(x).nonzero().squeeze(-1)
+        config, forward = self.memlayers_config[adapter], current().forward
+        decided = None if forward is None or not config.subjects else forward.decided.get(adapter)
+        if decided is not None:
+            opened: Tensor | None = decided.tokens
+            opened = None if opened is None else opened.to(x.device)
+        elif config.subjects and adapter not in self.memlayers_pool:
+            raise InputError(OUTSIDE)
         else:
-            may_read = (subjects != 0).to(x.device)
-            if gate is not None:
-                may_read = self.watch.keep_open(adapter, _where_open(gate, x, may_read)).to(x.device)
-            opened = may_read.nonzero().squeeze(-1)
-        decided[adapter] = opened
+            may_read = self._may_read(x.reshape(-1, self.dim), adapter)
+            opened = self._as_opened(may_read, x, adapter)
+            if forward is not None and config.subjects:
+                forward.decided[adapter] = Decided(opened)
+        recorder = current().recorder
+        if recorder is not None:
+            recorder.decided(self, adapter, opened, x.numel() // self.dim)
         return opened
 
-    def _subjects(self, x: Tensor, adapter: str) -> Tensor | None:
-        """The subject of each token, int64 [n], where this memory's queries carry it."""
-        if not self.memlayers_config[adapter].subject_weight:
+    def _may_read(self, x: Tensor, adapter: str) -> Tensor | None:
+        """The decision of this layer, bool [n]; None for all."""
+        index, forward = self._index(adapter, x), current().forward
+        if index is not None and forward is None:
+            raise InputError(OUTSIDE)
+        subjects = None if index is None or forward is None else forward.subjects(adapter, index, len(x))
+        if not self._gate_in_force or self.memlayers_config[adapter].gate_soft:
             return None
-        subjects = self.watch.subjects(adapter, len(x))
-        return None if subjects is None else subjects.to(x.device)
+        gate: Any = self.memlayers_gate[adapter] if adapter in self.memlayers_gate else None
+        if subjects is None or index is None or forward is None:
+            return None if gate is None else gate.is_open(x)
+        unfilled = (index.reach == 0).expand_as(subjects)  # holds nothing back; only where compiled
+        may_read = (subjects != 0) | unfilled
+        if gate is not None:
+            opened = _where_open(gate, x, may_read.to(x.device)).to(subjects.device)
+            may_read = torch.where(unfilled, opened, forward.keep_open(adapter, opened))
+        return may_read.to(x.device)
 
-    def _gate(self, adapter: str) -> RelevanceGate | None:
-        """The gate, if there is a trained one."""
-        if adapter not in self.memlayers_gate:
+    @property
+    def _gate_in_force(self) -> bool:
+        return self.gate_enabled and self not in current().ungated
+
+    def _index(self, adapter: str, x: Tensor) -> SubjectIndex | None:
+        """The index of subjects, if this layer has one that is filled."""
+        index: Any = self.memlayers_subjects[adapter] if adapter in self.memlayers_subjects else None
+        return index if index is not None and (_static_shapes(x) or index.reach) else None
+
+    def _as_opened(self, may_read: Tensor | None, x: Tensor, adapter: str) -> Tensor | None:
+        """Bool [n] or None -> see `_opened`; in a batch whose rows name their memories, this one's rows only."""
+        rows = current().rows
+        if rows is not None:
+            named, each = torch.tensor([name == adapter for name in rows]), x.numel() // self.dim
+            if x.dim() < 3 or len(x) % len(named):
+                raise InputError(
+                    f"adapter_names are {len(named)} for {len(x)} rows: give one for each row of the batch"
+                )
+            own = named.repeat_interleave(each // len(named)).to(x.device)
+            may_read = own if may_read is None else may_read & own
+        if may_read is None or _static_shapes(x):
+            return may_read
+        return may_read.nonzero().squeeze(-1)
+
+    def _code(self, x: Tensor, adapter: str, opened: Tensor | None) -> Tensor | None:
+        """The directions of the reading tokens' subjects, float32 [open, width]; None where queries have none."""
+        forward = current().forward
+        if not self.memlayers_config[adapter].subject_weight or forward is None:
+            return None
+        query: Any = self.memlayers_query[adapter]
+        code = forward.code(adapter, opened, query.width)
+        return None if code is None else code.to(x.device)
+
+    def _soft_gate(self, adapter: str) -> RelevanceGate | None:
+        """The gate that multiplies what the memory adds, if there is a trained one in force."""
+        soft = self._gate_in_force and self.memlayers_config[adapter].gate_soft
+        if not soft or adapter not in self.memlayers_gate:
             return None
         gate: Any = self.memlayers_gate[adapter]
         return gate if gate.trained else None
 
-    def _memory(self, x: Tensor, adapter: str, subjects: Tensor | None) -> Tensor:
+    def _learns(self, adapter: str) -> bool:
+        pool: Any = self.memlayers_pool_owner[adapter][adapter]
+        return torch.is_grad_enabled() and any(each.requires_grad for each in pool.parameters())
+
+    def _memory(self, x: Tensor, adapter: str, code: Tensor | None) -> Tensor:
         """What the memory adds, [n, d]."""
-        config = self.memlayers_config[adapter]
+        config, project = self.memlayers_config[adapter], self.memlayers_query[adapter]
         with self._addressing(x, adapter):
-            scores_a, scores_b = self._scores(x, adapter, subjects)
-            read = self._choose(scores_a, scores_b, adapter)
+            query: Tensor = project(x)
+            read, scores = self._read(query, adapter, code)
             if config.load_balance:
                 # Overwritten by every forward, so that a loss nobody took cannot reach a later step.
-                balance = _imbalance(scores_a) + _imbalance(scores_b)
-                self._load_balance[adapter] = config.load_balance * balance if self.training else None
-        query: Any = self.memlayers_query[adapter]
+                balance = imbalance(scores[0]) + imbalance(scores[1])
+                self._load_balance[adapter] = config.load_balance * balance if self.training and len(x) else None
+        scale: Any = project.scale
+        weights = read.weights * scale
+        recorder = current().recorder
+        if recorder is not None:
+            recorder.read(self, adapter, query, read.indices, weights)
         pool: Any = self.memlayers_pool_owner[adapter][adapter]
-        memory: Tensor = pool(read.indices, read.weights * query.scale, x.dtype).to(x.device)
+        memory: Tensor = pool(read.indices, weights, x.dtype).to(x.device)
         return self.memlayers_out[adapter](x, memory) if config.gated_output else memory
 
-    def _scores(self, x: Tensor, adapter: str, subjects: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The tempered scores of both halves, float32 [n, heads, m] each."""
+    def _read(self, query: Tensor, adapter: str, code: Tensor | None) -> tuple[Read, tuple[Tensor, Tensor]]:
+        """What queries [n, heads * key_dim] read, and the scores of both halves by which it was chosen."""
         config = self.memlayers_config[adapter]
-        heads = config.shape.heads
-        sub_keys = self.memlayers_sub_keys[adapter].float()
-        query = self.memlayers_query[adapter](x).view(x.shape[0], heads, 2, sub_keys.shape[-1])
-        if config.qk_norm:
-            query = F.normalize(query, dim=-1)
-            if subjects is not None:
-                code = subject_code(subjects, query[0].numel()).view_as(query)  # each half of norm (2 heads)^-0.5
-                query = F.normalize(query + config.subject_weight * (2 * heads) ** 0.5 * code, dim=-1)
-            if config.trainable_addressing:  # frozen ones are made with unit norm
-                sub_keys = F.normalize(sub_keys, dim=-1)
-        query = (config.temperature * query).permute(2, 1, 0, 3)  # [2, h, n, key_dim / 2]
-        scores = query.flatten(0, 1) @ sub_keys.flatten(0, 1).mT  # [2 h, n, m]: one product per half and head
-        by_half = scores.unflatten(0, (2, heads)).transpose(1, 2)  # [2, n, h, m], a view
-        return by_half[0], by_half[1]
-
-    def _choose(self, scores_a: Tensor, scores_b: Tensor, adapter: str) -> Read:
-        scores, indices = product_key_top_k(scores_a, scores_b, self.memlayers_config[adapter].top_k)
-        return Read(indices.flatten(1), scores.softmax(-1).flatten(1))
+        scores = tempered_scores(query, code, self.memlayers_sub_keys[adapter].float(), config)
+        return choose(*scores, config.top_k), scores
 
     @contextmanager
     def _addressing(self, x: Tensor, adapter: str) -> Iterator[None]:
@@ -360,21 +367,30 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
     def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device | None, None]:
         # peft looks for `.weight`, which an MLP block lacks, and would cast the memory to its dtype.
         parameter = next(base_layer.parameters(), None)
-        return (None if parameter is None else parameter.device), None
+        if parameter is None:
+            return None, None
+        if not parameter.is_meta:
+            return parameter.device, None
+        # accelerate keeps the weights elsewhere and brings them to where they are needed.
+        hooks = (getattr(module, "_hf_hook", None) for module in base_layer.modules())
+        found = (getattr(hook, "execution_device", None) for hook in hooks)
+        device = next((each for each in found if each is not None), None)
+        return (None if device is None else torch.device(device)), None
+
+
+def _static_shapes(x: Tensor) -> bool:
+    """Whether no shape may depend on data: the pass is compiled, or recorded into a CUDA graph."""
+    return torch.compiler.is_compiling() or (x.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def _where_open(gate: RelevanceGate, x: Tensor, candidates: Tensor) -> Tensor:
     """Bool [n]: the tokens that the gate opens for, among the candidates, bool [n]."""
+    if _static_shapes(x):
+        return gate.is_open(x) & candidates
     opened, rows = torch.zeros_like(candidates), candidates.nonzero().squeeze(-1)
     if rows.numel():
         opened[rows] = gate.is_open(x[rows])
     return opened
-
-
-def _imbalance(scores: Tensor) -> Tensor:
-    """0 when the sub-keys of scores [n, h, m] are used evenly, m - 1 when every token uses the same one."""
-    use = scores.softmax(-1).mean(0)  # [h, m]
-    return (use.square().sum(-1) * use.shape[-1] - 1).mean()
 
 
 def _derived_seed(seed: int, *path: int) -> int:

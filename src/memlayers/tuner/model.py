@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from peft import PeftConfig
@@ -11,8 +13,9 @@ from torch import nn
 
 from memlayers.backbones import backbone_fingerprint, check_fingerprint, default_layers, find_mlp_blocks, hidden_size
 from memlayers.tuner.config import METHOD, MemoryConfig
+from memlayers.tuner.current import current, holding
+from memlayers.tuner.hooks import ForwardPassHooks
 from memlayers.tuner.layer import MERGE_REFUSAL, MemoryLayer
-from memlayers.tuner.subject_watch import SubjectWatch
 from memlayers.utils.errors import InputError
 
 
@@ -27,21 +30,37 @@ class MemoryModel(BaseTuner):
     target_module_mapping: dict[str, list[str]] = {}
 
     def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict[str, Any]) -> MemoryConfig:
-        """Settles what the config leaves open, in a copy: a caller's config may serve several models."""
+        """Settles what the config leaves open."""
         assert isinstance(peft_config, MemoryConfig)
         if peft_config.fingerprint is not None:
             check_fingerprint(peft_config.fingerprint, self.model)
-        config = copy.copy(peft_config)
-        adapter = next(name for name, known in self.peft_config.items() if known is peft_config)
-        blocks = find_mlp_blocks(self.model)
+        config, blocks = peft_config, find_mlp_blocks(self.model)
         config.layers = _check_layers(config.layers or default_layers(len(blocks)), len(blocks))
         config.key_dim = config.key_dim or hidden_size(self.model) // config.shape.heads // 2 * 2
         if config.key_dim == 0:
             raise InputError(f"{config.heads} heads are too many for this backbone's width: take fewer")
         config.fingerprint = config.fingerprint or backbone_fingerprint(self.model)
         config.target_modules = [blocks[layer] for layer in config.layers]
-        self.peft_config[adapter] = config
         return config
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """As peft's. A memory that is added with another one's own configuration is addressed and gated as that one.
+
+        TRL makes the reference of DPO so, and copies the parameters only.
+        """
+        if memory_layers(model, adapter_name):
+            raise InputError(
+                f"this backbone carries a memory named {adapter_name!r} already: take it off first (model.unload()), "
+                "load the backbone again, or give the new one a name of its own (adapter_name=...)"
+            )
+        given = self.peft_config[adapter_name]
+        same = (name for name, known in self.peft_config.items() if known is given and name != adapter_name)
+        like = next(same, None)
+        self.peft_config[adapter_name] = copy.copy(given)  # settled below, and a caller's may serve several models
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        if like is not None:
+            for layer in memory_layers(model, adapter_name):
+                layer.copy_addressing(like, adapter_name)
 
     def _create_and_replace(  # type: ignore[override]  # peft hands in the config prepared above
         self,
@@ -57,10 +76,8 @@ class MemoryModel(BaseTuner):
         owner = next(iter(memory_layers(self.model, adapter_name)), None)
         if not isinstance(target, MemoryLayer):
             others = memory_layers(self.model)
-            watch = others[0].watch if others else SubjectWatch()
-            if not watch.handles:
-                watch.attach(self.model)
-            target = MemoryLayer(target, hidden_size(self.model), watch)
+            hooks = others[0].hooks if others else ForwardPassHooks(self.model, current_key)
+            target = MemoryLayer(target, hidden_size(self.model), hooks)
             self._replace_module(parent, target_name, target, target)
         target.add_adapter(adapter_name, peft_config, layer, owner)
 
@@ -68,12 +85,34 @@ class MemoryModel(BaseTuner):
         setattr(parent, child_name, new_module)  # peft would also copy `.weight`, which an MLP block lacks
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
-        """The backbone alone, without what watched it."""
-        watches = {id(layer.watch): layer.watch for layer in memory_layers(self.model)}
+        """The backbone alone, without the hooks."""
+        found = {layer.hooks for layer in memory_layers(self.model)}
         unloaded = super()._unload_and_optionally_merge(*args, **kwargs)
-        for watch in watches.values():
-            watch.detach()
+        for hooks in found:
+            if hooks is not None:
+                hooks.detach()
         return unloaded
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """The backbone's own; token ids that are given beside embeddings tell the memory the names in them."""
+        beside = kwargs.get("inputs_embeds") is not None
+        with holding(token_ids=kwargs.get("input_ids") if beside else current().token_ids):
+            return self.model.generate(*args, **kwargs)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Has each row of a batch read the memory that peft's argument `adapter_names` has for it."""
+        names = kwargs.get("adapter_names")
+        if names is None:
+            yield
+            return
+        unknown = sorted(set(names) - {*self.peft_config, "__base__"})
+        if unknown:
+            raise InputError(
+                f"adapter_names has {unknown[0]!r}: this model has the memories {', '.join(self.peft_config)}"
+            )
+        with holding(rows=tuple(names)):
+            yield
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         """Leaves every dtype as built: float32, except for the pool, which peft would upcast to float32."""

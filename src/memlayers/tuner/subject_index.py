@@ -6,7 +6,7 @@ mention on, for as many tokens as a question and its answer may still take (the 
 mention show that it is part of a longer name (tuner/boundary_flags.py). The decision is causal, the same for all memory
 layers, exact but for a collision of 64-bit hashes, and needs no forward pass.
 
-Only token ids are looked at, and a memory layer does not see them: tuner/subject_watch.py hands them over.
+Only token ids are looked at, and a memory layer does not see them: tuner/forward_pass.py hands them over.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class SubjectIndex(nn.Module):
         resize_as_stored(self, ("fingerprints", "subjects"), state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
-    def mentions(self, ids: Tensor, latest: int | None = None) -> Tensor:
+    def mentions(self, ids: Tensor, latest: int | None = None, first: Tensor | None = None) -> Tensor:
         """The entity id of the longest mention that ends at each token; 0 where none ends.
 
         A mention that is a suffix of a longer name is none. Whether it continues shows at the next token only: see
@@ -117,6 +117,7 @@ class SubjectIndex(nn.Module):
         Args:
             ids: token ids, int64 [b, t]; what lies before them is not seen.
             latest: how many of the last tokens are asked about, the others are context; None for all t.
+            first: where the text of each token begins, int64 [b, t]; None where each row is one text.
 
         Returns:
             int64 [b, latest].
@@ -126,17 +127,19 @@ class SubjectIndex(nn.Module):
         entry = torch.searchsorted(self.fingerprints, hashes).clamp_max(len(self.fingerprints) - 1)
         found = self.fingerprints[entry] == hashes
         lengths = torch.arange(1, LONGEST_FORM + 1, device=ids.device)
+        end = torch.arange(ids.shape[1] - latest, ids.shape[1], device=ids.device)
+        if first is not None:  # a mention lies within one text
+            found = found & (lengths <= (end + 1 - first[:, ids.shape[1] - latest :])[..., None])
         longest = (found * lengths).amax(-1, keepdim=True)  # [b, latest, 1]; 0 where none
         entity = self.subjects[entry.gather(-1, (longest - 1).clamp_min(0))].squeeze(-1)
         longest = longest.squeeze(-1)
-        end = torch.arange(ids.shape[1] - latest, ids.shape[1], device=ids.device)
         start = (end - longest + 1).clamp_max(ids.shape[1] - 1)
-        before = preceding(self.marks, ids).gather(1, start)
+        before = preceding(self.marks, ids, first).gather(1, start)
         suffix = (before >= 0) & (flags_of(self.marks, ids.gather(1, before.clamp_min(0))) & Boundary.PRECEDES != 0)
         start_known = longest < LONGEST_FORM  # of a longer form only the last tokens are compared
         return torch.where((longest > 0) & ~(suffix & start_known), entity, 0)
 
-    def last_mention(self, ids: Tensor, mentions: Tensor) -> Tensor:
+    def last_mention(self, ids: Tensor, mentions: Tensor, first: Tensor | None = None) -> Tensor:
         """The position of the last token of the latest mention before each token; far below 0 where there is none.
 
         A mention that continues, as its next token shows, is none.
@@ -144,6 +147,7 @@ class SubjectIndex(nn.Module):
         Args:
             ids: token ids, int64 [b, t].
             mentions: of these ids, see `mentions`, int64 [b, t].
+            first: where the text of each token begins, int64 [b, t]; None where each row is one text.
 
         Returns:
             int64 [b, t].
@@ -151,7 +155,8 @@ class SubjectIndex(nn.Module):
         position = torch.arange(ids.shape[1], device=ids.device)
         whole = (mentions[:, :-1] != 0) & (flags_of(self.marks, ids[:, 1:]) & Boundary.CONTINUES == 0)
         ended = torch.where(whole, position[:-1], _LONG_AGO)
-        return F.pad(ended, (1, 0), value=_LONG_AGO).cummax(1).values
+        last = F.pad(ended, (1, 0), value=_LONG_AGO).cummax(1).values
+        return last if first is None else torch.where(last >= first, last, _LONG_AGO)
 
     def in_scope(self, mentions: Tensor, last: Tensor) -> Tensor:
         """The subject of each token: the entity id of the latest mention whose scope the token is in; 0 for none.
@@ -240,9 +245,7 @@ def subject_code(subjects: Tensor, width: int) -> Tensor:
         float32 [n, width], rows of unit norm; 0 for no subject.
     """
     first, second, third = _MULTIPLIERS
-    distinct, place = subjects.unique(return_inverse=True)
-    mixed = distinct[:, None] + torch.arange(1, width + 1, device=subjects.device) * first
+    mixed = subjects[:, None] + torch.arange(1, width + 1, device=subjects.device) * first
     mixed = (mixed ^ (mixed >> 30)) * second
     mixed = (mixed ^ (mixed >> 27)) * third
-    signs: Tensor = torch.where(mixed >> 31 & 1 == 1, width**-0.5, -(width**-0.5)) * (distinct[:, None] != 0)
-    return signs[place]
+    return torch.where(mixed >> 31 & 1 == 1, width**-0.5, -(width**-0.5)) * (subjects[:, None] != 0)

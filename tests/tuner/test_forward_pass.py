@@ -11,6 +11,7 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
+from helpers.tuner import seen
 from memlayers.tuner import MemoryConfig, memory_handle, memory_layers
 from memlayers.tuner.boundary_flags import Boundary
 from memlayers.tuner.subject_index import fingerprint
@@ -33,10 +34,6 @@ def _model(
     return model
 
 
-def _watch(model: Any) -> Any:
-    return memory_layers(model)[0].watch
-
-
 @torch.no_grad()
 def _both(model: Any, ids: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
     """Logits with the memory and without."""
@@ -48,9 +45,7 @@ def _both(model: Any, ids: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
 def test_the_memory_is_read_after_a_mention_and_within_its_scope(tiny_backbone: Build) -> None:
     model = _model(tiny_backbone())
     ids = torch.tensor([[3, 4, *FORM, 5, 6, 10, 11, 12, 13]])
-    _both(model, ids)
-    model(ids)
-    assert _watch(model).token_subjects["default"][0].nonzero().flatten().tolist() == [5, 6, 7, 8]
+    assert seen(model, ids).subjects["default"].nonzero().flatten().tolist() == [5, 6, 7, 8]
     after, before = _both(model, ids)
     assert torch.equal(after[:, :5], before[:, :5])
     assert not torch.equal(after[:, 5], before[:, 5])
@@ -77,11 +72,9 @@ def test_a_mention_that_continues_is_none(tiny_backbone: Build) -> None:
     index.fill({FORM: FORM}, 4, flags)
     for follower, places in ((20, []), (63, []), (21, [4, 5, 6, 7])):
         ids = torch.tensor([[3, *FORM, follower, 5, 5, 5, 5]])
-        model(ids)
-        assert _watch(model).token_subjects["default"][0].nonzero().flatten().tolist() == places
+        assert seen(model, ids).subjects["default"].nonzero().flatten().tolist() == places
         cache = model(ids[:, :4], use_cache=True).past_key_values
-        model(ids[:, 4:], past_key_values=cache)
-        assert _watch(model).token_subjects["default"][0].bool().sum() == len(places)
+        assert seen(model, ids[:, 4:], past_key_values=cache).subjects["default"].bool().sum() == len(places)
     assert not index.mentions(torch.tensor([[20, 63]])).any()
 
 
@@ -89,33 +82,30 @@ def test_a_mention_that_continues_is_none(tiny_backbone: Build) -> None:
 def test_pieces_with_a_cache_decide_as_the_whole(tiny_backbone: Build, pieces: tuple[int, ...]) -> None:
     model = _model(tiny_backbone(), scope=5)
     ids = torch.tensor([[3, 4, *FORM, 5, 6, 10, 11, 12, 13], [3, 4, 5, 5, 5, 5, 6, *FORM, 13]])
-    with torch.no_grad():
-        whole = model(ids).logits
-        reads = _watch(model).token_subjects["default"]
-        cache, seen, logits = None, [], []
-        for piece in ids.split(list(pieces), dim=1):
-            out = model(piece, past_key_values=cache, use_cache=True)
-            cache = out.past_key_values
-            seen.append(_watch(model).token_subjects["default"])
-            logits.append(out.logits)
-    assert torch.equal(torch.cat(seen, 1), reads)
-    assert reads.any() and not reads.all()
-    torch.testing.assert_close(torch.cat(logits, 1), whole)
+    whole = seen(model, ids)
+    cache, reads, logits = None, [], []
+    for piece in ids.split(list(pieces), dim=1):
+        part = seen(model, piece, past_key_values=cache, use_cache=True)
+        cache = part.output.past_key_values
+        reads.append(part.subjects["default"].view(len(ids), -1))
+        logits.append(part.output.logits)
+    expected = whole.subjects["default"].view(len(ids), -1)
+    assert torch.equal(torch.cat(reads, 1), expected)
+    assert expected.any() and not expected.all()
+    torch.testing.assert_close(torch.cat(logits, 1), whole.output.logits)
 
 
 def test_a_copied_and_a_cropped_cache_keep_their_history(tiny_backbone: Build) -> None:
     model = _model(tiny_backbone(), scope=20)
-    with torch.no_grad():
-        cache = DynamicCache(config=model.config)
-        model(torch.tensor([[3, *FORM[:2]]]), past_key_values=cache)
-        copied = copy.deepcopy(cache)
-        model(torch.tensor([[FORM[2], 5]]), past_key_values=cache)
-        assert _watch(model).token_subjects["default"].bool().tolist() == [[False, True]]
-        model(torch.tensor([[5, 5]]), past_key_values=copied)  # another continuation of the same start
-        assert not _watch(model).token_subjects["default"].bool().any()
-        cache.crop(-2)  # the name's last token is taken back
-        model(torch.tensor([[5, 5]]), past_key_values=cache)
-        assert not _watch(model).token_subjects["default"].bool().any()
+    cache = DynamicCache(config=model.config)
+    seen(model, torch.tensor([[3, *FORM[:2]]]), past_key_values=cache)
+    copied = copy.deepcopy(cache)
+    after = seen(model, torch.tensor([[FORM[2], 5]]), past_key_values=cache)
+    assert after.subjects["default"].bool().tolist() == [False, True]
+    other = seen(model, torch.tensor([[5, 5]]), past_key_values=copied)  # another continuation of the same start
+    assert not other.subjects["default"].any()
+    cache.crop(-2)  # the name's last token is taken back
+    assert not seen(model, torch.tensor([[5, 5]]), past_key_values=cache).subjects["default"].any()
 
 
 def test_beams_and_padding_on_the_left_decide_per_row(tiny_backbone: Build) -> None:
@@ -123,11 +113,11 @@ def test_beams_and_padding_on_the_left_decide_per_row(tiny_backbone: Build) -> N
     ids = torch.tensor([[0, 0, 3, *FORM], [3, 4, 5, 6, 10, 11]])
     mask = torch.tensor([[0, 0, 1, 1, 1, 1], [1] * 6])
     for beams in (1, 2):
-        model.generate(
-            input_ids=ids, attention_mask=mask, num_beams=beams, do_sample=False, max_new_tokens=3, min_new_tokens=3,
-            eos_token_id=2, pad_token_id=0,
+        generated = seen(
+            model, call="generate", input_ids=ids, attention_mask=mask, num_beams=beams, do_sample=False,
+            max_new_tokens=3, min_new_tokens=3, eos_token_id=2, pad_token_id=0,
         )  # fmt: skip
-        assert _watch(model).token_subjects["default"].bool().flatten().tolist() == [True] * beams + [False] * beams
+        assert generated.subjects["default"].bool().tolist() == [True] * beams + [False] * beams
 
 
 def test_the_layers_follow_the_first_ones_decision(tiny_backbone: Build) -> None:
@@ -140,8 +130,8 @@ def test_the_layers_follow_the_first_ones_decision(tiny_backbone: Build) -> None
     after, before = _both(model, torch.tensor([[3, *FORM, 5]]))
     assert torch.equal(after, before)
     gate.threshold.fill_(-1e9)
-    model(torch.tensor([[3, *FORM, 5, 5]]))
-    assert _watch(model).decided["default"].tolist() == [4, 5]
+    opened = seen(model, torch.tensor([[3, *FORM, 5, 5]])).opened["default"]
+    assert opened is not None and opened.tolist() == [4, 5]
 
 
 def _half_open(model: Any) -> Any:
@@ -167,9 +157,8 @@ def test_a_gate_that_has_opened_stays_open_until_the_next_mention(tiny_backbone:
     ids = torch.tensor([[3, *FORM, *range(10, 22), *FORM, *range(30, 42)]])
     tried: list[Tensor] = []
     gate.register_forward_hook(lambda _, __, logits: tried.append(logits > gate.threshold))
-    with torch.no_grad():
-        model(ids)
-    subjects = _watch(model).token_subjects["default"][0] != 0
+    found = seen(model, ids)
+    subjects = found.subjects["default"] != 0
     (opened,) = tried  # one entry per token that may read
     alone = torch.zeros_like(subjects)
     alone[subjects] = opened
@@ -177,7 +166,8 @@ def test_a_gate_that_has_opened_stays_open_until_the_next_mention(tiny_backbone:
     for t in range(1, ids.shape[1]):
         same_name = bool(subjects[t] and subjects[t - 1]) and t != 16 + len(FORM)
         expected[t] = alone[t] | (expected[t - 1] & same_name)
-    assert _watch(model).decided["default"].tolist() == expected.nonzero().flatten().tolist()
+    assert found.opened["default"] is not None
+    assert found.opened["default"].tolist() == expected.nonzero().flatten().tolist()
     assert alone.sum() < expected.sum() < subjects.sum()
 
 
@@ -240,7 +230,7 @@ def test_an_index_is_saved_loaded_and_taken_away_with_its_memory(tiny_backbone: 
 def test_a_deep_copy_watches_its_own_tokens(tiny_backbone: Build) -> None:
     model = _model(tiny_backbone())
     twin = copy.deepcopy(model)
-    assert _watch(twin) is not _watch(model)
+    assert memory_layers(twin)[0].hooks is not memory_layers(model)[0].hooks
     ids = torch.tensor([[3, *FORM, 5]])
     with torch.no_grad():
         assert torch.equal(twin(ids).logits, model(ids).logits)
@@ -251,9 +241,9 @@ def test_a_deep_copy_watches_its_own_tokens(tiny_backbone: Build) -> None:
 
 def test_the_latest_mention_counts_until_its_scope_ends(tiny_backbone: Build) -> None:
     model = _model(tiny_backbone(), (FORM, (5,)), scope=3)
-    model(torch.tensor([[3, *FORM, 4, 5, 4, 4, 4]]))
+    found = seen(model, torch.tensor([[3, *FORM, 4, 5, 4, 4, 4]]))
     first, second = fingerprint(FORM), fingerprint((5,))
-    assert _watch(model).token_subjects["default"][0].tolist() == [0, 0, 0, 0, first, first, second, second, second]
+    assert found.subjects["default"].tolist() == [0, 0, 0, 0, first, first, second, second, second]
 
 
 def test_teaching_and_answering_by_the_cache_read_the_same_slots(tiny_backbone: Build) -> None:
