@@ -12,12 +12,12 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from memlayers.kernels import kernels_for, operators
 from memlayers.kernels.interface import LogEntry, Table
 from memlayers.pool.factored_gradient import FactoredGradient
 from memlayers.pool.sharding import check_whole
+from memlayers.utils.errors import WorkError
 
 __all__ = ["FactoredGradient", "ValuePool", "is_value_pool"]
 
@@ -186,8 +186,9 @@ class _Read(torch.autograd.Function):
         return kernels_for(indices.device).weighted_sum(pool.table, indices, weights, dtype)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise WorkError("a value pool has no second derivative: do without create_graph=True")
         indices, weights = ctx.saved_tensors
         gradient = gradient.contiguous()
         log = weights_gradient = None
