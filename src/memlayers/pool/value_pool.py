@@ -190,10 +190,10 @@ class _Read(torch.autograd.Function):
         if torch.is_grad_enabled():
             raise WorkError("a value pool has no second derivative: do without create_graph=True")
         indices, weights = ctx.saved_tensors
-        gradient = gradient.contiguous()
+        gradient = gradient.detach().contiguous()
         log = weights_gradient = None
         if ctx.needs_input_grad[0]:
-            log = FactoredGradient(ctx.pool, ctx.like, [LogEntry(indices, weights, gradient)])
+            log = FactoredGradient(ctx.pool, ctx.like, [LogEntry(indices, weights.detach(), gradient)])
         if ctx.needs_input_grad[1]:
             weights_gradient = kernels_for(indices.device).weight_gradient(ctx.pool.table, indices, gradient)
         return log, weights_gradient, None, None, None
