@@ -193,10 +193,12 @@ def test_an_int8_pool_refuses_other_optimizers(read: Reading) -> None:
         torch.optim.AdamW([pool.parameter], lr=0.1, fused=True).step()
 
 
-def test_what_would_be_lost_in_place_is_refused(read: Reading) -> None:
-    gradient = _gradient(_pool(), read)
-    with pytest.raises(NotImplementedError, match="in place"):
-        gradient.add_(torch.ones(SLOTS, DIM))
+def test_what_no_log_can_say_makes_the_gradient_dense_and_an_int8_pool_refuses_it(read: Reading) -> None:
+    gradient = _gradient(pool := _pool(), read)
+    gradient.add_(torch.ones(SLOTS, DIM))
+    torch.testing.assert_close(gradient.to_dense(), _stock(pool, read) + 1)
+    with pytest.raises(WorkError, match="RowAdamW only"):
+        _gradient(_pool(torch.int8), read).add_(torch.ones(SLOTS))
 
 
 @pytest.mark.parametrize("bad", [None, float("inf")])

@@ -11,8 +11,9 @@ from torch import Tensor
 from memlayers.kernels import kernels_for
 from memlayers.kernels.interface import AdamW, Inverted, LogEntry, RowState, Table
 from memlayers.kernels.storage import write_rows
+from memlayers.pool.factored_gradient import FactoredGradient
 from memlayers.pool.row_state import TouchedRows
-from memlayers.pool.value_pool import FactoredGradient, ValuePool
+from memlayers.pool.value_pool import ValuePool
 
 STAGE_BYTES = 8 * 2**20  # of the gradients of one piece
 

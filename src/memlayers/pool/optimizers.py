@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from memlayers.pool.factored_gradient import FactoredGradient
 from memlayers.pool.row_adamw import ParameterGroups, RowAdamW
-from memlayers.pool.value_pool import FactoredGradient
 from memlayers.utils.errors import InputError
 
 OPTIMIZERS: Final = ("row-adamw", "adamw")

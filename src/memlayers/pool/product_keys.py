@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from memlayers.kernels import kernels_for
+from memlayers.kernels import kernels_for, operators
 
 EIGENVALUE_FLOOR = 1e-4  # of the largest; below it lies noise that whitening would blow up
 
@@ -27,7 +27,8 @@ def product_key_top_k(scores_a: Tensor, scores_b: Tensor, k: int) -> tuple[Tenso
     Returns:
         scores [n, h, k], best first, and slot indices [n, h, k], int64.
     """
-    scores, slots = kernels_for(scores_a.device).product_key_top_k(scores_a.detach(), scores_b.detach(), k)
+    kernels = operators if torch.compiler.is_compiling() else kernels_for(scores_a.device)
+    scores, slots = kernels.product_key_top_k(scores_a.detach(), scores_b.detach(), k)
     if torch.is_grad_enabled() and (scores_a.requires_grad or scores_b.requires_grad):
         sub_keys = scores_a.shape[-1]
         scores = scores_a.gather(-1, slots // sub_keys) + scores_b.gather(-1, slots % sub_keys)

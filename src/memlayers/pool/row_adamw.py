@@ -16,9 +16,11 @@ from torch.optim.adamw import adamw as functional_adamw
 
 from memlayers.kernels import kernels_for
 from memlayers.kernels.interface import AdamW, Schedule
+from memlayers.pool.factored_gradient import NO_READ_LOG, FactoredGradient
 from memlayers.pool.offload import step_on_host
 from memlayers.pool.row_state import RowFormat, TouchedRows
-from memlayers.pool.value_pool import FactoredGradient, ValuePool
+from memlayers.pool.sharding import is_sharded
+from memlayers.pool.value_pool import ValuePool, is_value_pool
 from memlayers.utils.errors import InputError
 
 ParameterGroups: TypeAlias = Iterable[dict[str, Any]]
@@ -115,19 +117,22 @@ class RowAdamW(Optimizer):
 
         Returns:
             The closure's loss, if there is one.
+
+        Raises:
+            InputError: a value pool's gradient is dense. No parameter has moved then.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if isinstance(parameter.grad, FactoredGradient):
-                    self._step_rows(parameter, parameter.grad, group)
-                elif parameter.grad is not None and "touched" in self.state[parameter]:
-                    raise InputError("the pool's gradient was made dense (DDP does so); RowAdamW needs its read log")
-                elif parameter.grad is not None:
-                    self._step_dense(parameter, parameter.grad, group)
+        parameters = [(parameter, group) for group in self.param_groups for parameter in group["params"]]
+        for parameter, _ in parameters:
+            _check_gradient(parameter, "touched" in self.state.get(parameter, {}))
+        for parameter, group in parameters:
+            if isinstance(parameter.grad, FactoredGradient):
+                self._step_rows(parameter, parameter.grad, group)
+            elif parameter.grad is not None:
+                self._step_dense(parameter, parameter.grad, group)
         return loss
 
     @torch.no_grad()
@@ -159,6 +164,7 @@ class RowAdamW(Optimizer):
     def _step_rows(self, parameter: Tensor, gradient: FactoredGradient, group: dict[str, Any]) -> None:
         """Moves the rows in the log."""
         state, pool = self.state[parameter], gradient.pool
+        assert isinstance(pool, ValuePool)
         if not state:
             state.update(self._fresh_state(pool))
         if "pool" not in state:
@@ -332,6 +338,15 @@ class RowAdamW(Optimizer):
             now = len(loaded["schedule"])
             loaded["caught_up"] = torch.full((format.slots,), now, dtype=torch.int64, device=parameter.device)
         return loaded
+
+
+def _check_gradient(parameter: Tensor, has_rows: bool) -> None:
+    """Refuses a value pool's gradient without its log: torch's AdamW would be another method, rows' state another."""
+    gradient = parameter.grad
+    if gradient is None or (isinstance(gradient, FactoredGradient) and not gradient.is_dense):
+        return
+    if isinstance(gradient, FactoredGradient) or has_rows or is_value_pool(parameter) or is_sharded(parameter):
+        raise InputError(NO_READ_LOG)
 
 
 def _noise_key(step: int) -> int:

@@ -7,17 +7,19 @@ and micro-batches, scales, and has a norm, like any gradient, without a row of i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
-from memlayers.kernels import kernels_for
-from memlayers.kernels.interface import Inverted, LogEntry, Table
+from memlayers.kernels import kernels_for, operators
+from memlayers.kernels.interface import LogEntry, Table
+from memlayers.pool.factored_gradient import FactoredGradient
+from memlayers.pool.sharding import check_whole
 from memlayers.utils.errors import WorkError
+
+__all__ = ["FactoredGradient", "ValuePool", "is_value_pool"]
 
 BeforeRead: TypeAlias = Callable[[Tensor | None], None]
 
@@ -106,16 +108,64 @@ class ValuePool(nn.Module):
 
         Returns:
             [n, dim] on the pool's device.
+
+        Raises:
+            InputError: a slot is outside the pool (see `operators.checked` for CUDA).
+            WorkError: FSDP has flattened the pool, cut it up or left it out.
         """
-        device = self.parameter.device
-        indices = indices.to(device, torch.int32 if self.slots < 2**31 else torch.int64)
-        weights = weights.to(device, torch.float64 if self.parameter.dtype == torch.float64 else torch.float32)
-        if self.protected is not None and torch.is_grad_enabled():
-            weights = weights.masked_fill(self.protected[indices], 0)
+        if not torch.compiler.is_compiling():
+            return self._read(indices, weights, dtype)
+        if self.before_read is not None or self._learns(weights):
+            read: Tensor = _read_outside_of_graphs(self, indices, weights, dtype)
+            return read
+        indices, weights = indices.to(self.parameter.device), self._weights(indices, weights)
+        return operators.weighted_sum(self.table, indices, weights, dtype or weights.dtype)
+
+    def _read(self, indices: Tensor, weights: Tensor, dtype: torch.dtype | None) -> Tensor:
+        learns = self._learns(weights)
+        check_whole(self, self._held(), self.slots, learns)
+        indices = operators.checked(indices, self.slots).to(self.parameter.device)
+        weights = self._weights(indices, weights)
         if self.before_read is not None:
             self.before_read(indices)
+        if not learns:
+            return kernels_for(indices.device).weighted_sum(self.table, indices, weights, dtype or weights.dtype)
+        _mark(self.parameter)
         read: Tensor = _Read.apply(self.parameter, weights, indices, self, dtype or weights.dtype)
         return read
+
+    def _held(self) -> Tensor | None:
+        """The parameter, if it still is one of this module: FSDP1 takes it away."""
+        return self._parameters.get("weight", self._parameters.get("scales"))
+
+    def _learns(self, weights: Tensor) -> bool:
+        """Whether a read has a gradient."""
+        held = self._held()
+        return torch.is_grad_enabled() and (weights.requires_grad or (held is not None and held.requires_grad))
+
+    def _weights(self, indices: Tensor, weights: Tensor) -> Tensor:
+        """Weights as kernels take them, 0 for protected slots."""
+        parameter = self.parameter
+        weights = weights.to(parameter.device, torch.float64 if parameter.dtype == torch.float64 else torch.float32)
+        if self.protected is not None and torch.is_grad_enabled():
+            weights = weights.masked_fill(self.protected[indices], 0)
+        return weights
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _read_outside_of_graphs(pool: ValuePool, indices: Tensor, weights: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """What keeps a log, or moves rows first, is no operation of a graph: torch.compile breaks its graph here."""
+    return pool._read(indices, weights, dtype)
+
+
+def _mark(parameter: nn.Parameter) -> None:
+    """Lets an optimizer know it for a value pool's, though its gradient is dense. Copies of a parameter lose this."""
+    parameter.memlayers_value_pool = True  # type: ignore[attr-defined]
+
+
+def is_value_pool(parameter: Tensor) -> bool:
+    """Whether it is the parameter of a value pool that was read for its gradient."""
+    return getattr(parameter, "memlayers_value_pool", False)
 
 
 def _bring_up_to_date(pool: Any, prefix: str, keep_vars: bool) -> None:
@@ -132,240 +182,18 @@ class _Read(torch.autograd.Function):
         ctx: Any, parameter: Tensor, weights: Tensor, indices: Tensor, pool: ValuePool, dtype: torch.dtype
     ) -> Tensor:
         ctx.save_for_backward(indices, weights)
-        ctx.pool = pool
+        ctx.pool, ctx.like = pool, parameter.detach()
         return kernels_for(indices.device).weighted_sum(pool.table, indices, weights, dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise WorkError("a value pool has no second derivative: do without create_graph=True")
         indices, weights = ctx.saved_tensors
-        gradient = gradient.contiguous()
+        gradient = gradient.detach().contiguous()
         log = weights_gradient = None
         if ctx.needs_input_grad[0]:
-            log = FactoredGradient(ctx.pool, [LogEntry(indices, weights, gradient)])
+            log = FactoredGradient(ctx.pool, ctx.like, [LogEntry(indices, weights.detach(), gradient)])
         if ctx.needs_input_grad[1]:
             weights_gradient = kernels_for(indices.device).weight_gradient(ctx.pool.table, indices, gradient)
         return log, weights_gradient, None, None, None
-
-
-class FactoredGradient(Tensor):
-    """The gradient of a value pool, as the log of the reads it came from.
-
-    To torch it is a tensor of the parameter's shape, dtype and device. Adding two joins their logs; scaling, detaching,
-    copying, zeroing, the 2-norm and the gradient scaler's unscaling work on the log. Any other operation sees the dense
-    gradient, built for that one call: so every optimizer works, if not at every pool's size.
-
-    Attributes:
-        pool: whose gradient it is.
-        entries: the log.
-        factor: on all of them.
-    """
-
-    pool: ValuePool
-    entries: tuple[LogEntry, ...]
-    factor: float
-
-    @staticmethod
-    def __new__(
-        cls, pool: ValuePool, entries: Sequence[LogEntry], factor: float = 1.0, dtype: torch.dtype | None = None
-    ) -> FactoredGradient:
-        """Makes a tensor without storage."""
-        like = pool.parameter
-        made = torch.Tensor._make_wrapper_subclass(
-            cls, like.shape, strides=like.stride(), dtype=dtype or like.dtype, device=like.device
-        )
-        made.pool, made.entries, made.factor = pool, tuple(entries), factor
-        made._inverted = None
-        return made
-
-    _inverted: Inverted | None
-
-    def __init__(self, *arguments: Any, **keywords: Any) -> None: ...
-
-    def __repr__(self) -> str:  # type: ignore[override]
-        reads = sum(entry.indices.numel() for entry in self.entries)
-        return f"FactoredGradient(shape={tuple(self.shape)}, entries={len(self.entries)}, reads={reads})"
-
-    def inverted(self) -> Inverted:
-        """Which tokens read each slot; worked out once."""
-        if self._inverted is None:
-            self._inverted = kernels_for(self.device).invert(self.entries)
-        return self._inverted
-
-    def norm_squared(self) -> Tensor:
-        """The squared 2-norm over the whole pool, a float64 scalar."""
-        norm: Tensor = kernels_for(self.device).square_norm(self.entries, self.inverted()) * self.factor**2
-        return norm
-
-    def is_finite(self) -> Tensor:
-        """Whether no gradient in the log is infinite or NaN, a bool scalar."""
-        finite = [torch.isfinite(entry.gradient).all() for entry in self.entries]
-        return torch.stack(finite).all() if finite else torch.ones((), dtype=torch.bool, device=self.device)
-
-    @torch.no_grad()
-    def to_dense(self, *arguments: Any, **keywords: Any) -> Tensor:
-        """The gradient as an ordinary tensor of the pool's size, by torch's own embedding_bag backward.
-
-        Raises:
-            WorkError: an int8 pool has no such gradient.
-        """
-        if self.pool.table.scales is not None:
-            raise WorkError("an int8 pool is taught by memlayers.RowAdamW only: take it, or a bfloat16 pool")
-        dense = torch.zeros(self.shape, dtype=self.dtype, device=self.device)
-        compute = torch.promote_types(self.dtype, torch.float32)
-        for indices, weights, gradient in self.entries:
-            n, reads = indices.shape
-            bags = torch.arange(n, dtype=indices.dtype, device=self.device)
-            dense += torch.ops.aten._embedding_bag_dense_backward(
-                gradient.to(compute), indices.flatten(), bags.repeat_interleave(reads), torch.full_like(bags, reads),
-                bags[:0], self.pool.slots, False, 0, (weights * self.factor).flatten().to(compute),
-            )  # fmt: skip
-        return dense
-
-    def _with(self, entries: Sequence[LogEntry], factor: float, dtype: torch.dtype | None = None) -> FactoredGradient:
-        return FactoredGradient(self.pool, entries, factor, dtype or self.dtype)
-
-    def _become(self, entries: tuple[LogEntry, ...], factor: float) -> FactoredGradient:
-        self.entries, self.factor, self._inverted = entries, factor, None
-        return self
-
-    def _scale(self, by: Any) -> FactoredGradient:
-        self.factor *= float(by)
-        return self
-
-    def _joined(self, other: FactoredGradient) -> tuple[tuple[LogEntry, ...], float]:
-        """Both logs under one factor."""
-        if self.factor == other.factor:
-            return self.entries + other.entries, self.factor
-        logs = (entry._replace(weights=entry.weights * each.factor) for each in (self, other) for entry in each.entries)
-        return tuple(logs), 1.0
-
-    @classmethod
-    def __torch_dispatch__(  # type: ignore[override]
-        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        handler = _HANDLERS.get(func)
-        if handler is not None:
-            result = handler(*args, **(kwargs or {}))
-            if result is not NotImplemented:
-                return result
-        if args and func._schema.is_mutable and _holds_one(args[0]):
-            raise NotImplementedError(f"{func} cannot change a value pool's factored gradient in place")
-        args, kwargs = tree_map_only(FactoredGradient, FactoredGradient.to_dense, (args, kwargs or {}))
-        return func(*args, **kwargs)
-
-
-def _holds_one(argument: Any) -> bool:
-    items = argument if isinstance(argument, (list, tuple)) else [argument]
-    return any(isinstance(item, FactoredGradient) for item in items)
-
-
-# -- what torch does to gradients, done to a log ----------------------------------------------------------------
-
-
-def _add(a: Any, b: Any, *, alpha: float = 1) -> Any:
-    if not (isinstance(a, FactoredGradient) and isinstance(b, FactoredGradient)) or alpha != 1:
-        return NotImplemented
-    return a._with(*a._joined(b))
-
-
-def _add_(a: Any, b: Any, *, alpha: float = 1) -> Any:
-    if not (isinstance(a, FactoredGradient) and isinstance(b, FactoredGradient)) or alpha != 1:
-        return NotImplemented
-    return a._become(*a._joined(b))
-
-
-def _is_scalar(value: Any) -> bool:
-    return isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
-
-
-def _mul(a: Any, b: Any) -> Any:
-    if isinstance(b, FactoredGradient):
-        a, b = b, a
-    return a._with(a.entries, a.factor * float(b)) if _is_scalar(b) else NotImplemented
-
-
-def _mul_(a: Any, b: Any) -> Any:
-    return a._scale(b) if isinstance(a, FactoredGradient) and _is_scalar(b) else NotImplemented
-
-
-def _div(a: Any, b: Any) -> Any:
-    return (
-        a._with(a.entries, a.factor / float(b)) if isinstance(a, FactoredGradient) and _is_scalar(b) else NotImplemented
-    )
-
-
-def _div_(a: Any, b: Any) -> Any:
-    return a._scale(1 / float(b)) if isinstance(a, FactoredGradient) and _is_scalar(b) else NotImplemented
-
-
-def _same(a: Any, **_: Any) -> Any:
-    return a._with(a.entries, a.factor)
-
-
-def _to_copy(a: Any, *, dtype: torch.dtype | None = None, device: Any = None, **_: Any) -> Any:
-    if device is not None and torch.device(device) != a.device:
-        return NotImplemented
-    return a._with(a.entries, a.factor, dtype)
-
-
-def _zero_(a: Any) -> Any:
-    return a._become((), 1.0)
-
-
-def _vector_norm(a: Any, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
-    if ord != 2 or dim is not None or keepdim:
-        return NotImplemented
-    return a.norm_squared().sqrt().to(dtype or a.dtype)
-
-
-def _foreach_norm(tensors: Any, ord: Any = 2, dtype: Any = None) -> Any:
-    return [torch.linalg.vector_norm(each, ord, dtype=dtype) for each in tensors]
-
-
-def _foreach_mul_(tensors: Any, by: Any) -> None:
-    for number, each in enumerate(tensors):
-        each.mul_(by[number] if isinstance(by, (list, tuple)) else by)
-
-
-def _foreach_zero_(tensors: Any) -> None:
-    for each in tensors:
-        each.zero_()
-
-
-def _unscale_(tensors: Any, found_inf: Tensor, inverse_scale: Tensor) -> None:
-    """torch.amp.GradScaler's check and unscaling."""
-    for each in tensors:
-        if isinstance(each, FactoredGradient):
-            found_inf.logical_or_(~each.is_finite())
-            each.mul_(inverse_scale)
-        else:
-            torch._amp_foreach_non_finite_check_and_unscale_([each], found_inf, inverse_scale)
-
-
-_aten = torch.ops.aten
-_HANDLERS: MappingProxyType[Any, Callable[..., Any]] = MappingProxyType(
-    {
-        _aten.add.Tensor: _add,
-        _aten.add_.Tensor: _add_,
-        _aten.mul.Tensor: _mul,
-        _aten.mul.Scalar: _mul,
-        _aten.mul_.Tensor: _mul_,
-        _aten.mul_.Scalar: _mul_,
-        _aten.div.Tensor: _div,
-        _aten.div.Scalar: _div,
-        _aten.div_.Tensor: _div_,
-        _aten.div_.Scalar: _div_,
-        _aten.detach.default: _same,
-        _aten.alias.default: _same,
-        _aten.clone.default: _same,
-        _aten._to_copy.default: _to_copy,
-        _aten.zero_.default: _zero_,
-        _aten.linalg_vector_norm.default: _vector_norm,
-        _aten._foreach_norm.Scalar: _foreach_norm,
-        _aten._foreach_mul_.Tensor: _foreach_mul_,
-        _aten._foreach_mul_.Scalar: _foreach_mul_,
-        _aten._foreach_mul_.List: _foreach_mul_,
-        _aten._foreach_zero_.default: _foreach_zero_,
-        _aten._amp_foreach_non_finite_check_and_unscale_.default: _unscale_,
-    }
-)

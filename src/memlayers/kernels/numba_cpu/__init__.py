@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -212,9 +213,31 @@ def _array(tensor: Tensor) -> Any:
     return tensor.numpy()
 
 
+class _Memory:
+    """A contiguous tensor as numpy takes it from other libraries, alive as long as the array.
+
+    `Tensor.numpy` would forbid its storage to be resized ever after, by which FSDP frees a parameter between its uses.
+    """
+
+    def __init__(self, tensor: Tensor, dtype: str) -> None:
+        self.tensor = tensor
+        self.__array_interface__ = {
+            "shape": tuple(tensor.shape), "typestr": dtype, "data": (tensor.data_ptr(), False), "version": 3,
+        }  # fmt: skip
+
+
+_DTYPES = MappingProxyType({torch.float64: "<f8", torch.float32: "<f4", torch.bfloat16: "<u2", torch.int8: "|i1"})
+
+
 def _table(table: Table) -> tuple[Any, Any]:
-    scales = np.zeros(0, dtype=np.float32) if table.scales is None else table.scales.detach().numpy()
-    return _array(table.values), scales
+    """Its arrays; bfloat16 as in `_array`."""
+    values, scales = table.values, table.scales
+    assert values.is_contiguous() and values.numel()
+    no_scales = np.zeros(0, dtype=np.float32)
+    return (
+        np.asarray(_Memory(values, _DTYPES[values.dtype])),
+        no_scales if scales is None else np.asarray(_Memory(scales, "<f4")),
+    )
 
 
 def _compute_dtype(state: RowState) -> Any:

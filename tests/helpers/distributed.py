@@ -1,0 +1,246 @@
+"""What one of two processes does in tests/tuner/test_distributed.py; a case is a function of this module.
+
+Every case teaches the same memory on half of each batch, with the other process, and compares with the plain loop on
+whole batches: the same values, and the same bits in both processes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from peft import get_peft_model
+from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
+from torch.nn.parallel import DistributedDataParallel
+from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
+
+from memlayers.pool.row_adamw import RowAdamW
+from memlayers.pool.value_pool import ValuePool
+from memlayers.tuner import MemoryConfig, memory_handle
+from memlayers.utils.errors import InputError, WorkError
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "vocab_size": 64,
+}  # fmt: skip
+
+
+def run(case: str, rank: int, rendezvous: str) -> None:
+    """Runs a case as one of two processes."""
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    getattr(sys.modules[__name__], case)()
+    dist.barrier()
+
+
+# -- the loops ------------------------------------------------------------------------------------------------------
+
+
+def build(recipe: str = "addressed", **settings: Any) -> Any:
+    torch.manual_seed(0)
+    backbone = Qwen2ForCausalLM(Qwen2Config(**SIZES))
+    model = get_peft_model(backbone, MemoryConfig(recipe=recipe, sub_keys=8, heads=2, top_k=3, **settings)).train()
+    pool = memory_handle(model).pool
+    pool.initialise("normal", 0)
+    return model
+
+
+def batches(steps: int = 3) -> Tensor:
+    return torch.randint(3, 60, (steps, 4, 9), generator=torch.Generator().manual_seed(1))
+
+
+def adamw(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.03, eps=1e-3)
+
+
+def train(model: nn.Module, optimizer: Any, shares: list[list[Tensor]], no_sync: Any = nullcontext) -> None:
+    """A step for each list of micro-batches."""
+    for micro_batches in shares:
+        for number, ids in enumerate(micro_batches):
+            with no_sync() if number + 1 < len(micro_batches) else nullcontext():
+                (model(input_ids=ids, labels=ids).loss / len(micro_batches)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def own_share(parts: int = 1) -> list[list[Tensor]]:
+    return [list(ids.chunk(2)[dist.get_rank()].chunk(parts)) for ids in batches()]
+
+
+def trainable(model: nn.Module) -> dict[str, Tensor]:
+    return {
+        name.removeprefix("module."): getattr(parameter, "full_tensor", parameter.clone)().detach()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def expected(recipe: str = "addressed") -> dict[str, Tensor]:
+    """What the plain loop makes of whole batches."""
+    model = build(recipe)
+    before = trainable(model)
+    train(model, adamw(model), [[ids] for ids in batches()])
+    after = trainable(model)
+    assert after and not any(torch.equal(before[name], after[name]) for name in after)
+    return after
+
+
+def check(model: nn.Module, plain: dict[str, Tensor]) -> None:
+    ours = trainable(model)
+    assert ours.keys() == plain.keys(), (ours.keys(), plain.keys())
+    for name, value in ours.items():
+        torch.testing.assert_close(value, plain[name], rtol=1e-4, atol=1e-5)
+        both = [torch.empty_like(value) for _ in range(2)]
+        dist.all_gather(both, value)
+        assert torch.equal(*both), name
+
+
+def refused(error: type[Exception], words: str, work: Callable[[], Any]) -> None:
+    try:
+        work()
+    except error as raised:
+        assert words in str(raised) and "\n" not in str(raised), raised
+    else:
+        raise AssertionError(f"not refused: {words}")
+
+
+# -- DDP --------------------------------------------------------------------------------------------------------
+
+
+def ddp() -> None:
+    plain = expected()
+    for options in (
+        {}, {"gradient_as_bucket_view": True}, {"find_unused_parameters": True}, {"static_graph": True},
+    ):  # fmt: skip
+        model = DistributedDataParallel(build(), **options)  # type: ignore[arg-type]
+        train(model, adamw(model), own_share())
+        check(model, plain)
+
+
+def ddp_accumulates() -> None:
+    plain = expected()
+    for view in (False, True):
+        model = DistributedDataParallel(build(), gradient_as_bucket_view=view)
+        train(model, adamw(model), own_share(parts=2), model.no_sync)
+        check(model, plain)
+    model = DistributedDataParallel(build("dense"))
+    train(model, adamw(model), own_share())
+    check(model, expected("dense"))
+
+
+def ddp_refuses_row_adamw() -> None:
+    ids = batches()[0]
+    for view in (False, True):
+        model = DistributedDataParallel(build(), gradient_as_bucket_view=view)
+        before = trainable(model)
+        optimizer = RowAdamW([p for p in model.parameters() if p.requires_grad], lr=0.03)
+        model(input_ids=ids, labels=ids).loss.backward()
+        refused(InputError, "take torch.optim.AdamW, or train in one process", optimizer.step)
+        assert all(torch.equal(before[name], value) for name, value in trainable(model).items())
+    model = DistributedDataParallel(build(pool_dtype="int8"))
+    refused(WorkError, "take RowAdamW alone, or a bfloat16 pool", model(input_ids=ids, labels=ids).loss.backward)
+
+
+def ddp_by_accelerate() -> None:
+    from accelerate import Accelerator
+
+    plain = expected()
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
+    bare = build()
+    model, optimizer = accelerator.prepare(bare, adamw(bare))
+    assert isinstance(model, DistributedDataParallel)
+    for ids in (part for parts in own_share(parts=2) for part in parts):
+        with accelerator.accumulate(model):
+            accelerator.backward(model(input_ids=ids, labels=ids).loss)
+            optimizer.step()
+            optimizer.zero_grad()
+    check(model, plain)
+
+
+# -- FSDP ---------------------------------------------------------------------------------------------------------
+
+
+def fsdp() -> None:
+    for recipe in ("addressed", "dense"):
+        plain, model = expected(recipe), build(recipe)
+        shard(memory_handle(model).pool, *layers(model), model)
+        train(model, adamw(model), own_share())
+        check(model, plain)
+    plain, model = expected(), build()
+    shard(model)  # in a unit that stays whole from the first read to the last
+    train(model, adamw(model), own_share())
+    check(model, plain)
+
+
+def fsdp_accumulates() -> None:
+    plain, model = expected(), build()
+    shard(memory_handle(model).pool, *layers(model), model)
+
+    @contextmanager
+    def no_sync() -> Iterator[None]:
+        model.set_requires_gradient_sync(False)
+        yield
+        model.set_requires_gradient_sync(True)
+
+    train(model, adamw(model), own_share(parts=2), no_sync)
+    check(model, plain)
+
+
+def fsdp_by_accelerate() -> None:
+    from accelerate import Accelerator, FullyShardedDataParallelPlugin
+
+    plain, bare = expected(), build()
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False,
+        transformer_cls_names_to_wrap=["ValuePool", "Qwen2DecoderLayer"],
+    )  # fmt: skip
+    model, optimizer = Accelerator(cpu=True, fsdp_plugin=plugin).prepare(bare, adamw(bare))
+    train(model, optimizer, own_share())
+    check(model, plain)
+
+
+def fsdp_refuses() -> None:
+    ids = batches()[0]
+    the_way = "as a unit of its own and before the rest: fully_shard(memory_handle(model).pool), then the"
+    flat: dict[str, Any] = {"device_id": torch.device("cpu")}
+
+    def attempt(model: Any) -> Callable[[], None]:
+        return lambda: train(model, adamw(model), [[ids]])
+
+    model = build()
+    shard(*layers(model), model)
+    refused(WorkError, f"and so must be one: shard it with FSDP2, {the_way}", attempt(model))
+    for inner in (layers, lambda model: []):
+        model = build()
+        shard(*inner(model), model, ignored_params={memory_handle(model).pool.weight})
+        before = trainable(model)
+        refused(WorkError, "FSDP leaves the value pool out", attempt(model))
+        assert all(torch.equal(before[name], value) for name, value in trainable(model).items())
+    units = {ValuePool, Qwen2DecoderLayer}
+    for whole, classes in ((False, units), (True, units), (True, {Qwen2DecoderLayer}), (True, set())):
+        policy = ModuleWrapPolicy(classes)
+        model = FullyShardedDataParallel(build(), use_orig_params=whole, auto_wrap_policy=policy, **flat)
+        refused(WorkError, "flattened, as FSDP1 does: shard it with FSDP2", attempt(model))
+    model = build()
+    shard(memory_handle(model).pool, *layers(model), model)
+    optimizer = RowAdamW([p for p in model.parameters() if p.requires_grad], lr=0.03)
+    model(input_ids=ids, labels=ids).loss.backward()
+    refused(InputError, "take torch.optim.AdamW, or train in one process", optimizer.step)
+
+
+def layers(model: Any) -> list[nn.Module]:
+    return list(model.get_base_model().model.layers)
+
+
+def shard(*units: nn.Module, **options: Any) -> None:
+    for unit in units:
+        fully_shard(unit, **options)
