@@ -86,5 +86,5 @@ def taught(backbone: PreTrainedModel, scale: float = 4.0, **config: Any) -> Any:
     assert memory.index is not None
     memory.index.fill({NAME: NAME}, 30)
     with torch.no_grad():
-        memory.pool.weight.mul_(scale)
+        memory.pool.parameter.mul_(scale)
     return model

@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import get_peft_model
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import BloomConfig, BloomForCausalLM, PreTrainedModel
 
 from memlayers.backbones import load_backbone
 from memlayers.data.encoding import encode_prompt
@@ -202,3 +202,20 @@ def test_slots_read_are_those_of_each_owners_tokens_through_each_layers_own_gate
         assert [dict(zip(a.tolist(), b.tolist(), strict=True)) for a, b in found] == [dict(each) for each in expected]
         assert all(slots.tolist() == sorted(slots.tolist()) for slots, _ in found)
     assert slots_read(memory_handle(model, "default"), [], []) == []
+
+
+def test_what_a_block_gives_is_recorded_without_the_residual_that_it_adds() -> None:
+    """BLOOM's MLP adds the residual stream itself; the unit of the values is what the MLP makes of its input."""
+    config = BloomConfig(hidden_size=32, n_layer=2, n_head=4, vocab_size=64, hidden_dropout=0.0)
+    model: Any = get_peft_model(BloomForCausalLM(config), MemoryConfig(layers=[1], sub_keys=8, heads=2, top_k=3)).eval()
+    memory = memory_handle(model)
+    memory.pool.initialise("normal", 0)
+    block: Any = memory.layers[0].base_layer
+    made: list[Any] = []
+    block.dense_4h_to_h.register_forward_hook(lambda _, __, out: made.append(out))
+    with torch.no_grad(), capture(memory, "block", "outputs", "reads") as seen:
+        model(torch.tensor([[3, 4, 5]]))
+    torch.testing.assert_close(seen.block[0], made[0][0])
+    (read,) = seen.reads
+    added = memory.pool(read.indices, read.weights).detach()
+    torch.testing.assert_close(seen.outputs[0] - seen.block[0], added, rtol=1e-4, atol=1e-5)

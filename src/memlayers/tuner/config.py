@@ -118,6 +118,13 @@ class MemoryConfig(MemorySettings, PeftConfig):
         dtype: torch.dtype = getattr(torch, self.pool_dtype)
         return dtype
 
+    def derived_seed(self, *path: int) -> int:
+        """The seed of one of many random starts."""
+        seed = self.seed
+        for step in path:
+            seed = (seed * 1_000_003 + step + 1) % 2**63
+        return seed
+
     def _check(self) -> None:
         _require(
             _is_int(self.gate_hidden) and self.gate_hidden >= 1,

@@ -27,7 +27,7 @@ class Recorder:
         """The MLP block's input, [..., d]."""
 
     def computed(self, layer: nn.Module, x: Tensor, out: Tensor) -> None:
-        """What the MLP block made of `x`."""
+        """What the MLP block made of `x`, without the residual stream where the block adds that itself."""
 
     def decided(self, layer: nn.Module, adapter: str, opened: Tensor | None, tokens: int) -> None:
         """The tokens that may read, int64 [open], of this many; None for all."""
@@ -36,7 +36,7 @@ class Recorder:
         """What they read: the query [n, heads * key_dim] and the slots and weights, [n, r]."""
 
     def left(self, layer: nn.Module, out: Tensor) -> None:
-        """What the layer gives, [..., d]. May raise, to end the forward pass here."""
+        """The same with what the memories add. May raise, to end the forward pass here."""
 
 
 class Current:

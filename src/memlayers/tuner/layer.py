@@ -17,6 +17,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from memlayers.backbones import adds_residual
 from memlayers.pool.product_keys import make_sub_keys
 from memlayers.pool.value_pool import ValuePool
 from memlayers.tuner.addressing import Query, Read, choose, imbalance, tempered_scores
@@ -66,6 +67,7 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         self.base_layer = base_layer
         self.dim = dim
         self.hooks = hooks
+        self.adds_residual = adds_residual(base_layer)
         self.gate_enabled = True
         self.memlayers_pool = nn.ModuleDict()
         self.memlayers_sub_keys = nn.ParameterDict()
@@ -99,15 +101,15 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
             pool = ValuePool(config.slots, self.dim, config.torch_pool_dtype, config.protectable)
             # About to be loaded: skip the slow random start. Zeros, not garbage, should nothing follow.
             init = "zero" if config.inference_mode else str(config.pool_init)
-            pool.initialise(init, _derived_seed(config.seed, 0))
+            pool.initialise(init, config.derived_seed(0))
             self.memlayers_pool[adapter] = pool
         self.memlayers_pool_owner[adapter] = (owner or self).memlayers_pool
         self.memlayers_sub_keys[adapter] = nn.Parameter(
-            make_sub_keys(heads, sub_keys, key_dim // 2, _derived_seed(config.seed, 1, layer))
+            make_sub_keys(heads, sub_keys, key_dim // 2, config.derived_seed(1, layer))
         )
-        self.memlayers_query[adapter] = Query(self.dim, heads * key_dim, _derived_seed(config.seed, 2, layer))
+        self.memlayers_query[adapter] = Query(self.dim, heads * key_dim, config.derived_seed(2, layer))
         if config.gated_output:
-            self.memlayers_out[adapter] = GatedOutput(self.dim, _derived_seed(config.seed, 3, layer))
+            self.memlayers_out[adapter] = GatedOutput(self.dim, config.derived_seed(3, layer))
         frozen = () if config.trainable_addressing else ("memlayers_sub_keys", "memlayers_query")
         self.frozen_peft_weight_names[adapter] = ("memlayers_gate", *frozen)
         self.make_gate(adapter, config, layer)
@@ -131,7 +133,7 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         if config.relations and first:
             self.memlayers_relations[adapter] = RelationCheck(self.dim)
         if config.gate and (first or not config.subjects):
-            seed = _derived_seed(config.seed, 4, layer)
+            seed = config.derived_seed(4, layer)
             self.memlayers_gate[adapter] = RelevanceGate(self.dim, config.gate_hidden, seed)
         self._move_adapter_to_device_of_base_layer(adapter)
 
@@ -154,13 +156,14 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         result = self.base_layer(*args, **kwargs)
         out, *rest = result if isinstance(result, tuple) else (result,)
         if recorder is not None:
-            recorder.computed(self, x, out)
+            residual = (*args, *kwargs.values())[1] if self.adds_residual else torch.zeros_like(x)
+            recorder.computed(self, x, out - residual)
         if not self.disable_adapters and self not in current().bare:
             for adapter in dict.fromkeys(current().rows or self.active_adapters):
                 if adapter in self.memlayers_config:
                     out = self._add_memory(out, x, adapter)
         if recorder is not None:
-            recorder.left(self, out)
+            recorder.left(self, out - residual)
         return (out, *rest) if isinstance(result, tuple) else out
 
     def read(self, x: Tensor, adapter: str, subjects: Tensor | None = None) -> Read:
@@ -391,10 +394,3 @@ def _where_open(gate: RelevanceGate, x: Tensor, candidates: Tensor) -> Tensor:
     if rows.numel():
         opened[rows] = gate.is_open(x[rows])
     return opened
-
-
-def _derived_seed(seed: int, *path: int) -> int:
-    """A seed for one of many random starts."""
-    for step in path:
-        seed = (seed * 1_000_003 + step + 1) % 2**63
-    return seed

@@ -228,8 +228,16 @@ def _hashes(ids: Tensor, latest: int) -> Tensor:
     windows = F.pad(mixed, (LONGEST_FORM - 1, 0)).unfold(1, LONGEST_FORM, 1)  # [b, t, LONGEST_FORM], a view
     backwards = windows[:, windows.shape[1] - latest :].flip(-1)
     powers = torch.full((LONGEST_FORM,), third, dtype=torch.int64, device=ids.device).cumprod(0)
-    lengths = torch.arange(1, LONGEST_FORM + 1, device=ids.device) * second
-    return (backwards * powers).cumsum(-1) ^ lengths
+    return (backwards * powers).cumsum(-1) ^ _multiples(second, LONGEST_FORM, ids.device)
+
+
+def _multiples(multiplier: int, count: int, device: torch.device) -> Tensor:
+    """1 to `count` times a multiplier, int64, which wraps around.
+
+    Numbers, not a product of a range: inductor works that out in whole numbers that do not wrap.
+    """
+    multiples = [(multiplier * each + 2**63) % 2**64 - 2**63 for each in range(1, count + 1)]
+    return torch.tensor(multiples, device=device)
 
 
 def subject_code(subjects: Tensor, width: int) -> Tensor:
@@ -245,7 +253,7 @@ def subject_code(subjects: Tensor, width: int) -> Tensor:
         float32 [n, width], rows of unit norm; 0 for no subject.
     """
     first, second, third = _MULTIPLIERS
-    mixed = subjects[:, None] + torch.arange(1, width + 1, device=subjects.device) * first
+    mixed = subjects[:, None] + _multiples(first, width, subjects.device)
     mixed = (mixed ^ (mixed >> 30)) * second
     mixed = (mixed ^ (mixed >> 27)) * third
     return torch.where(mixed >> 31 & 1 == 1, width**-0.5, -(width**-0.5)) * (subjects[:, None] != 0)
