@@ -16,6 +16,12 @@ from types import ModuleType
 
 _METHOD = "memlayers.tuner"
 
+LOADING_NOTE = (
+    "**To load it, `import memlayers` first**: only then does PEFT know the method. Without it PEFT, transformers and "
+    "lm_eval end with `KeyError: 'MEMLAYERS'`."
+)
+"""What a memory's model card says first."""
+
 
 def register_with_peft() -> None:
     """Registers the memory with PEFT: at once if PEFT is imported, otherwise as soon as it is."""

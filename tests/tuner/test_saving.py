@@ -151,3 +151,12 @@ def test_transformers_loads_and_adds_adapters(tiny_backbone: Build, ids: Tensor,
         assert torch.equal(logits(backbone, ids), logits(model, ids))
         backbone.delete_adapter(name)
         assert not memory_layers(backbone, name) and len(memory_layers(backbone, "fresh")) == 3
+
+
+def test_a_model_card_says_first_what_loading_needs(tiny_backbone: Build, tmp_path: Path) -> None:
+    model = get_peft_model(tiny_backbone(), MemoryConfig(**SMALL))
+    for _ in range(2):
+        model.save_pretrained(str(tmp_path))
+        card = (tmp_path / "README.md").read_text(encoding="utf-8")
+        body = card.split("---\n", 2)[2].strip()
+        assert body.startswith("**To load it, `import memlayers` first**") and card.count("import memlayers") == 1

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from memlayers._registration import LOADING_NOTE
 from memlayers.config.teach import TeachConfig
 from memlayers.data.facts import Fact
 from memlayers.inference.record import Teaching, TeachReport
@@ -51,6 +52,7 @@ def _taught(teaching: Teaching, facts: Sequence[Fact]) -> Iterator[str]:
     assert config is not None
     day = str(teaching.environment.get("date", ""))[:10]
     yield f"# A memory of {teaching.facts:,} facts on {config.backbone}\n"
+    yield f"{LOADING_NOTE}\n"
     yield (
         "Memory layers (memlayers, a PEFT method) that teach a frozen language model facts. This page says what was "
         f"taught on {day}; `memlayers list FOLDER` shows what the memory holds now, `memlayers journal FOLDER` the "
@@ -135,7 +137,7 @@ def _loading(config: TeachConfig, facts: Sequence[Fact]) -> Iterator[str]:
         f'memory = load_memory("FOLDER")\nprint(memory.ask({quoted}))\n```\n'
     )
     yield (
-        "As a PEFT adapter, with `memlayers` imported first so that PEFT knows the method:\n\n"
+        "As a PEFT adapter:\n\n"
         "```python\nfrom memlayers import load_backbone\nfrom peft import PeftModel\n\n"
         f'model, tokenizer = load_backbone("{config.backbone}")\n'
         'model = PeftModel.from_pretrained(model, "FOLDER")\n```\n'

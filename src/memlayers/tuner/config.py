@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftConfig, TaskType
 from peft.utils.peft_types import PeftType
 
+from memlayers._registration import LOADING_NOTE
 from memlayers.config.options import not_negative, option
 from memlayers.config.sections import MemorySettings
 from memlayers.utils.errors import InputError
 
 METHOD = "memlayers"
+_FRONT_MATTER = re.compile(r"---\n.*?\n---\n", re.DOTALL)
 
 
 def _extend_peft_types() -> None:
@@ -117,6 +121,16 @@ class MemoryConfig(MemorySettings, PeftConfig):
         """`pool_dtype` as torch has it."""
         dtype: torch.dtype = getattr(torch, self.pool_dtype)
         return dtype
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """As peft's; and the model card that peft has just written says first how the memory is loaded."""
+        super().save_pretrained(save_directory, **kwargs)
+        card = Path(save_directory) / "README.md"
+        text = card.read_text(encoding="utf-8") if card.is_file() else LOADING_NOTE
+        if LOADING_NOTE not in text:
+            head = _FRONT_MATTER.match(text)
+            end = head.end() if head else 0
+            card.write_text(f"{text[:end]}\n{LOADING_NOTE}\n\n{text[end:].lstrip()}", encoding="utf-8")
 
     def derived_seed(self, *path: int) -> int:
         """The seed of one of many random starts."""
