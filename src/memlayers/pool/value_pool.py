@@ -57,6 +57,7 @@ class ValuePool(nn.Module):
             self.scales = nn.Parameter(torch.empty(slots))
         else:
             self.weight = nn.Parameter(torch.empty(slots, dim, dtype=dtype))
+        _mark(self.parameter)
         self.register_buffer("protected", torch.zeros(slots, dtype=torch.bool) if protectable else None)
         self.register_state_dict_pre_hook(_bring_up_to_date)
 
@@ -159,12 +160,12 @@ def _read_outside_of_graphs(pool: ValuePool, indices: Tensor, weights: Tensor, d
 
 
 def _mark(parameter: nn.Parameter) -> None:
-    """Lets an optimizer know it for a value pool's, though its gradient is dense. Copies of a parameter lose this."""
+    """Lets an optimizer know it for a value pool's, though its gradient is dense; a copy is marked when it is read."""
     parameter.memlayers_value_pool = True  # type: ignore[attr-defined]
 
 
 def is_value_pool(parameter: Tensor) -> bool:
-    """Whether it is the parameter of a value pool that was read for its gradient."""
+    """Whether it is the parameter of a value pool."""
     return getattr(parameter, "memlayers_value_pool", False)
 
 
