@@ -117,7 +117,8 @@ class ValuePool(nn.Module):
         if not torch.compiler.is_compiling():
             return self._read(indices, weights, dtype)
         if self.before_read is not None or self._learns(weights):
-            read: Tensor = _read_outside_of_graphs(self, indices, weights, dtype)
+            # What moves rows first, or keeps a log, is no operation of a graph: torch.compile breaks its graph here.
+            read: Tensor = torch.compiler.disable(self._read)(indices, weights, dtype)
             return read
         indices, weights = indices.to(self.parameter.device), self._weights(indices, weights)
         return operators.weighted_sum(self.table, indices, weights, dtype or weights.dtype)
@@ -151,12 +152,6 @@ class ValuePool(nn.Module):
         if self.protected is not None and torch.is_grad_enabled():
             weights = weights.masked_fill(self.protected[indices], 0)
         return weights
-
-
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def _read_outside_of_graphs(pool: ValuePool, indices: Tensor, weights: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """What keeps a log, or moves rows first, is no operation of a graph: torch.compile breaks its graph here."""
-    return pool._read(indices, weights, dtype)
 
 
 def _mark(parameter: nn.Parameter) -> None:
