@@ -118,7 +118,9 @@ class ValuePool(nn.Module):
             return self._read(indices, weights, dtype)
         if self.before_read is not None or self._learns(weights):
             # What moves rows first, or keeps a log, is no operation of a graph: torch.compile breaks its graph here.
-            read: Tensor = torch.compiler.disable(self._read)(indices, weights, dtype)
+            from memlayers.pool.graph_break import outside_of_graphs
+
+            read: Tensor = outside_of_graphs(self._read, indices, weights, dtype)
             return read
         indices, weights = indices.to(self.parameter.device), self._weights(indices, weights)
         return operators.weighted_sum(self.table, indices, weights, dtype or weights.dtype)
