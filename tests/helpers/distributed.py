@@ -126,6 +126,45 @@ def ddp() -> None:
         check(model, plain)
 
 
+class Reader(nn.Module):
+    """A pool alone, read by random tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = ValuePool(40, 8)
+        self.pool.initialise("normal", 0)
+
+    def forward(self, tokens: int, seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        indices = torch.randint(40, (tokens, 3), generator=generator)
+        loss: Tensor = self.pool(indices, torch.rand(tokens, 3, generator=generator)).square().sum()
+        return loss
+
+
+def one_reads_nothing() -> None:
+    """In one of the two processes no token reads."""
+    sizes = [(4, 0), (0, 3), (0, 0), (2, 5)]
+
+    def steps(model: nn.Module, own: slice) -> None:
+        optimizer = adamw(model)
+        for step, tokens in enumerate(sizes):
+            reads = list(enumerate(tokens, start=2 * step))[own]
+            torch.stack([model(n, seed) for seed, n in reads]).mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    alone = Reader()
+    steps(alone, slice(None))
+    rank = dist.get_rank()
+    for sharded in (False, True):
+        reader = Reader()
+        if sharded:
+            shard(reader.pool, reader)
+        shared = reader if sharded else DistributedDataParallel(reader)
+        steps(shared, slice(rank, rank + 1))
+        check(shared, trainable(alone))
+
+
 def ddp_accumulates() -> None:
     plain = expected()
     for view in (False, True):

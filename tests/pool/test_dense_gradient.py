@@ -233,6 +233,25 @@ def test_an_int8_pool_refuses_a_penalty_whatever_the_order() -> None:
             story(pool.parameter, _reader(pool))
 
 
+def test_row_adamw_knows_a_pool_that_was_never_read() -> None:
+    for pool in (_pool(), copy.deepcopy(_pool())):
+        _reader(pool)()
+        _penalty(pool.parameter).backward()
+        with pytest.raises(InputError, match="take torch.optim.AdamW"):
+            RowAdamW([pool.parameter], lr=0.1).step()
+    pool = _pool()
+    _penalty(pool.parameter).backward()
+    with pytest.raises(InputError, match="take torch.optim.AdamW"):
+        RowAdamW([pool.parameter], lr=0.1).step()
+
+
+def test_a_parameter_is_saved_without_its_pool() -> None:
+    file = io.BytesIO()
+    torch.save(_pool().parameter, file)
+    file.seek(0)
+    assert torch.equal(torch.load(file, weights_only=True), _pool().parameter)
+
+
 # -- the gradient scaler ----------------------------------------------------------------------------------------
 
 

@@ -133,36 +133,21 @@ class FactoredGradient(Tensor):
         """Whether nothing in the log, or in the dense gradient, is infinite or NaN: a bool scalar."""
         if self._content.dense is not None:
             return torch.isfinite(self._content.dense).all()
-        parts = [part for entry in self.entries for part in (entry.gradient, entry.weights)]
-        finite = [torch.isfinite(part).all() for part in parts]
+        finite = [torch.isfinite(part).all() for entry in self.entries for part in (entry.gradient, entry.weights)]
         return torch.stack(finite).all() if finite else torch.ones((), dtype=torch.bool, device=self.device)
 
     @torch.no_grad()
-    def to_dense(self, dtype: torch.dtype | None = None, *, masked_grad: bool | None = None) -> Tensor:
+    def to_dense(self, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
         """The gradient as an ordinary tensor of the pool's size, by torch's own embedding_bag backward.
 
         Args:
             dtype: of the result; None for the gradient's.
-            masked_grad: of no meaning here.
 
         Raises:
             WorkError: an int8 pool has no such gradient.
         """
-        dense = self._content.dense
-        if dense is None:
-            dense = self._new_dense().zero_()
-            compute = torch.promote_types(self.dtype, torch.float32)
-            for indices, weights, gradient in self.entries:
-                n, reads = indices.shape
-                bags = torch.arange(n, dtype=indices.dtype, device=self.device)
-                dense += torch.ops.aten._embedding_bag_dense_backward(
-                    gradient.to(compute), indices.flatten(), bags.repeat_interleave(reads),
-                    torch.full_like(bags, reads), bags[:0], len(dense), False, 0,
-                    (weights * self.factor).flatten().to(compute),
-                )  # fmt: skip
+        dense = self._summed() if self._content.dense is None else self._content.dense
         return dense if dtype is None else dense.to(dtype)
-
-    # -- what the operations below need -----------------------------------------------------------------------------
 
     def become_dense(self) -> Tensor:
         """Puts the dense gradient in the log's place, and returns it: what is written there is not lost."""
@@ -221,10 +206,30 @@ class FactoredGradient(Tensor):
         """
         return self.dim() == 1 or not self._content.is_copy or self.factor == other.factor
 
+    def _summed(self) -> Tensor:
+        entries = self.entries
+        if not entries:
+            return self._new_dense().zero_()
+        compute = torch.promote_types(self._dense_dtype(), torch.float32)
+        reads = torch.cat(
+            [each.indices.new_full((len(each.indices),), each.indices.shape[1]) for each in entries]
+        ).long()
+        tokens = torch.arange(len(reads), device=self.device).repeat_interleave(reads)
+        slots = torch.cat([entry.indices.flatten() for entry in entries]).long()
+        weights = torch.cat([entry.weights.flatten() for entry in entries]) * self.factor
+        gradients = torch.cat([entry.gradient.to(compute) for entry in entries])
+        summed: Tensor = torch.ops.aten._embedding_bag_dense_backward(
+            gradients, slots, tokens, reads, reads[:0], len(self), False, 0, weights.to(compute)
+        )
+        return summed.to(self.dtype)
+
     def _new_dense(self) -> Tensor:
+        return torch.empty(self.shape, dtype=self._dense_dtype(), device=self.device)
+
+    def _dense_dtype(self) -> torch.dtype:
         if self.dim() == 1:  # the scales of an int8 pool
             raise WorkError(NO_DENSE_GRADIENT)
-        return torch.empty(self.shape, dtype=self.dtype, device=self.device)
+        return self.dtype
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
@@ -319,9 +324,8 @@ def _to_copy(a: Any, *, dtype: torch.dtype | None = None, device: Any = None, **
 
 def _new_empty_strided(a: Any, size: Any, stride: Any, **options: Any) -> Any:
     """Half of how autograd copies a gradient that a hook holds on to; `_copy_` is the other."""
-    if tuple(size) != tuple(a.shape) or tuple(stride) != a.stride() or options.get("dtype", a.dtype) != a.dtype:
-        return NotImplemented
-    return a.like_this((), 1.0)
+    alike = (tuple(size), tuple(stride), options.get("dtype", a.dtype)) == (tuple(a.shape), a.stride(), a.dtype)
+    return a.like_this((), 1.0) if alike else NotImplemented
 
 
 def _copy_(a: Any, b: Any, *_: Any, **__: Any) -> Any:

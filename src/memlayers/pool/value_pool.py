@@ -57,6 +57,7 @@ class ValuePool(nn.Module):
             self.scales = nn.Parameter(torch.empty(slots))
         else:
             self.weight = nn.Parameter(torch.empty(slots, dim, dtype=dtype))
+        _mark(self.parameter)
         self.register_buffer("protected", torch.zeros(slots, dtype=torch.bool) if protectable else None)
         self.register_state_dict_pre_hook(_bring_up_to_date)
 
@@ -116,7 +117,10 @@ class ValuePool(nn.Module):
         if not torch.compiler.is_compiling():
             return self._read(indices, weights, dtype)
         if self.before_read is not None or self._learns(weights):
-            read: Tensor = _read_outside_of_graphs(self, indices, weights, dtype)
+            # What moves rows first, or keeps a log, is no operation of a graph: torch.compile breaks its graph here.
+            from memlayers.pool.graph_break import outside_of_graphs
+
+            read: Tensor = outside_of_graphs(self._read, indices, weights, dtype)
             return read
         indices, weights = indices.to(self.parameter.device), self._weights(indices, weights)
         return operators.weighted_sum(self.table, indices, weights, dtype or weights.dtype)
@@ -152,19 +156,13 @@ class ValuePool(nn.Module):
         return weights
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def _read_outside_of_graphs(pool: ValuePool, indices: Tensor, weights: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """What keeps a log, or moves rows first, is no operation of a graph: torch.compile breaks its graph here."""
-    return pool._read(indices, weights, dtype)
-
-
 def _mark(parameter: nn.Parameter) -> None:
-    """Lets an optimizer know it for a value pool's, though its gradient is dense. Copies of a parameter lose this."""
+    """Lets an optimizer know it for a value pool's, though its gradient is dense; a copy is marked when it is read."""
     parameter.memlayers_value_pool = True  # type: ignore[attr-defined]
 
 
 def is_value_pool(parameter: Tensor) -> bool:
-    """Whether it is the parameter of a value pool that was read for its gradient."""
+    """Whether it is the parameter of a value pool."""
     return getattr(parameter, "memlayers_value_pool", False)
 
 

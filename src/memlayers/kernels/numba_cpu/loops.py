@@ -17,11 +17,12 @@ from numba.extending import intrinsic, overload
 
 from memlayers.kernels import storage
 from memlayers.kernels.interface import STATE_BLOCK
+from memlayers.kernels.numba_cpu.compilation import cached_jit
 
 # Sums may be reordered and multiply-adds fused, so that loops vectorise; NaN and infinity keep their meaning.
-_jit: Any = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
+_jit = cached_jit(nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
 # The optimizer's arithmetic is rounded operation by operation, as torch's is, whichever kernel does it.
-_jit_exact: Any = numba.njit(nogil=True, cache=True, error_model="numpy")
+_jit_exact = cached_jit(nogil=True, error_model="numpy")
 _inlined: Any = numba.njit(nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"}, inline="always")
 
 

@@ -11,8 +11,10 @@ from typing import Any
 import numba
 import numpy as np
 
+from memlayers.kernels.numba_cpu.compilation import cached_jit
+
 # As in `loops`.
-_jit: Any = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
+_jit = cached_jit(nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
 _inlined: Any = numba.njit(nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"}, inline="always")
 
 
