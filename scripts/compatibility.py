@@ -14,10 +14,9 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -236,8 +235,7 @@ def logits(model: Any) -> Tensor:
         return model(input_ids=torch.tensor([MENTIONING, SILENT])).logits  # type: ignore[no-any-return]
 
 
-@dataclass(frozen=True)
-class Said:
+class Said(NamedTuple):
     """What a model generates.
 
     Attributes:
@@ -248,7 +246,8 @@ class Said:
     tokens: Tensor
     scores: Tensor
 
-    def __getitem__(self, text: int) -> Said:
+    def about(self, text: int) -> Said:
+        """What follows one of the texts."""
         return Said(self.tokens[text], self.scores[text])
 
     def is_as(self, other: Said) -> bool:
@@ -307,7 +306,8 @@ def caches(trial: Trial, model: Any) -> bool:
 
 def pads(trial: Trial, model: Any) -> bool:
     """A text padded on the left, beside a longer one, goes on as it does alone."""
-    return said_by(model, MENTIONING, SHORT, use_cache=True)[1].is_as(said_by(model, SHORT, use_cache=True)[0])
+    beside, alone = said_by(model, MENTIONING, SHORT, use_cache=True), said_by(model, SHORT, use_cache=True)
+    return beside.about(1).is_as(alone.about(0))
 
 
 def caches_statically(trial: Trial, model: Any) -> bool:

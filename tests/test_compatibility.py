@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,7 +22,7 @@ NEEDED = (
 def _script() -> ModuleType:
     spec = importlib.util.spec_from_file_location("compatibility", ROOT / "scripts" / "compatibility.py")
     assert spec is not None and spec.loader is not None
-    script = sys.modules["compatibility"] = importlib.util.module_from_spec(spec)  # dataclasses look it up there
+    script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     return script
 
