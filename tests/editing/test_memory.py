@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,16 @@ def test_one_object_is_asked_and_edited(opened: Memory, folder: Path):
     assert opened.ask(FACTS[1].questions[0]).memory == "green" and opened.facts[1].answer == "green"
     with pytest.raises(InputError, match="a question is empty"):
         opened.ask("")
+
+
+def test_threads_ask_as_a_servers_handlers_do(opened: Memory):
+    """Each asks with the memory, without it, and for the relation check: no thread sees another."""
+    questions = [fact.questions[0] for fact in FACTS] + ["What is the weather?", FACTS[0].questions[1]]
+    opened.ask(questions[0])  # loaded
+    expected = [opened.ask(question) for question in questions]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(2):
+            assert list(pool.map(opened.ask, questions)) == expected
 
 
 def test_reading_takes_no_lock_and_the_first_edit_does(folder: Path):
