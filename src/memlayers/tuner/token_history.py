@@ -17,7 +17,7 @@ from transformers.cache_utils import DummyLayer
 from memlayers.utils.errors import InputError
 
 NO_TOKEN = -1
-_PAGED = "memlayers_history"  # attribute of a paged cache
+_HISTORY = "memlayers_history"  # attribute of a cache without layers of the usual kind: a paged one, xLSTM's
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,16 +109,14 @@ def history_of(cache: Any, rows: int, device: torch.device) -> TokenHistory:
         cache: a `transformers.Cache`, or None.
         rows: b.
         device: of the ids.
-
-    Raises:
-        InputError: the cache has tokens, and is of a kind in which no history can be kept.
     """
     nothing = TokenHistory(torch.empty(rows, 0, dtype=torch.int64, device=device))
     if cache is None:
         return nothing
     kept = _layer_of(cache)
-    if kept is not None:
-        return nothing if kept.history is None else kept.history.fitted(rows, None)
+    history = getattr(cache, _HISTORY, None) if kept is None else kept.history
+    if kept is not None or history is not None:
+        return nothing if history is None else history.fitted(rows, None)
     # No forward pass of this model filled it: what it holds came from elsewhere, and is not known.
     try:
         tokens = int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
@@ -134,6 +132,8 @@ def keep_history(cache: Any, history: TokenHistory) -> None:
         kept.history = history
     elif isinstance(getattr(cache, "layers", None), list):
         cache.layers.append(HistoryLayer(history))
+    elif hasattr(cache, "__dict__"):
+        setattr(cache, _HISTORY, history)
 
 
 def _layer_of(cache: Any) -> HistoryLayer | None:
@@ -196,10 +196,10 @@ def paged_history(cache: Any, kwargs: dict[str, Any], device: torch.device) -> t
             "a memory cannot follow block tables: give ContinuousBatchingConfig(max_blocks_per_request=0, "
             "use_cuda_graph=False)"
         )
-    history = getattr(cache, _PAGED, None)
+    history = getattr(cache, _HISTORY, None)
     if history is None:
         history = PagedHistory(len(allocator.cache_tensor) * allocator.rows_per_token, device)
-        setattr(cache, _PAGED, history)
+        setattr(cache, _HISTORY, history)
         copy_blocks = allocator.copy_blocks
 
         def copy_both(source: list[int], target: list[int]) -> None:
