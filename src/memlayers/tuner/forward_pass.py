@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from memlayers.tuner.current import static_shapes
 from memlayers.tuner.subject_index import LOOK_BACK, SubjectIndex, subject_code
 from memlayers.tuner.token_history import (
     NO_TOKEN,
@@ -135,14 +136,15 @@ class ForwardPass:
         if found is None:
             text = self._text = self._text.to(index.fingerprints.device)
             first = self._first = None if self._first is None else self._first.to(text.device)
-            mentions = self._mentions_in(text, adapter, index)
-            last = index.last_mention(text, mentions, first)
-            self._mentions[adapter], self._last[adapter] = mentions, last
-            found = self._subjects[adapter] = self._of_tokens(index.in_scope(mentions, last))
+            mentions = self._mentions[adapter] = self._mentions_in(text, adapter, index)
+            if static_shapes(text) or mentions.any():
+                last = self._last[adapter] = index.last_mention(text, mentions, first)
+                mentions = index.in_scope(mentions, last)
+            found = self._subjects[adapter] = self._of_tokens(mentions)
         return found
 
     def keep_open(self, adapter: str, opened: Tensor) -> Tensor:
-        """The tokens that may read, given those that the gate opens for; bool [n] each. After `subjects`.
+        """The tokens that may read, given those that the gate opens for; bool [n] each. Where `subjects` found any.
 
         Once it has opened after a mention, it stays open as long as that mention's subject may be read.
         """

@@ -22,7 +22,7 @@ from memlayers.pool.product_keys import make_sub_keys
 from memlayers.pool.value_pool import ValuePool
 from memlayers.tuner.addressing import Query, Read, choose, imbalance, tempered_scores
 from memlayers.tuner.config import MemoryConfig
-from memlayers.tuner.current import current
+from memlayers.tuner.current import current, static_shapes
 from memlayers.tuner.forward_pass import Decided
 from memlayers.tuner.gate import RelevanceGate
 from memlayers.tuner.gated_output import GatedOutput
@@ -285,7 +285,7 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
             return None if gate is None else gate.is_open(x)
         unfilled = (index.reach == 0).expand_as(subjects)  # holds nothing back; only where compiled
         may_read = (subjects != 0) | unfilled
-        if gate is not None:
+        if gate is not None and (static_shapes(x) or bool(may_read.any())):
             opened = _where_open(gate, x, may_read.to(x.device)).to(subjects.device)
             may_read = torch.where(unfilled, opened, forward.keep_open(adapter, opened))
         return may_read.to(x.device)
@@ -297,7 +297,7 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
     def _index(self, adapter: str, x: Tensor) -> SubjectIndex | None:
         """The index of subjects, if this layer has one that is filled."""
         index: Any = self.memlayers_subjects[adapter] if adapter in self.memlayers_subjects else None
-        return index if index is not None and (_static_shapes(x) or index.reach) else None
+        return index if index is not None and (static_shapes(x) or index.reach) else None
 
     def _as_opened(self, may_read: Tensor | None, x: Tensor, adapter: str) -> Tensor | None:
         """Bool [n] or None -> see `_opened`; in a batch whose rows name their memories, this one's rows only."""
@@ -310,7 +310,7 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
                 )
             own = named.repeat_interleave(each // len(named)).to(x.device)
             may_read = own if may_read is None else may_read & own
-        if may_read is None or _static_shapes(x):
+        if may_read is None or static_shapes(x):
             return may_read
         return may_read.nonzero().squeeze(-1)
 
@@ -381,14 +381,9 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         return (None if device is None else torch.device(device)), None
 
 
-def _static_shapes(x: Tensor) -> bool:
-    """Whether no shape may depend on data: the pass is compiled, or recorded into a CUDA graph."""
-    return torch.compiler.is_compiling() or (x.is_cuda and torch.cuda.is_current_stream_capturing())
-
-
 def _where_open(gate: RelevanceGate, x: Tensor, candidates: Tensor) -> Tensor:
     """Bool [n]: the tokens that the gate opens for, among the candidates, bool [n]."""
-    if _static_shapes(x):
+    if static_shapes(x):
         return gate.is_open(x) & candidates
     opened, rows = torch.zeros_like(candidates), candidates.nonzero().squeeze(-1)
     if rows.numel():

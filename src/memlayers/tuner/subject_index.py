@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memlayers.tuner.boundary_flags import Boundary, flags_of, preceding
+from memlayers.tuner.current import static_shapes
 
 LONGEST_FORM = 32
 """Tokens of a fingerprint; of a longer surface form the last ones count."""
@@ -130,6 +131,8 @@ class SubjectIndex(nn.Module):
         end = torch.arange(ids.shape[1] - latest, ids.shape[1], device=ids.device)
         if first is not None:  # a mention lies within one text
             found = found & (lengths <= (end + 1 - first[:, ids.shape[1] - latest :])[..., None])
+        if not static_shapes(ids) and not found.any():  # nearly every token of a generation
+            return ids.new_zeros(ids.shape[0], latest)
         longest = (found * lengths).amax(-1, keepdim=True)  # [b, latest, 1]; 0 where none
         entity = self.subjects[entry.gather(-1, (longest - 1).clamp_min(0))].squeeze(-1)
         longest = longest.squeeze(-1)
