@@ -27,6 +27,7 @@ from memlayers.pool.value_pool import ValuePool
 from memlayers.tuner import MemoryConfig, memory_handle
 from memlayers.utils.errors import InputError, WorkError
 
+NAME = (61, 62)
 SIZES: dict[str, Any] = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4,
     "num_key_value_heads": 2, "vocab_size": 64,
@@ -163,6 +164,34 @@ def one_reads_nothing() -> None:
         shared = reader if sharded else DistributedDataParallel(reader)
         steps(shared, slice(rank, rank + 1))
         check(shared, trainable(alone))
+
+
+def one_names_nobody() -> None:
+    """Only one process's text mentions the subject: the other's gates stay closed, in teaching and in answering."""
+    rank = dist.get_rank()
+    named, unnamed = batches().clone(), batches(6)[3:]
+    named[:, :, 2:4] = torch.tensor(NAME)
+    shares = [[torch.cat(each)] for each in zip(named, unnamed, strict=True)]
+
+    def taught() -> Any:
+        model = build(subjects=True)
+        index = memory_handle(model).index
+        assert index is not None
+        index.fill({NAME: NAME}, 30)
+        return model
+
+    alone = taught()
+    train(alone, adamw(alone), shares)
+    for sharded in (False, True):
+        model = taught()
+        if sharded:
+            shard(memory_handle(model).pool, *layers(model), model)
+        shared = model if sharded else DistributedDataParallel(model)
+        train(shared, adamw(shared), [[ids.chunk(2)[rank]] for (ids,) in shares])
+        check(shared, trainable(alone))
+        with torch.no_grad():  # a process whose gates are closed takes part in gathering the pool
+            ids = shares[0][0].chunk(2)[rank]
+            torch.testing.assert_close(shared.eval()(ids).logits, alone.eval()(ids).logits, rtol=1e-4, atol=1e-4)
 
 
 def ddp_accumulates() -> None:

@@ -11,7 +11,7 @@ import torch
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch.distributed is not built")
 
 CASES = [
-    "ddp", "ddp_accumulates", "ddp_refuses_row_adamw", "ddp_by_accelerate", "one_reads_nothing",
+    "ddp", "ddp_accumulates", "ddp_refuses_row_adamw", "ddp_by_accelerate", "one_reads_nothing", "one_names_nobody",
     "fsdp", "fsdp_accumulates", "fsdp_by_accelerate", "fsdp_refuses",
 ]  # fmt: skip
 

@@ -242,9 +242,8 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         if opened.dtype == torch.bool:
             memory = self._memory(rows, adapter, self._code(rows, adapter, None)).to(out)
             return torch.where(opened.view(*out.shape[:-1], 1), out + memory.view_as(out), out)
-        if opened.numel() == 0 and not self._learns(adapter):
+        if opened.numel() == 0 and not self._always_reads(adapter):
             return out
-        # Also for no token where the memory learns: its gradient is then zero, not missing.
         memory = self._memory(rows[opened], adapter, self._code(rows, adapter, opened)).to(out)
         return out.reshape(-1, self.dim).index_add(0, opened, memory).view_as(out)
 
@@ -331,9 +330,15 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         gate: Any = self.memlayers_gate[adapter]
         return gate if gate.trained else None
 
-    def _learns(self, adapter: str) -> bool:
+    def _always_reads(self, adapter: str) -> bool:
+        """Whether the pool is read also for no token.
+
+        Where it learns: its gradient is then zero, not missing. And where several processes share it, since they gather
+        it together (FSDP makes a class of its own of the pool's).
+        """
         pool: Any = self.memlayers_pool_owner[adapter][adapter]
-        return torch.is_grad_enabled() and any(each.requires_grad for each in pool.parameters())
+        learns = torch.is_grad_enabled() and any(each.requires_grad for each in pool.parameters())
+        return learns or type(pool) is not ValuePool
 
     def _memory(self, x: Tensor, adapter: str, code: Tensor | None) -> Tensor:
         """What the memory adds, [n, d]."""
