@@ -257,6 +257,6 @@ def subject_code(subjects: Tensor, width: int) -> Tensor:
     """
     first, second, third = _MULTIPLIERS
     mixed = subjects[:, None] + _multiples(first, width, subjects.device)
-    mixed = (mixed ^ (mixed >> 30)) * second
-    mixed = (mixed ^ (mixed >> 27)) * third
+    mixed.bitwise_xor_(mixed >> 30).mul_(second)
+    mixed.bitwise_xor_(mixed >> 27).mul_(third)
     return torch.where(mixed >> 31 & 1 == 1, width**-0.5, -(width**-0.5)) * (subjects[:, None] != 0)
