@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from memlayers.tuner.forward_pass import ForwardPass
 
 
@@ -73,11 +72,6 @@ _PER_THREAD = _PerThread()
 def current() -> Current:
     """What holds in this thread."""
     return _PER_THREAD.current
-
-
-def static_shapes(x: Tensor) -> bool:
-    """Whether no shape, and no way taken, may depend on data: the pass is compiled, or recorded into a CUDA graph."""
-    return torch.compiler.is_compiling() or (x.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from memlayers.tuner.current import static_shapes
+from memlayers.tuner.shapes import static_shapes
 from memlayers.tuner.subject_index import LOOK_BACK, SubjectIndex, subject_code
 from memlayers.tuner.token_history import (
     NO_TOKEN,

@@ -22,12 +22,13 @@ from memlayers.pool.product_keys import make_sub_keys
 from memlayers.pool.value_pool import ValuePool
 from memlayers.tuner.addressing import Query, Read, choose, imbalance, tempered_scores
 from memlayers.tuner.config import MemoryConfig
-from memlayers.tuner.current import current, static_shapes
+from memlayers.tuner.current import current
 from memlayers.tuner.forward_pass import Decided
 from memlayers.tuner.gate import RelevanceGate
 from memlayers.tuner.gated_output import GatedOutput
 from memlayers.tuner.hooks import ForwardPassHooks
 from memlayers.tuner.relation_check import RelationCheck
+from memlayers.tuner.shapes import static_shapes
 from memlayers.tuner.subject_index import SubjectIndex, subject_code
 from memlayers.utils.errors import InputError
 

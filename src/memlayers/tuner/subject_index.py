@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memlayers.tuner.boundary_flags import Boundary, flags_of, preceding
-from memlayers.tuner.current import static_shapes
+from memlayers.tuner.shapes import static_shapes
 
 LONGEST_FORM = 32
 """Tokens of a fingerprint; of a longer surface form the last ones count."""

@@ -1,0 +1,11 @@
+"""Whether shapes, and the way taken, may depend on data."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def static_shapes(x: Tensor) -> bool:
+    """Whether no shape, and no way taken, may depend on data: the pass is compiled, or recorded into a CUDA graph."""
+    return torch.compiler.is_compiling() or (x.is_cuda and torch.cuda.is_current_stream_capturing())
