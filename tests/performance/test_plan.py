@@ -143,7 +143,7 @@ def test_constants_that_the_plan_repeats() -> None:
     from memlayers.performance import plan
 
     assert (plan.STATE_BLOCK, STAGING) == (STATE_BLOCK, 8 * STAGE_BYTES)
-    assert (plan.MOST_CONTEXTS, plan.CHUNK_BYTES) == (GateConfig().most_contexts, row_state.CHUNK_BYTES)
+    assert (plan.CALIBRATION_TOKENS, plan.CHUNK_BYTES) == (GateConfig().tokens, row_state.CHUNK_BYTES)
     assert plan.FORWARD_TOKENS == inspect.signature(collect_features).parameters["batch_tokens"].default
     assert (plan.QUESTIONS, plan.NEW_TOKENS) == (
         inspect.signature(generate_answers).parameters["batch_size"].default, MAX_NEW_TOKENS,

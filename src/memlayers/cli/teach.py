@@ -77,6 +77,7 @@ def teach(
 
     rows = read_facts(facts, strict=True)
     check_folders(out, resume=resume, replace=replace)
+    from memlayers.teaching.stages import stages_table
     from memlayers.teaching.teach import teach_facts
 
     with going_on_with_resume(work_folder(out)):
@@ -86,6 +87,8 @@ def teach(
         f"{len(rows)} facts, {report.exposures:g} exposures each, recall on a sample {report.recall:.1%}, "
         f"{report.seconds:.0f} s{skipped}; the memory is in {out}"
     )
+    if not quiet:
+        print(f"\n{stages_table(report.stages)}")
 
 
 @app.command("gate", epilog="Example: memlayers gate memory --facts facts.jsonl --negatives fakes.jsonl")

@@ -123,8 +123,8 @@ class MentionConfig:
 class RelationConfig:
     """How the check of what is asked is fitted (gating/relations.py)."""
 
-    examples: int = option(1000, "Taught questions that it is fitted to, at most.", flag=None)
-    swapped: int = option(2000, "Of their wordings put to other subjects, at most.", flag=None)
+    examples: int = option(500, "Taught questions that it is fitted to, at most.", flag=None)
+    swapped: int = option(1000, "Of their wordings put to other subjects, at most.", flag=None)
     folds: int = option(
         4, "Parts of the wordings that the threshold is settled on, each by keys made of the others.", flag=None
     )
@@ -157,7 +157,7 @@ class AbstentionConfig:
     mistaken: float = option(0.006, "Share of the backbone's wrong answers that may be taken for knowledge.", flag=None)
     questions: int = option(500, "Facts asked for the memory's threshold, at most.", flag=None)
     guesses: int = option(
-        1000, "Questions asked for the backbone's, at most: few of its wrong answers are confident.", flag=None
+        400, "Questions asked for the backbone's, at most: few of its wrong answers are confident.", flag=None
     )
 
 
@@ -193,8 +193,10 @@ class GateConfig:
         "Logits that the threshold is raised by, at most: one odd token shall not shut the gate on the facts.",
         flag=None,
     )
-    most_contexts: int = option(
-        2000, "Questions and answers that calibration and the gates are shown, at most.", flag=None
+    tokens: int = option(
+        30_000,
+        "Tokens that calibration and the gates are shown, at most; half of the facts, half of general text.",
+        flag=None,
     )
     mentions: MentionConfig = field(default_factory=MentionConfig)
     relation_check: RelationConfig = field(default_factory=RelationConfig)

@@ -153,7 +153,8 @@ def config_from_record(values: dict[str, Any]) -> TeachConfig:
     """
     if "recipe" in values:
         return TeachConfig().with_flags(**values)
-    config: TeachConfig = _build(TeachConfig, values, "")
+    gate = {name: value for name, value in values.get("gate", {}).items() if name != "most_contexts"}  # before 0.2
+    config: TeachConfig = _build(TeachConfig, {**values, "gate": gate} if gate else values, "")
     return config
 
 

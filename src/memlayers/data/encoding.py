@@ -7,6 +7,8 @@ carry no generation marks and return an assistant mask of zeros.
 
 from __future__ import annotations
 
+import itertools
+import random
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -177,6 +179,18 @@ def collate_prompts(prompts: Sequence[Sequence[int]], pad_id: int) -> dict[str, 
         "input_ids": torch.tensor([_left(prompt, longest, pad_id) for prompt in prompts]),
         "attention_mask": torch.tensor([_left([1] * len(prompt), longest, 0) for prompt in prompts]),
     }
+
+
+def sampled_texts(texts: Sequence[list[int]], tokens: int, seed: int) -> list[list[int]]:
+    """Some of these texts, token ids, in an order of their own: about so many tokens, and at least one text."""
+    shuffled = random.Random(seed).sample(list(texts), len(texts))
+    before = itertools.accumulate(map(len, shuffled), initial=0)
+    return [text for text, past in zip(shuffled, before, strict=False) if past < tokens]
+
+
+def tokens_in(texts: Sequence[Sequence[int]]) -> int:
+    """How many tokens texts have together."""
+    return sum(map(len, texts))
 
 
 def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:

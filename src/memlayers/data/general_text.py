@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from memlayers.backbones import context_length
-from memlayers.data.encoding import encode_example, pad_token_id, plain_text_ids
+from memlayers.data.encoding import encode_example, pad_token_id, plain_text_ids, sampled_texts, tokens_in
 from memlayers.utils.errors import InputError
 from memlayers.utils.files import read_text
 
@@ -38,6 +38,21 @@ class GeneralText:
         texts = [plain_text_ids(tokenizer, passage)[:max_length] for passage in self.passages]
         chats = [encode_example(tokenizer, *chat).input_ids[:max_length] for chat in self.chats]
         return [ids for ids in texts + chats if ids]
+
+    def sample(
+        self, tokenizer: PreTrainedTokenizerBase, max_length: int, tokens: int, seed: int
+    ) -> tuple[list[list[int]], int]:
+        """About so many tokens of it, passages and chats in the proportion that they have here.
+
+        Returns:
+            Token ids of passages, then of chats; and how many passages there are.
+        """
+        passages = GeneralText(self.passages).encode(tokenizer, max_length)
+        chats = GeneralText((), self.chats).encode(tokenizer, max_length)
+        share = tokens_in(passages) / max(1, tokens_in(passages) + tokens_in(chats))
+        kept = sampled_texts(passages, round(tokens * share), seed) if passages else []
+        kept_chats = sampled_texts(chats, round(tokens * (1 - share)), seed) if chats else []
+        return [*kept, *kept_chats], len(kept)
 
 
 def read_general_text(path: str | Path) -> GeneralText:

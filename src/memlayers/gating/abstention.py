@@ -10,6 +10,7 @@ import torch
 
 from memlayers.config.sections import AbstentionConfig
 from memlayers.data.answers import exact_match
+from memlayers.data.encoding import encode_example
 from memlayers.data.facts import Fact, Question
 from memlayers.inference.confidence import (
     calibrated_confidence,
@@ -18,6 +19,7 @@ from memlayers.inference.confidence import (
     prior_entry,
 )
 from memlayers.inference.generation import generate_answers
+from memlayers.inference.scoring import answer_confidences
 from memlayers.tuner.handle import MemoryHandle, without_memory
 
 if TYPE_CHECKING:
@@ -55,6 +57,15 @@ def guessing_questions(facts: Sequence[Fact], config: AbstentionConfig, seed: in
     ]
 
 
+def _confidences(
+    memory: MemoryHandle, tokenizer: PreTrainedTokenizerBase, stored: Sequence[Question], progress: Any
+) -> list[float]:
+    """How confident the memory is of the stored answers that it gives, by one forward pass each; 0 for no answers."""
+    examples = [encode_example(tokenizer, each.question, each.answers[0]) for each in stored]
+    found = answer_confidences(memory.model, tokenizer, examples, progress=progress)
+    return [confidence for right, confidence in found if right] or [0.0]
+
+
 def settle_thresholds(
     memory: MemoryHandle,
     tokenizer: PreTrainedTokenizerBase,
@@ -87,14 +98,14 @@ def settle_thresholds(
         The memory's threshold and the backbone's, which are also stored with the index, as are the wrong guesses.
     """
     config = config or AbstentionConfig()
-    to_memory = [each.question for each in (*stored, *negatives)]
     to_backbone = [*guessing, *([each] for each in negatives)]
-    recalled = generate_answers(memory.model, tokenizer, to_memory, progress=progress)
+    sure = torch.tensor(_confidences(memory, tokenizer, stored, progress))
+    put_to_memory = [each.question for each in negatives]
+    recalled = generate_answers(memory.model, tokenizer, put_to_memory, progress=progress) if negatives else []
     with without_memory(memory.model):
         put = [each.question for fact in to_backbone for each in fact]
         guessed = iter(generate_answers(memory.model, tokenizer, put, progress=progress))
-    scores = torch.tensor([answer.confidence if answer.opened else 0.0 for answer in recalled])
-    sure, others = scores[: len(stored)], scores[len(stored) :]
+    others = torch.tensor([answer.confidence if answer.opened else 0.0 for answer in recalled])
     answered = [[(next(guessed), each.answers) for each in fact] for fact in to_backbone]
     wrong = [[given for given, answers in fact if not exact_match(given.text, answers)] for fact in answered]
     guesses = count_wrong_answers([given.text for given in fact] for fact in wrong)

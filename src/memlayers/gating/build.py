@@ -7,7 +7,6 @@ subject from what was not. All three need the bare backbone alone. Thresholds of
 
 from __future__ import annotations
 
-import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -32,7 +31,7 @@ class GateMaterials:
     """What a gate is made from.
 
     Attributes:
-        contexts: token ids of the facts' questions and answers (`sampled_contexts`).
+        contexts: token ids of the facts' questions and answers (`encoding.sampled_texts`).
         features: what each memory layer saw of them, and of general text, on the bare backbone: two lists, with one
             entry per memory layer each.
         passages: number of the general text's sequences that are running text rather than chats; they come first.
@@ -120,8 +119,3 @@ def settle_confidence(
     total = len(asked) + sum(map(len, guessing)) + 2 * len(negatives)
     with progress_bar("Settling thresholds", total, quiet=quiet) as advance:
         return settle_thresholds(memory, tokenizer, asked, guessing, negatives, config.abstention, progress=advance)
-
-
-def sampled_contexts(contexts: Sequence[list[int]], most: int, seed: int) -> list[list[int]]:
-    """At most `most` of the facts' contexts, token ids of questions and answers, in an order of their own."""
-    return random.Random(seed).sample(contexts, min(len(contexts), most))

@@ -108,7 +108,7 @@ def _behind_the_subject(index: SubjectIndex, features: LayerFeatures, sequences:
     order = torch.unique_consecutive(features.sequence).tolist()
     device = index.fingerprints.device
     contexts = [torch.tensor([list(sequences[i])], device=device) for i in order]
-    return torch.cat([index.subjects_in(ids)[0] != 0 for ids in contexts]).cpu()
+    return torch.cat([index.subjects_in(ids)[0, features.skipped :] != 0 for ids in contexts]).cpu()
 
 
 def _rows(features: LayerFeatures, kept: Any) -> LayerFeatures:

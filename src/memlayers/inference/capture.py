@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memlayers.data.encoding import padded_batches
+from memlayers.inference.shared_prefix import SharedPrefix, shared_prefix
 from memlayers.tuner.current import Recorder, holding
 from memlayers.tuner.handle import MemoryHandle, gates_off, without_memory
 
@@ -94,12 +96,17 @@ class Capture(Recorder):
     _opened: Tensor | None = None  # of the layer under way: which tokens read, None for all
 
     def run(
-        self, sequences: Sequence[Sequence[int]], batch_tokens: int = 4096, progress: Any = None
+        self,
+        sequences: Sequence[Sequence[int]],
+        batch_tokens: int = 4096,
+        progress: Any = None,
+        prefix: SharedPrefix | None = None,
     ) -> Iterator[Batch]:
         """Runs the backbone over sequences of like length together, as far as its last recorded layer.
 
         Args:
             sequences: token ids, of any lengths.
+            prefix: what has been read before each of them; its tokens are none of theirs.
             batch_tokens: padded tokens per forward pass.
             progress: called with the number of sequences done after each batch.
 
@@ -113,7 +120,11 @@ class Capture(Recorder):
             self._real = real.flatten().to(device)
             try:
                 with suppress(_Done):
-                    trunk(input_ids=ids.to(device), attention_mask=real.long().to(device), use_cache=False)
+                    if prefix is None:
+                        trunk(input_ids=ids.to(device), attention_mask=real.long().to(device), use_cache=False)
+                    else:
+                        mask = F.pad(real.long(), (len(prefix.ids), 0), value=1).to(device)
+                        trunk(input_ids=ids.to(device), attention_mask=mask, past_key_values=prefix.cache(len(ids)))
             finally:
                 self._real = None
             yield Batch(chosen, real.sum(1))
@@ -189,14 +200,18 @@ class LayerFeatures:
     """What one memory layer saw on the bare backbone.
 
     Attributes:
-        inputs: the MLP block's inputs, [n, d] in the backbone's dtype, on the CPU.
+        inputs: the MLP block's inputs, [n, d] in the backbone's dtype, on the CPU; none where they were not to be kept.
         sequence: which sequence each row came from, int64 [n].
         output_rms: root mean square of the MLP block's outputs on the same tokens.
+        skipped: tokens at the beginning of every sequence that are left out: all have them in common.
+        moments: the inputs' mean [d] and mean outer product [d, d], float64; None to take them of `inputs`.
     """
 
     inputs: Tensor
     sequence: Tensor
     output_rms: float
+    skipped: int = 0
+    moments: tuple[Tensor, Tensor] | None = None
 
 
 @torch.inference_mode()
@@ -204,33 +219,49 @@ def collect_features(
     memory: MemoryHandle,
     sequences: Sequence[Sequence[int]],
     *,
+    keep: int | None = None,
     batch_tokens: int = 4096,
     progress: Any = None,
 ) -> list[LayerFeatures]:
-    """Runs the bare backbone over sequences and keeps the inputs of its memory layers.
+    """Runs the bare backbone over sequences; keeps what its memory layers see.
 
     Args:
         memory: the memory, on its model.
         sequences: token ids, at least one sequence, of any lengths.
+        keep: of how many layers, from the first, every input is kept; None for all. Of the others the moments alone.
         batch_tokens: padded tokens per forward pass.
         progress: called with the number of sequences done after each batch.
 
     Returns:
         One entry per memory layer, in layer order; rows in the order of the sequences' lengths.
     """
-    inputs: list[list[Tensor]] = [[] for _ in memory.layers]
-    squares = [0.0 for _ in memory.layers]
+    layers = len(memory.layers)
+    kept: list[list[Tensor]] = [[] for _ in range(layers if keep is None else keep)]
+    dim = memory.layers[0].dim
+    sums = [torch.zeros(dim, dtype=torch.float64) for _ in range(layers)]
+    products = [torch.zeros(dim, dim, dtype=torch.float64) for _ in range(layers)]
+    squares = [0.0] * layers
     owners: list[Tensor] = []
-    with without_memory(memory.model), capture(memory, "inputs", "block") as seen:
-        for batch in seen.run(sequences, batch_tokens, progress):
-            owners.append(batch.sequence)
-            for number, kept in enumerate(inputs):
-                kept.append(seen.inputs[number].cpu())
-                squares[number] += seen.block[number].double().square().mean(-1).sum().item()
+    with without_memory(memory.model):
+        prefix = shared_prefix(memory.model, sequences)
+        skipped = len(prefix.ids) if prefix is not None else 0
+        rest = [ids[skipped:] for ids in sequences]
+        with capture(memory, "inputs", "block") as seen:
+            for batch in seen.run(rest, batch_tokens, progress, prefix):
+                owners.append(batch.sequence)
+                for number in range(layers):
+                    rows = seen.inputs[number].cpu()
+                    if number < len(kept):
+                        kept[number].append(rows)
+                    sums[number] += rows.sum(0, dtype=torch.float64)
+                    products[number] += rows.double().T @ rows.double()
+                    squares[number] += seen.block[number].double().square().mean(-1).sum().item()
     sequence = torch.cat(owners)
+    n = len(sequence)
+    inputs = [torch.cat(rows) for rows in kept] + [torch.empty(0, dim)] * (layers - len(kept))
     return [
-        LayerFeatures(torch.cat(kept), sequence, (total / len(sequence)) ** 0.5)
-        for kept, total in zip(inputs, squares, strict=True)
+        LayerFeatures(inputs[i], sequence, (squares[i] / n) ** 0.5, skipped, (sums[i] / n, products[i] / n))
+        for i in range(layers)
     ]
 
 
@@ -250,8 +281,11 @@ def prompt_states(
         float32 [n, d], on the CPU.
     """
     states = torch.empty(len(prompts), memory.layers[0].dim)
+    with without_memory(memory.model):
+        prefix = shared_prefix(memory.model, prompts)
+    rest = [prompt[len(prefix.ids) if prefix is not None else 0 :] for prompt in prompts]
     with without_memory(memory.model), capture(memory, "inputs", layers=1) as seen:
-        for batch in seen.run(prompts, batch_tokens, progress):
+        for batch in seen.run(rest, batch_tokens, progress, prefix):
             last = batch.starts + batch.lengths - 1
             states[batch.chosen] = seen.inputs[0][last.to(seen.inputs[0].device)].float().cpu()
     return states

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from memlayers.backbones import context_length
 from memlayers.data.encoding import collate_prompts, encode_prompt, end_token_id, pad_token_id
+from memlayers.inference.shared_prefix import shared_prefix
 from memlayers.tuner.current import Recorder, holding
 
 if TYPE_CHECKING:
@@ -75,17 +77,24 @@ def generate_answers(
     if was_training:
         model.eval()
     try:
+        prefix = shared_prefix(model, prompts)
+        skipped = len(prefix.ids) if prefix is not None else 0
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            batch = {k: v.to(device) for k, v in collate_prompts([prompts[i] for i in chosen], pad).items()}
+            batch = collate_prompts([prompts[i][skipped:] for i in chosen], pad)
+            batch = {name: value.to(device) for name, value in batch.items()}
+            if prefix is not None:  # in front of the padding
+                head = torch.tensor([prefix.ids], device=device).expand(len(chosen), -1)
+                batch["input_ids"] = torch.cat([head, batch["input_ids"]], 1)
+                batch["attention_mask"] = F.pad(batch["attention_mask"], (skipped, 0), value=1)
             longest = batch["input_ids"].shape[1]
-            recorder = _Recorder(len(chosen), longest)
+            recorder = _Recorder(len(chosen))
             with holding(recorder=recorder):
                 generated = model.generate(
-                    **batch, logits_processor=LogitsProcessorList([recorder]), do_sample=False, num_beams=1,
-                    max_new_tokens=min(max_new_tokens, context - longest),
-                    eos_token_id=end, pad_token_id=pad, temperature=None, top_p=None, top_k=None,
-                    repetition_penalty=None,
+                    **batch, past_key_values=None if prefix is None else prefix.cache(len(chosen)),
+                    logits_processor=LogitsProcessorList([recorder]), do_sample=False, num_beams=1,
+                    max_new_tokens=min(max_new_tokens, context - longest), eos_token_id=end, pad_token_id=pad,
+                    temperature=None, top_p=None, top_k=None, repetition_penalty=None,
                 )  # fmt: skip
             for place, (i, row) in enumerate(zip(chosen, generated[:, longest:].tolist(), strict=True)):
                 answer = row[: row.index(end)] if end in row else row
@@ -113,9 +122,8 @@ class _Recorder(Recorder):
     As a logits processor it changes nothing.
     """
 
-    def __init__(self, rows: int, prompt: int) -> None:
+    def __init__(self, rows: int) -> None:
         self.opened = [False] * rows
-        self.prompt = prompt
         self.chances: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -133,5 +141,5 @@ class _Recorder(Recorder):
         whole = torch.full((tokens,), opened is None)
         if opened is not None:
             whole[opened.cpu()] = True
-        last = whole.view(-1, self.prompt)[:, -1]
+        last = whole.view(len(self.opened), -1)[:, -1]
         self.opened = [before or bool(now) for before, now in zip(self.opened, last, strict=True)]

@@ -44,6 +44,21 @@ class RelationReport:
 
 
 @dataclass(frozen=True, slots=True)
+class StageReport:
+    """What a stage of teaching took.
+
+    Attributes:
+        seconds: wall clock.
+        cpu_seconds: of all threads.
+        tokens: that went through the backbone, padding and shared beginnings left out; 0 where none are counted.
+    """
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class CurvePoint:
     """Scores measured during teaching, after `exposures` exposures per fact; None where not measured then.
 
@@ -64,13 +79,14 @@ class TeachReport:
     Attributes:
         steps: optimizer steps taken.
         exposures: how often each fact was shown.
-        recall: last recall measured on taught phrasings, free generation.
+        recall: last recall measured on taught phrasings; in free generation, once teaching has ended.
         skipped_steps: steps left out because the loss or a gradient was not finite.
         seconds: wall clock of calibration, gate and teaching, evaluations along the way left out.
         gates: one report per gate.
         relations: of the check of what is asked; None where there is none.
         thresholds: the least confidence of a memory's answer and of the backbone's; None where not settled.
         curve: scores after each epoch.
+        stages: what each stage took, by name, in their order.
     """
 
     steps: int = 0
@@ -82,6 +98,7 @@ class TeachReport:
     relations: RelationReport | None = None
     thresholds: tuple[float, float] | None = None
     curve: list[CurvePoint] = field(default_factory=list)
+    stages: dict[str, StageReport] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TeachReport:
@@ -90,7 +107,9 @@ class TeachReport:
         curve = [CurvePoint(**point) for point in values["curve"]]
         thresholds = tuple(values["thresholds"]) if values.get("thresholds") else None
         relations = RelationReport(**values["relations"]) if values.get("relations") else None
-        return cls(**{**values, "gates": gates, "curve": curve, "thresholds": thresholds, "relations": relations})
+        stages = {name: StageReport(**stage) for name, stage in values.get("stages", {}).items()}
+        read = {"gates": gates, "curve": curve, "thresholds": thresholds, "relations": relations, "stages": stages}
+        return cls(**{**values, **read})
 
 
 @dataclass(frozen=True, slots=True)

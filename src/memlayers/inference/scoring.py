@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from memlayers.data.encoding import IGNORED_LABEL, Encoded, collate, pad_token_id
+from memlayers.inference.shared_prefix import SharedPrefix, shared_prefix
 from memlayers.tuner.handle import gates_off
 
 if TYPE_CHECKING:
@@ -49,21 +50,36 @@ class AnswerLogits(NamedTuple):
         return F.pad(self.sequence[1:] != self.sequence[:-1], (1, 0), value=True).nonzero().squeeze(-1)
 
 
-def answer_logits(model: Any, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Encoded]) -> AnswerLogits:
-    """One forward over some sequences, at least one; the head is only applied where one of them has an answer."""
+def answer_logits(
+    model: Any, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Encoded], prefix: SharedPrefix | None = None
+) -> AnswerLogits:
+    """One forward over some sequences, at least one; the head is only applied where one of them has an answer.
+
+    Args:
+        model: a backbone, with or without a memory.
+        tokenizer: the backbone's.
+        examples: the sequences.
+        prefix: what all of them begin with, if it has been read already; none of its tokens may count.
+    """
     device = next(model.parameters()).device
+    beside: dict[str, Any] = {"use_cache": False}
+    if prefix is not None and all(prefix.begins(example.input_ids) for example in examples):
+        skipped = len(prefix.ids)
+        examples = [Encoded(each.input_ids[skipped:], each.labels[skipped:]) for each in examples]
+        beside = {"use_cache": True, "past_key_values": prefix.cache(len(examples))}
     inputs = {name: value.to(device) for name, value in collate(examples, pad_token_id(tokenizer)).items()}
+    if "past_key_values" in beside and prefix is not None:
+        inputs["attention_mask"] = F.pad(inputs["attention_mask"], (len(prefix.ids), 0), value=1)
     labels = F.pad(inputs.pop("labels")[:, 1:], (0, 1), value=IGNORED_LABEL)  # at the position that predicts it
     counted = labels != IGNORED_LABEL
     if "logits_to_keep" in inspect.signature(model.get_base_model().forward).parameters:
         kept = counted.any(0).nonzero().squeeze(-1)
         labels, counted = labels[:, kept], counted[:, kept]
         inputs["logits_to_keep"] = kept
-    logits = model(**inputs, use_cache=False).logits
+    logits = model(**inputs, **beside).logits
     return AnswerLogits(logits[counted].float(), labels[counted], counted.nonzero()[:, 0])
 
 
-@torch.no_grad()
 def answered(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
@@ -75,14 +91,34 @@ def answered(
 
     `progress` is called with the number of sequences done after each batch.
     """
+    found = answer_confidences(model, tokenizer, examples, batch_size, progress)
+    return torch.tensor([right for right, _ in found], dtype=torch.bool)
+
+
+@torch.no_grad()
+def answer_confidences(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Encoded],
+    batch_size: int = 64,
+    progress: Any = None,
+) -> list[tuple[bool, float]]:
+    """Per sequence, whether greedy decoding writes its answer, and the probability of the answer and its end.
+
+    `progress` is called with the number of sequences done after each batch.
+    """
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].input_ids))
-    right = torch.zeros(len(examples), dtype=torch.bool)
+    prefix = shared_prefix(model, [example.input_ids for example in examples])
+    found = [(False, 0.0)] * len(examples)
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        right[chosen] = answer_logits(model, tokenizer, [examples[i] for i in chosen]).right(len(chosen)).cpu()
+        out = answer_logits(model, tokenizer, [examples[i] for i in chosen], prefix)
+        right, sure = out.right(len(chosen)).tolist(), out.log_probability(len(chosen)).exp().tolist()
+        for i, *each in zip(chosen, right, sure, strict=True):
+            found[i] = (each[0], each[1])
         if progress is not None:
             progress(len(chosen))
-    return right
+    return found
 
 
 @torch.no_grad()

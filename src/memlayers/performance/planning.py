@@ -100,7 +100,7 @@ def plan(
         touched = touched_rows(sub_keys**2, facts, tokens_per_fact, len(layers), shape.heads * top_k)
     work = Work(
         sub_keys, shape.heads, top_k, key_dim, layers, batch_size, length, min(answer, length), dtype,
-        min(touched, sub_keys**2), contexts=min(config.gate.most_contexts, facts * phrasings) * length,
+        min(touched, sub_keys**2), contexts=min(config.gate.tokens // 2, facts * phrasings * length),
     )  # fmt: skip
     return Plan(backbone, work, make_plan(backbone, work, vram=vram, host=host), vram, host)
 

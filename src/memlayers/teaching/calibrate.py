@@ -30,7 +30,7 @@ def calibrate(memory: MemoryHandle, features: Sequence[Sequence[LayerFeatures]])
     """
     for number, layer in enumerate(memory_layers(memory.model, memory.adapter)):
         kinds = [kind[number] for kind in features]
-        moments = [_moments(kind.inputs) for kind in kinds]
+        moments = [kind.moments or _moments(kind.inputs) for kind in kinds]
         mean = torch.stack([mean for mean, _ in moments]).mean(0)
         second = torch.stack([second for _, second in moments]).mean(0)
         covariance = second - torch.outer(mean, mean)

@@ -1,4 +1,8 @@
-"""Recall while teaching: some of the facts asked in free generation, and all of them where those are all right."""
+"""Recall while teaching: some of the facts asked by one forward pass each, and all of them where those are all right.
+
+Greedy decoding writes an answer exactly where each of its tokens is the likeliest after those before, so one forward
+pass over question and answer tells what a generation would. Free generation is the check at the end.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from memlayers.config.sections import ScheduleConfig
 from memlayers.data.answers import exact_match
+from memlayers.data.encoding import Encoded
 from memlayers.data.facts import Fact
 from memlayers.inference.generation import answer_questions
+from memlayers.inference.scoring import answered
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -18,36 +24,54 @@ if TYPE_CHECKING:
 def measured_recall(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
-    facts: Sequence[Fact],
+    examples: Sequence[Sequence[Encoded]],
     settings: ScheduleConfig,
     rng: random.Random,
-) -> float:
-    """Share of taught wordings answered rightly, 0 to 1, in free generation.
+) -> tuple[float, int]:
+    """Share of taught wordings whose answer greedy decoding would write, 0 to 1, and how many tokens were read.
 
     A sample of the facts is asked; if it is full, all of them are, each in a wording drawn anew.
 
     Args:
         model: the PEFT model.
         tokenizer: the backbone's.
-        facts: all that are taught.
+        examples: per fact its wordings with the answer.
         settings: how many are asked, and what counts as full.
         rng: draws facts and wordings.
     """
-    drawn = rng.sample(list(facts), len(facts))
-    sample, rest = drawn[: settings.recall_sample], drawn[settings.recall_sample :]
+    drawn = rng.sample(range(len(examples)), len(examples))
     each = max(1, settings.recall_sample // len(drawn))  # a few facts are asked in several wordings
-    right, asked = _recalled(model, tokenizer, sample, each, rng)
-    if rest and right >= settings.stop_at_recall * asked:
-        more, of = _recalled(model, tokenizer, rest, each, rng)
-        right, asked = right + more, asked + of
-    return right / asked
+    right = asked = tokens = 0
+    for facts in (drawn[: settings.recall_sample], drawn[settings.recall_sample :]):
+        if asked and right < settings.stop_at_recall * asked:
+            break
+        chosen = [example for i in facts for example in rng.sample(list(examples[i]), min(each, len(examples[i])))]
+        if chosen:
+            right += int(answered(model, tokenizer, chosen).sum())
+            asked += len(chosen)
+            tokens += sum(len(example.input_ids) for example in chosen)
+    return right / asked, tokens
 
 
-def _recalled(
-    model: Any, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], wordings: int, rng: random.Random
-) -> tuple[int, int]:
-    """Questions answered rightly, and questions asked: each fact in `wordings` of its taught wordings."""
-    asked = [(q, f.answers) for f in facts for q in rng.sample(f.questions, min(wordings, len(f.questions)))]
+def generated_recall(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Fact],
+    settings: ScheduleConfig,
+    rng: random.Random,
+) -> float:
+    """Share of taught wordings answered rightly in free generation, 0 to 1, of a sample of the facts.
+
+    Args:
+        model: the PEFT model.
+        tokenizer: the backbone's.
+        facts: all that are taught.
+        settings: how many are asked.
+        rng: draws facts and wordings.
+    """
+    sample = rng.sample(list(facts), min(len(facts), settings.recall_sample))
+    each = max(1, settings.recall_sample // len(sample))
+    asked = [(q, f.answers) for f in sample for q in rng.sample(f.questions, min(each, len(f.questions)))]
     answers = answer_questions(model, tokenizer, [question for question, _ in asked])
     right = sum(exact_match(answer, accepted) for answer, (_, accepted) in zip(answers, asked, strict=True))
-    return right, len(asked)
+    return right / len(asked)

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from memlayers.backbones import context_length
 from memlayers.config.sections import GateConfig
-from memlayers.data.encoding import encode_example, encode_prompt
+from memlayers.data.encoding import encode_example, encode_prompt, sampled_texts
 from memlayers.data.facts import Fact, Question
 from memlayers.data.general_text import GeneralText, load_general_text
 from memlayers.editing.memory import Memory, load_memory
-from memlayers.gating.build import GateMaterials, build_gate, sampled_contexts, settle_confidence
+from memlayers.gating.build import GateMaterials, build_gate, settle_confidence
 from memlayers.inference.capture import collect_features
 from memlayers.inference.folder import ADAPTER, CONFIG_FILE, TEACHING_FILE, WEIGHTS_FILE
 from memlayers.inference.record import Teaching, TeachReport, write_teaching
@@ -99,11 +99,12 @@ def regate_memory(
     settings.gate, settings.gate_soft, settings.gate_hidden = True, config.soft, config.hidden
     settings.subjects, settings.relations = config.subjects, config.subjects and config.relations
     memory.make_gate(settings)
-    contexts = sampled_contexts([ids for each in encoded for ids in each], config.most_contexts, seed)
-    texts = text.encode(tokenizer, min(longest, TEXT_TOKENS))
+    contexts = sampled_texts([ids for each in encoded for ids in each], config.tokens // 2, seed)
+    texts, passages = text.sample(tokenizer, min(longest, TEXT_TOKENS), config.tokens // 2, seed)
     with progress_bar("Reading", len(contexts) + len(texts), quiet=quiet) as advance:
-        seen, general = (collect_features(memory, kind, progress=advance) for kind in (contexts, texts))
-    materials = GateMaterials(contexts, (seen, general), len(text.passages), subjects)
+        keep = 1 if config.subjects else None
+        seen, general = (collect_features(memory, kind, keep=keep, progress=advance) for kind in (contexts, texts))
+    materials = GateMaterials(contexts, (seen, general), passages, subjects)
     gates, relations = build_gate(memory, tokenizer, facts, materials, config, seed=seed, quiet=quiet)
     thresholds = None
     if config.subjects:  # which wordings teaching showed is not known here

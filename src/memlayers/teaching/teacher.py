@@ -24,24 +24,26 @@ from torch import Tensor
 
 from memlayers.backbones import context_length, device_named, dtype_on, load_backbone, quiet_wrapping
 from memlayers.config.teach import TeachConfig
-from memlayers.data.encoding import IGNORED_LABEL, Encoded, encode_example
+from memlayers.data.encoding import IGNORED_LABEL, Encoded, encode_example, sampled_texts, tokens_in
 from memlayers.data.fact_files import facts_text
 from memlayers.data.facts import Fact
 from memlayers.data.general_text import GeneralText, load_general_text
-from memlayers.gating.build import GateMaterials, build_gate, sampled_contexts, settle_confidence
+from memlayers.gating.build import GateMaterials, build_gate, settle_confidence
 from memlayers.inference.capture import LayerFeatures, collect_features, count_reads
 from memlayers.inference.folder import ADAPTER, FACTS_FILE
 from memlayers.inference.record import CurvePoint, Teaching, TeachReport, write_teaching
 from memlayers.inference.scoring import answer_logits
+from memlayers.inference.shared_prefix import SharedPrefix, shared_prefix
 from memlayers.linking.mention_forms import SubjectForms, subject_forms
 from memlayers.pool.optimizers import has_finite_gradient
 from memlayers.teaching.calibrate import calibrate
 from memlayers.teaching.checkpoint import Checkpoint, Progress, facts_digest
 from memlayers.teaching.model_card import write_model_card
 from memlayers.teaching.protect import protect_slots
-from memlayers.teaching.recall import measured_recall
+from memlayers.teaching.recall import generated_recall, measured_recall
 from memlayers.teaching.schedule import Schedule
 from memlayers.teaching.setup import memory_config, mixed_examples, optimizer_for
+from memlayers.teaching.stages import Stages
 from memlayers.tuner.handle import MemoryHandle, memory_auxiliary_loss, memory_handle
 from memlayers.utils.environment import environment
 from memlayers.utils.errors import InputError, WorkError
@@ -109,6 +111,8 @@ class Teacher:
         if not self.gate_facts:
             raise InputError("gate_facts holds none of the facts: give some of them, or None for all")
         self.report = TeachReport()
+        self._stages = Stages()
+        self._prefix: SharedPrefix | None = None
         self._checkpoint = None if work is None else Checkpoint(work, self._identity())
         self._saved_at = self._began = time.perf_counter()
         self._epoch_loss, self._epoch_tokens = 0.0, 0  # of the epoch under way: nats, and the tokens they are of
@@ -171,6 +175,7 @@ class Teacher:
         if found is None:
             return False
         self.report, self._epoch_loss, self._epoch_tokens = found
+        self._stages = Stages(self.report.stages)
         return True
 
     def calibrate(self) -> None:
@@ -178,16 +183,17 @@ class Teacher:
         self._features: tuple[list[LayerFeatures], list[LayerFeatures]] | None = None
         if self.config.memory.recipe != "addressed" and not self.config.gated:
             return
-        contexts, texts = (
-            self._contexts(range(len(self.facts))),
-            self._general.encode(self.tokenizer, min(self._longest, TEXT_TOKENS)),
-        )
-        with progress_bar("Calibrating", len(contexts) + len(texts), quiet=self.quiet) as advance:
+        contexts, texts = self._contexts(range(len(self.facts))), self._texts()
+        keep = 0 if not self.config.gated else 1 if self._subjects is not None else None
+        with (
+            self._stages.stage("calibration", tokens_in(contexts) + tokens_in(texts)),
+            progress_bar("Calibrating", len(contexts) + len(texts), quiet=self.quiet) as advance,
+        ):
             facts, general = (
-                collect_features(self.memory, sequences, progress=advance) for sequences in (contexts, texts)
+                collect_features(self.memory, sequences, keep=keep, progress=advance) for sequences in (contexts, texts)
             )
-        if self.config.memory.recipe == "addressed":
-            calibrate(self.memory, [facts, general])
+            if self.config.memory.recipe == "addressed":
+                calibrate(self.memory, [facts, general])
         if self._protected is not None:
             texts = self._protected.encode(self.tokenizer, min(self._longest, TEXT_TOKENS))
             with progress_bar("Counting reads to protect", len(texts), quiet=self.quiet) as advance:
@@ -207,13 +213,14 @@ class Teacher:
         contexts, (facts, general) = self._contexts(range(len(self.facts))), self._features
         if len(self.gate_facts) < len(self.facts):
             contexts = self._contexts(self.gate_facts)
-            facts = collect_features(self.memory, contexts)
-        materials = GateMaterials(contexts, (facts, general), len(self._general.passages), self._subjects)
+            facts = collect_features(self.memory, contexts, keep=1 if self._subjects is not None else None)
+        materials = GateMaterials(contexts, (facts, general), self._passages, self._subjects)
         self._features = None  # large, and not needed any more
-        self.report.gates, self.report.relations = build_gate(
-            self.memory, self.tokenizer, self.facts, materials, self.config.gate, seed=self.config.seed,
-            quiet=self.quiet,
-        )  # fmt: skip
+        with self._stages.stage("gate"):
+            self.report.gates, self.report.relations = build_gate(
+                self.memory, self.tokenizer, self.facts, materials, self.config.gate, seed=self.config.seed,
+                quiet=self.quiet,
+            )  # fmt: skip
         if not any(gate.open_on_facts for gate in self.report.gates):
             raise WorkError(
                 "the gates cannot tell the facts' questions from general text on this backbone, so nothing would "
@@ -227,24 +234,32 @@ class Teacher:
             WorkError: the loss is not finite for many steps in a row.
         """
         report = self.report
+        if self.config.schedule.loss == "answer" and self.config.gated:
+            everything = [example.input_ids for examples in self._encoded for example in examples]
+            self._prefix = shared_prefix(self.model, everything)
         while report.steps < self.schedule.steps and not self._recall_is_full():
             start, steps = self.schedule.round(report.steps)
             if report.steps == start > 0 and report.recall >= self.config.schedule.enough_recall:
                 break
             self._teach_round(start, steps)
         report.seconds += time.perf_counter() - self._began
+        rng = random.Random(f"{self.config.seed}:recall")
+        with self._stages.stage("final check"):
+            report.recall = generated_recall(self.model, self.tokenizer, self.facts, self.config.schedule, rng)
 
     def settle(self) -> None:
         """Settles from which confidence on an answer is worth giving, on wordings not yet shown where there are any."""
         if self._subjects is None:
             return
         began = time.perf_counter()
+        settling = self._stages.stage("settling")
         epochs = range(math.ceil(self.report.exposures))
         shown = [{(epoch + i) % len(self.facts[i].questions) for epoch in epochs} for i in self.gate_facts]
-        self.report.thresholds = settle_confidence(
-            self.memory, self.tokenizer, [self.facts[i] for i in self.gate_facts], self.config.gate,
-            seed=self.config.seed, shown=shown, quiet=self.quiet,
-        )  # fmt: skip
+        with settling:
+            self.report.thresholds = settle_confidence(
+                self.memory, self.tokenizer, [self.facts[i] for i in self.gate_facts], self.config.gate,
+                seed=self.config.seed, shown=shown, quiet=self.quiet,
+            )  # fmt: skip
         self.report.seconds += time.perf_counter() - began
 
     def save(self, out: str | Path, *, replace: bool = False) -> None:
@@ -257,6 +272,7 @@ class Teacher:
         with progress_bar("Saving", quiet=self.quiet), atomic_directory(out, replace=replace) as folder:
             self.memory.save(folder)
             self.tokenizer.save_pretrained(str(folder))
+            self.report.stages = self._stages.found
             teaching = Teaching(len(self.facts), self.config, environment(str(self.device)), self.report)
             write_teaching(folder, teaching)
             write_model_card(folder, teaching, self.facts, self.memory.config)
@@ -277,7 +293,9 @@ class Teacher:
                 batches = self.schedule.batches(epoch)
                 for batch in batches[done:]:
                     share = (settings.later_rate if start else 1.0) * (1 - (report.steps - start) / steps)
-                    if self._step(batch, share):
+                    with self._stages.stage("steps", self._tokens(batch)):
+                        stepped = self._step(batch, share)
+                    if stepped:
                         bad_in_a_row = 0
                     else:
                         report.skipped_steps += 1
@@ -330,7 +348,7 @@ class Teacher:
 
     def _loss(self, batch: list[Encoded]) -> Tensor:
         """Sum of the cross-entropies, in nats, over the counted tokens of a batch."""
-        out = answer_logits(self.model, self.tokenizer, batch)
+        out = answer_logits(self.model, self.tokenizer, batch, self._prefix)
         loss = F.cross_entropy(out.logits, out.labels, reduction="sum")
         return loss + memory_auxiliary_loss(self.model) * len(out.labels)
 
@@ -340,7 +358,11 @@ class Teacher:
         """Recall on taught wordings, and what the caller watches."""
         paused = time.perf_counter()
         rng = random.Random(f"{self.config.seed}:recall:{len(self.report.curve)}")
-        self.report.recall = measured_recall(self.model, self.tokenizer, self.facts, self.config.schedule, rng)
+        with self._stages.stage("recall"):
+            self.report.recall, tokens = measured_recall(
+                self.model, self.tokenizer, self._encoded, self.config.schedule, rng
+            )
+        self._stages.add("recall", 0.0, 0.0, tokens)
         perplexity, known = self.watch(self.model, self.tokenizer) if self.watch else (None, None)
         loss = self._epoch_loss / self._epoch_tokens if self._epoch_tokens else None
         self.report.curve.append(CurvePoint(self.report.exposures, self.report.recall, perplexity, known, loss))
@@ -360,7 +382,19 @@ class Teacher:
     def _contexts(self, facts: Iterable[int]) -> list[list[int]]:
         """Some of these facts' questions and answers, as token ids."""
         contexts = [example.input_ids for i in facts for example in self._encoded[i]]
-        return sampled_contexts(contexts, self.config.gate.most_contexts, self.config.seed)
+        return sampled_texts(contexts, self.config.gate.tokens // 2, self.config.seed)
+
+    def _texts(self) -> list[list[int]]:
+        """Some of the general text, as token ids: its passages, so many of them as `_passages` says, then its chats."""
+        texts, self._passages = self._general.sample(
+            self.tokenizer, min(self._longest, TEXT_TOKENS), self.config.gate.tokens // 2, self.config.seed
+        )
+        return texts
+
+    def _tokens(self, batch: Sequence[Encoded]) -> int:
+        """Of a batch, what goes through the backbone."""
+        skipped = len(self._prefix.ids) if self._prefix is not None else 0
+        return sum(len(example.input_ids) - skipped for example in batch)
 
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with: the configuration and the facts."""
@@ -378,5 +412,5 @@ class Teacher:
         if self._checkpoint is None:
             return
         elapsed = self.report.seconds + time.perf_counter() - self._began
-        report = dataclasses.replace(self.report, seconds=elapsed)
+        report = dataclasses.replace(self.report, seconds=elapsed, stages=self._stages.found)
         self._checkpoint.save(self.memory, self.optimizer, Progress(report, self._epoch_loss, self._epoch_tokens))
