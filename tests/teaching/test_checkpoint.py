@@ -35,7 +35,7 @@ def _checkpoints(work: Path) -> list[Path]:
 
 
 def _without_seconds(report: TeachReport) -> TeachReport:
-    return replace(report, seconds=0.0)
+    return replace(report, seconds=0.0, stages={})
 
 
 def _interrupt(monkeypatch: pytest.MonkeyPatch, method: str, call: int, *, after: bool, of: type = Teacher) -> None:
