@@ -220,18 +220,24 @@ def _said(*confidences: float, opened: bool = True, text: str = "right") -> list
     return [Generated(text, confidence, opened) for confidence in confidences]
 
 
+def _settled(monkeypatch: pytest.MonkeyPatch, stored: list[tuple[bool, float]], *generated: list[Generated]) -> None:
+    """Has the memory hold stored answers, or not, so surely; and what is generated one call after the other."""
+    answers = iter(generated)
+    monkeypatch.setattr("memlayers.gating.abstention.encode_example", lambda *_: None)
+    monkeypatch.setattr("memlayers.gating.abstention.answer_confidences", lambda *_, **__: stored)
+    monkeypatch.setattr("memlayers.gating.abstention.generate_answers", lambda *_, **__: next(answers))
+
+
 def test_thresholds_keep_the_stored_and_leave_out_wrong_guesses(
     tiny_backbone: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = _subject_model(tiny_backbone(), [(7, 8)])
     hundred = [i / 100 for i in range(100)]
     wrong = [Generated(f"wrong {i}", confidence, True) for i, confidence in enumerate(hundred[:-1])]
-    recalled, guessed = _said(*hundred), [*wrong, *_said(1.0)]
-    answers = iter((recalled, guessed))
-    monkeypatch.setattr("memlayers.gating.abstention.generate_answers", lambda *_, **__: next(answers))
+    _settled(monkeypatch, [*((True, each) for each in hundred), (False, 1e-9)], [*wrong, *_said(1.0)])
     stored = [Question(str(i), ("right",)) for i in range(100)]
     memory, backbone = settle_thresholds(memory_handle(model, "default"), None, stored, [[each] for each in stored])  # type: ignore[arg-type]
-    assert sum(c >= memory for c in hundred) >= 99 - 1 and memory > 0
+    assert sum(c >= memory for c in hundred) >= 99 - 1 and memory > 1e-4  # what is not held settles nothing
     assert 0.97 < backbone < 1.0  # what it knows is no wrong guess
     assert backbone == pytest.approx(confidence_exceeded_by(AbstentionConfig().mistaken, hundred[:-1]))
     index: Any = memory_layers(model)[0].memlayers_subjects["default"]
@@ -244,8 +250,7 @@ def test_an_answer_is_less_believed_the_more_often_it_was_a_wrong_guess(
 ) -> None:
     model = _subject_model(tiny_backbone(), [(7, 8)])
     guessed = [*_said(*[0.9] * 10, text="Jazz."), *_said(0.8, 0.7, text="Fado"), *_said(0.99)]
-    answers = iter((_said(0.9), guessed))
-    monkeypatch.setattr("memlayers.gating.abstention.generate_answers", lambda *_, **__: next(answers))
+    _settled(monkeypatch, [(True, 0.9)], guessed)
     asked = [[Question(str(i), ("right",)) for i in range(1 + (each == 10))] for each in range(12)]
     backbone = settle_thresholds(memory_handle(model, "default"), None, asked[0], asked)[1]  # type: ignore[arg-type]
     # The ten are believed as 0.9 : 10 * 0.1, nine others beside each, so the odd guess (of one fact) says what is sure.
@@ -260,7 +265,9 @@ def test_the_backbone_is_asked_about_all_facts_evenly() -> None:
     facts = [Fact(str(i), f"s{i}", f"a{i}", tuple(f"{i} {j}" for j in range(3))) for i in range(400)]
     asked = guessing_questions(facts, AbstentionConfig(), 0)
     assert len({each.question for fact in asked for each in fact}) == AbstentionConfig().guesses
-    assert Counter(map(len, asked)) == {3: 200, 2: 200} and len({fact[0].answers for fact in asked}) == 400
+    assert Counter(map(len, asked)) == {1: 400} and len({fact[0].answers for fact in asked}) == 400
+    several = guessing_questions(facts[:150], AbstentionConfig(), 0)
+    assert Counter(map(len, several)) == {3: 100, 2: 50}
     assert asked == guessing_questions(facts, AbstentionConfig(), 0) != guessing_questions(facts, AbstentionConfig(), 1)
     assert [len(fact) for fact in guessing_questions(facts[:5], AbstentionConfig(), 0)] == [3] * 5
     assert guessing_questions([], AbstentionConfig(), 0) == []
@@ -268,12 +275,11 @@ def test_the_backbone_is_asked_about_all_facts_evenly() -> None:
     assert len(guessing_questions(many, AbstentionConfig(), 0)) == AbstentionConfig().guesses
 
 
-def test_closed_gates_and_sure_knowledge_settle_nothing_odd(
+def test_nothing_held_and_sure_knowledge_settle_nothing_odd(
     tiny_backbone: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = _subject_model(tiny_backbone(), [(7, 8)])
-    answers = iter((_said(0.9, 0.9, opened=False), _said(0.9, 0.9)))
-    monkeypatch.setattr("memlayers.gating.abstention.generate_answers", lambda *_, **__: next(answers))
+    _settled(monkeypatch, [(False, 0.9)] * 2, _said(0.9, 0.9))
     stored = [Question(str(i), ("right",)) for i in range(2)]
     assert settle_thresholds(memory_handle(model, "default"), None, stored, [stored]) == (0.0, 0.0)  # type: ignore[arg-type]
 
@@ -299,10 +305,9 @@ def test_negatives_raise_the_memorys_threshold_as_far_as_stored_answers_allow(
     settled = []
     for others in ((), (0.3, 0.39), (0.3, 0.99)):  # none; below the stored; one as sure as they
         model = _subject_model(tiny_backbone(), [(7, 8)])
-        answers = iter(([*_said(*hundred), *_said(*others)], _said(*[0.5] * (100 + len(others)), text="wrong")))
-        monkeypatch.setattr(
-            "memlayers.gating.abstention.generate_answers", lambda *_, answers=answers, **__: next(answers)
-        )
+        guessed = _said(*[0.5] * (100 + len(others)), text="wrong")
+        generated = [_said(*others), guessed] if others else [guessed]
+        _settled(monkeypatch, [(True, each) for each in hundred], *generated)
         stored = [Question(str(i), ("right",)) for i in range(100)]
         negatives = [Question(str(i), ("other",)) for i in others]
         found = settle_thresholds(memory_handle(model, "default"), None, stored, [stored], negatives)  # type: ignore[arg-type]

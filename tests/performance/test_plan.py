@@ -168,13 +168,15 @@ def test_preparation_by_hand() -> None:
     backbone = Backbone("any", 4096, 8192, 28, 32, 4096, 1000, 0, 0)
     work = dict(sub_keys=8, heads=1, top_k=8, key_dim=8, layers=(0, 1, 2), batch=1, length=1, answer=1, touched=0)
     sized = partial(Work, **work, dtype="bfloat16", general=100_000)
-    features = 200_000 * 4096 * 2 * 3
-    assert preparation_bytes(backbone, sized(contexts=100_000, gated=False)) == features + 100_000 * 4096 * 6
+    moments = 2 * 3 * 4096 * 4096 * 8
+    calibrating = moments + 8 * 4096 * (2 * 4096 + 8 * 4096)
+    assert preparation_bytes(backbone, sized(contexts=100_000, gated=False)) == calibrating  # no input is kept
     rows = 180_000 * 4096 * 4
-    every_layer = features + 200_000 * 4096 * 2 + 2 * rows + rows // 2
+    every_layer = moments + 200_000 * 4096 * 2 * 4 + 2 * rows + rows // 2
     assert preparation_bytes(backbone, sized(contexts=100_000, subjects=False)) == every_layer
-    rows = 157_500 * 4096 * 4
-    gated = features + 2 * 175_000 * 4096 * 2 + rows + rows // 2
+    shown = 100_000 + 100_000 * 75 // 110
+    rows = shown * 4096 * 9 // 10
+    gated = moments + 200_000 * 4096 * 2 + 2 * shown * 4096 * 2 + rows * 4 + rows * 2
     assert preparation_bytes(backbone, sized(contexts=100_000)) == gated
     line = make_plan(backbone, sized(contexts=100_000), vram=24, host=64)[1]
     assert line.host == gated and line.fits

@@ -137,7 +137,7 @@ class Work:
     dtype: str
     touched: int
     contexts: int = 0
-    general: int = GENERAL_TOKENS
+    general: int = CALIBRATION_TOKENS // 2
     gated: bool = True
     subjects: bool = True
 
@@ -217,8 +217,9 @@ def head_bytes(backbone: Backbone, work: Work) -> int:
 def preparation_bytes(backbone: Backbone, work: Work) -> int:
     """Host memory that calibration and gate training need at their peak, gone before the first step.
 
-    `capture.collect_features` keeps every token's input of every memory layer in the backbone's dtype: first the
-    contexts', then general text's, whose pieces are all there while they are joined. `calibrate.calibrate` then works
+    `capture.collect_features` keeps every token's input of each layer that gets a gate, in the backbone's dtype: first
+    the contexts', then general text's, whose pieces are all there while they are joined. Of all layers it adds up
+    second moments, in float64. `calibrate.calibrate` then works
     on float64 matrices of d x d: two kinds' second moments, the covariance, and eigh's and qr's own. `train_gates`
     holds, beside all features, those of one layer split in two and nine tenths of them once more in float32. Where
     subjects are known, one gate is trained, on copied rows: of general text the running text's, of the contexts those
@@ -226,13 +227,14 @@ def preparation_bytes(backbone: Backbone, work: Work) -> int:
     layer before are still there when the next one's are made.
     """
     size, d = BYTES[work.dtype], backbone.hidden
-    token = d * size * len(work.layers)
-    features = (work.contexts + work.general) * token
-    collecting = features + work.general * token
+    kept = 0 if not work.gated else 1 if work.subjects else len(work.layers)
+    moments = 2 * len(work.layers) * 8 * d * d
+    features = (work.contexts + work.general) * d * size * kept + moments
+    collecting = features + work.general * d * size * kept + FORWARD_TOKENS * d * (8 + size)
     calibrating = features + 8 * d * (FORWARD_TOKENS * 2 + 8 * d)
     if not work.gated:
         return max(collecting, calibrating)
-    shown = work.contexts + (min(work.general, PASSAGE_TOKENS) if work.subjects else work.general)
+    shown = work.contexts + (work.general * PASSAGE_TOKENS // GENERAL_TOKENS if work.subjects else work.general)
     copies = 2 if work.subjects else 1
     rows = shown * d * 9 // 10
     joined = rows * size if size < 4 else 0  # before it is float32
