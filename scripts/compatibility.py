@@ -26,7 +26,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMultimodalLM
 from transformers.models.auto import modeling_auto
 
-from memlayers.backbones import find_mlp_blocks
+from memlayers.backbones import default_layers, find_mlp_blocks
 from memlayers.tuner import MemoryConfig, memory_handle
 from memlayers.utils.errors import InputError
 
@@ -204,21 +204,31 @@ class Trial:
     def __init__(self, family: str) -> None:
         self.family = family
         self.bare = build(family)
-        self.model: Any = get_peft_model(build(family), MemoryConfig(sub_keys=8, heads=2, top_k=3, subjects=True))
-        self.model.eval()
+        layers = default_layers(len(find_mlp_blocks(self.bare)))[::2]  # two are enough: one decides, one follows
+        config = MemoryConfig(layers=layers, sub_keys=8, heads=2, top_k=3, subjects=True)
+        self.model: Any = get_peft_model(build(family), config).eval()
+        self._said: dict[Any, Said] = {}
         memory = memory_handle(self.model)
         assert memory.index is not None
         memory.index.fill({form: form for form in (SUBJECT, *((token,) for token in OTHER_SUBJECTS))}, SCOPE)
         self.pool = memory.pool.weight
         self.fresh = torch.equal(logits(self.model), logits(self.bare))
         memory.pool.initialise("normal", 0)
-        said = said_by(self.bare)
+        said = self.said_by(self.bare)
         for _ in range(8):  # until it speaks up
-            if not torch.equal(said.tokens, said_by(self.model).tokens):
+            self._said.clear()
+            if not torch.equal(said.tokens, self.said_by(self.model).tokens):
                 break
             self.pool.data *= 4
         else:
             raise RuntimeError("the memory changes no token")
+
+    def said_by(self, model: Any, *texts: list[int], **options: Any) -> Said:
+        """What a model generates (`said_by`), worked out once."""
+        key = model is self.bare, str(texts), tuple(options.items())
+        if key not in self._said:
+            self._said[key] = said_by(model, *texts, **options)
+        return self._said[key]
 
     def cell(self, check: Check) -> str:
         """What a check finds: "yes", or why not; checked on the bare backbone, too, where it fails with the memory."""
@@ -301,23 +311,25 @@ def is_saved(trial: Trial, model: Any) -> bool:
 
 def caches(trial: Trial, model: Any) -> bool:
     """Greedy generation with a cache gives the tokens, and the scores, that it gives without."""
-    return said_by(model, use_cache=True).is_as(said_by(model))
+    return trial.said_by(model, use_cache=True).is_as(trial.said_by(model))
 
 
 def pads(trial: Trial, model: Any) -> bool:
     """A text padded on the left, beside a longer one, goes on as it does alone."""
-    beside, alone = said_by(model, MENTIONING, SHORT, use_cache=True), said_by(model, SHORT, use_cache=True)
+    beside = trial.said_by(model, MENTIONING, SHORT, use_cache=True)
+    alone = trial.said_by(model, SHORT, use_cache=True)
     return beside.about(1).is_as(alone.about(0))
 
 
 def caches_statically(trial: Trial, model: Any) -> bool:
     """Greedy generation with a static cache gives what it gives with one that grows."""
-    return said_by(model, use_cache=True, cache_implementation="static").is_as(said_by(model, use_cache=True))
+    static = trial.said_by(model, use_cache=True, cache_implementation="static")
+    return static.is_as(trial.said_by(model, use_cache=True))
 
 
 def beams(trial: Trial, model: Any) -> bool:
     """Three beams with a cache find what they find without."""
-    return said_by(model, use_cache=True, num_beams=3).is_as(said_by(model, num_beams=3))
+    return trial.said_by(model, use_cache=True, num_beams=3).is_as(trial.said_by(model, num_beams=3))
 
 
 def compiles(trial: Trial, model: Any) -> bool:

@@ -54,7 +54,7 @@ def test_a_backbone_offloaded_by_a_device_map_runs_as_the_whole_one(
 
 
 def test_a_backbone_in_four_bits_gives_the_gradient_of_its_weights(tiny_backbone: Build, tmp_path: Path) -> None:
-    bitsandbytes = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    bitsandbytes = pytest.importorskip("bitsandbytes", reason="needs bitsandbytes (pip install 'memlayers[quant]')")
     from transformers import BitsAndBytesConfig
 
     tiny_backbone(hidden_size=64, intermediate_size=128).save_pretrained(tmp_path)
