@@ -41,13 +41,13 @@ def _fetched() -> None:
 
 
 @pytest.fixture(scope="module")
-def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def taught(short_answers: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A memory of the eight facts; treat as read-only."""
     folder = tmp_path_factory.mktemp("smollm2")
     (folder / "general.txt").write_text(GENERAL)
     config = TeachConfig().with_flags(
-        backbone="smollm2", general_text=str(folder / "general.txt"), sub_keys=32, heads=4, gate_steps=50,
-        exposures=12, batch_size=8, device="cpu",
+        backbone="smollm2", general_text=str(folder / "general.txt"), sub_keys=64, gate_steps=50, exposures=8,
+        batch_size=2, value_rate=0.2, warmup=2, recall_sample=4, device="cpu", seed=7,
     )  # fmt: skip
     teach_facts(FACTS, folder / "memory", config, quiet=True)
     return folder / "memory"

@@ -48,6 +48,7 @@ def load_backbone(
         dtype = dtype_on(torch.device(device or "cpu"), dtype)
     is_file = _is_gguf(source)
     reached = is_file or Path(source).is_dir() or _hub_is_reached(name)
+    model: Any
     try:
         model, tokenizer, info = load_gguf(Path(source), dtype) if is_file else _load(source, dtype, reached)
     except InputError:

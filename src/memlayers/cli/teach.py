@@ -38,7 +38,7 @@ _OF_A_GATE = [flag for flag, where in flag_fields().items() if where.section == 
 @with_flags(flag_fields())
 def demo(
     out: Annotated[Path, typer.Option(help="A new folder for memory, results and report.")],
-    facts: Annotated[int | None, typer.Option(min=1, help="Teach only so many of the 500 facts.")] = None,
+    facts: Annotated[int | None, typer.Option(min=1, help="Teach only so many facts.")] = None,
     config: Settings = None,
     resume: Resume = False,
     quiet: Quiet = False,

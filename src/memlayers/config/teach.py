@@ -50,8 +50,8 @@ class TeachConfig:
 
     backbone: str = option(
         "pocket",
-        "`pocket`, `smollm2`, `qwen`, `gemma`, a folder, a .gguf file, or a hub name. The second to the fourth "
-        "once fetched (``memlayers fetch``).",
+        "Its name, a folder, or a .gguf file. `pocket`; `smollm2`, `qwen` or `gemma` once fetched (``memlayers "
+        "fetch``); or a name on the Hugging Face hub.",
     )
     data: DataConfig = field(default_factory=DataConfig)
     memory: MemorySettings = field(default_factory=MemorySettings)
