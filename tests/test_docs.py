@@ -48,7 +48,7 @@ def test_the_guides_python_runs(
 ) -> None:
     """One namespace from top to bottom, as a reader would; "pocket" means a tiny random model, or the pocket itself."""
     if backbone == "tiny":
-        monkeypatch.setattr(backbones, "POCKET", chat_backbone)
+        monkeypatch.setattr("memlayers.backbones.loading.POCKET", chat_backbone)
     elif not POCKET_WEIGHTS.is_file():
         pytest.skip(f"the pocket backbone has no weights yet ({POCKET_WEIGHTS.relative_to(ROOT)})")
     monkeypatch.setattr(general_text, "SHIPPED", general_file)  # seconds instead of a minute

@@ -1,4 +1,4 @@
-"""The main job, end to end: teach the pocket backbone 500 real facts, score it, draw the report."""
+"""The main job, end to end: teach the pocket backbone, or another, 500 real facts, score it, draw the report."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from memlayers.utils.files import atomic_directory, check_output_directory
 # What the demo measures on: enough for tight intervals, little enough for two cores. `memlayers eval` takes everything.
 KNOWN_QUESTIONS, TEXT_TOKENS = 1000, 16_384
 WATCHED_QUESTIONS = 100  # of the known ones, after each pass, for the curve
+LARGER = 4  # another backbone than the pocket is larger, and is asked and read one in so many of all that
 
 
 def run_demo(
@@ -40,7 +41,7 @@ def run_demo(
 
     Args:
         out: a new folder; it appears in one piece at the end.
-        config: how to teach; its backbone is the pocket.
+        config: how to teach, and which backbone.
         facts: teach only so many of the 500.
         resume: continue an interrupted demo of the same configuration and facts.
         quiet: no progress bars.
@@ -57,7 +58,9 @@ def run_demo(
     work = work_folder(out)
     try:
         memory = _taught_memory(taught, work / "memory", config, quiet=quiet)
-        rows, examples = score_demo(memory.model, memory.tokenizer, taught, config.seed, quiet=quiet)
+        rows, examples = score_demo(
+            memory.model, memory.tokenizer, taught, config.seed, one_in=_one_in(config), quiet=quiet
+        )
         rows += cost_rows(memory.report, len(taught), str(memory.model.device))
         results = Results(
             environment=environment(str(memory.model.device)),
@@ -85,7 +88,9 @@ def _taught_memory(facts: list[Fact], folder: Path, config: TeachConfig, *, quie
         InputError: an earlier call's has other settings.
     """
     if not folder.is_dir():
-        watched = watch(_known(config.seed), _text())
+        one_in = _one_in(config)
+        known = _known(config.seed)[: max(WATCHED_QUESTIONS // one_in, 1)] if one_in > 1 else _known(config.seed)
+        watched = watch(known, _text(), TEXT_TOKENS // one_in)
         return teach_facts(facts, folder, config, resume=work_folder(folder).is_dir(), watch=watched, quiet=quiet)
     memory = load_memory(folder, device=config.machine.device, dtype=config.machine.dtype)
     found = memory.teaching
@@ -97,14 +102,27 @@ def _taught_memory(facts: list[Fact], folder: Path, config: TeachConfig, *, quie
 
 
 def score_demo(
-    model: Any, tokenizer: Any, taught: list[Fact], seed: int, *, quiet: bool = False
+    model: Any, tokenizer: Any, taught: list[Fact], seed: int, *, one_in: int = 1, quiet: bool = False
 ) -> tuple[list[Row], list[dict[str, Any]]]:
-    """The demo's rows and examples of a memory that was taught these of its facts."""
+    """The demo's rows and examples of a memory that was taught these of its facts.
+
+    Args:
+        model: a PEFT model with the memory.
+        tokenizer: the backbone's.
+        taught: the facts; all are asked.
+        seed: of the choices.
+        one_in: only one in so many other questions and tokens of text is asked and read.
+        quiet: no progress bars.
+    """
     return score_model(
         model, tokenizer,
-        facts=taught, known=_known(seed), untaught=read_questions(POCKET / "untaught.jsonl"), text=_text(),
-        phrasings=2, max_text_tokens=TEXT_TOKENS, seed=seed, quiet=quiet,
+        facts=taught, known=_known(seed)[::one_in], untaught=read_questions(POCKET / "untaught.jsonl")[::one_in],
+        text=_text(), phrasings=2, max_text_tokens=TEXT_TOKENS // one_in, seed=seed, quiet=quiet,
     )  # fmt: skip
+
+
+def _one_in(config: TeachConfig) -> int:
+    return 1 if config.backbone == "pocket" else LARGER
 
 
 def _known(seed: int) -> list[Question]:
@@ -116,18 +134,19 @@ def _text() -> str:
 
 
 def known_questions() -> list[Question]:
-    """What the pocket backbone knows: one question per fact of ``known.jsonl``."""
+    """What the pocket backbone knows, public facts all: one question per fact of ``known.jsonl``."""
     facts: list[Fact] = read_facts(POCKET / "known.jsonl")
     return [Question(fact.questions[i % len(fact.questions)], fact.answers) for i, fact in enumerate(facts)]
 
 
-def watch(known: list[Question], text: str) -> Watch:
+def watch(known: list[Question], text: str, text_tokens: int | None = None) -> Watch:
     """Measures, after each pass, perplexity on `text` and the share of some known facts answered."""
+    text_tokens = TEXT_TOKENS if text_tokens is None else text_tokens
     some = random.Random(0).sample(known, min(WATCHED_QUESTIONS, len(known)))
 
     def measure(model: Any, tokenizer: Any) -> tuple[float, float]:
         answers = answer_questions(model, tokenizer, [question.question for question in some])
         kept = sum(exact_match(a, q.answers) for a, q in zip(answers, some, strict=True)) / len(some)
-        return perplexity_on(model, tokenizer, text, max_tokens=TEXT_TOKENS), kept
+        return perplexity_on(model, tokenizer, text, max_tokens=text_tokens), kept
 
     return measure

@@ -21,9 +21,8 @@ def test_every_setting_is_a_flag_with_its_help(words: str):
     options = {option for parameter in all_commands()[words].params for option in parameter.opts}
     helps = {parameter.name: parameter.help for parameter in all_commands()[words].params}
     for flag in flag_fields():
-        if (words, flag) != ("demo", "backbone"):  # the demo's is the pocket
-            assert f"--{flag.replace('_', '-')}" in options
-            assert len(helps[flag].split("[")[0]) > 5, f"{flag} has no help"
+        assert f"--{flag.replace('_', '-')}" in options
+        assert len(helps[flag].split("[")[0]) > 5, f"{flag} has no help"
 
 
 @pytest.fixture

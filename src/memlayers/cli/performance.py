@@ -19,7 +19,9 @@ from memlayers.utils.errors import InputError
 
 @app.command(epilog="Example: memlayers plan --backbone Qwen/Qwen2.5-7B-Instruct --slots 500000")
 def plan(
-    backbone: Annotated[str, typer.Option(help="pocket, qwen2.5-0.5b, -1.5b, -7b, or the path of a config.json.")],
+    backbone: Annotated[
+        str, typer.Option(help="pocket, smollm2, qwen2.5-0.5b, -1.5b, -7b, or the path of a config.json.")
+    ],
     slots: Annotated[int, typer.Option(min=1, help="Rows of the value pool; rounded up to a square.")],
     vram: Annotated[float, typer.Option(min=0, help="Memory of the device, GiB.")] = 24,
     host: Annotated[float, typer.Option(min=0, help="Host memory that may be used, GiB.")] = 64,

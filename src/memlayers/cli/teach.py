@@ -35,16 +35,16 @@ _OF_A_GATE = [flag for flag, where in flag_fields().items() if where.section == 
 
 
 @app.command(epilog="Example: memlayers demo --out runs/demo")
-@with_flags(flag for flag in flag_fields() if flag != "backbone")
+@with_flags(flag_fields())
 def demo(
     out: Annotated[Path, typer.Option(help="A new folder for memory, results and report.")],
-    facts: Annotated[int | None, typer.Option(min=1, help="Teach only so many of the 500 facts.")] = None,
+    facts: Annotated[int | None, typer.Option(min=1, help="Teach only so many facts.")] = None,
     config: Settings = None,
     resume: Resume = False,
     quiet: Quiet = False,
     **flags: Any,
 ) -> None:
-    """Teach the embedded backbone 500 real facts, score it before and after, and draw the report."""
+    """Teach the embedded backbone (or another) 500 real facts, score it before and after, and draw the report."""
     settings = read_settings(config, flags)
     from memlayers.teaching.folders import check_work_folder, work_folder
     from memlayers.utils.files import check_output_directory

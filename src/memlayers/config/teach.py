@@ -34,7 +34,8 @@ class TeachConfig:
     """How facts are taught: what is asked of the backbone, the memory, its gate, and the steps.
 
     Attributes:
-        backbone: "pocket", a local folder, or a name on the Hugging Face hub.
+        backbone: "pocket"; "smollm2", "qwen" or "gemma" once fetched; a folder; a GGUF file; or a name on the Hugging
+            Face hub.
         data: which text is read beside the facts.
         memory: how the memory is built.
         gate: when it may be read.
@@ -47,7 +48,11 @@ class TeachConfig:
         InputError: a value is of the wrong type or out of its range, or two do not go together.
     """
 
-    backbone: str = option("pocket", "`pocket`, a folder, or a hub name. On the Hugging Face hub.")
+    backbone: str = option(
+        "pocket",
+        "Its name, a folder, or a .gguf file. `pocket`; `smollm2`, `qwen` or `gemma` once fetched (``memlayers "
+        "fetch``); or a name on the Hugging Face hub.",
+    )
     data: DataConfig = field(default_factory=DataConfig)
     memory: MemorySettings = field(default_factory=MemorySettings)
     gate: GateConfig = field(default_factory=GateConfig)

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from memlayers.config.named_backbones import NAMED_BACKBONES, fetched_folder
 from memlayers.utils.errors import InputError
 
 GIB: Final = 2**30
@@ -63,7 +64,7 @@ class Backbone:
 
 
 def read_backbone(name: str) -> Backbone:
-    """Finds a backbone's config: "pocket", a shipped name, a config.json, or a folder with one.
+    """Finds a backbone's config: "pocket", a fetched or a shipped name, a config.json, or a folder with one.
 
     Raises:
         InputError: there is none, or it lacks a number.
@@ -73,6 +74,8 @@ def read_backbone(name: str) -> Backbone:
     path = Path(name)
     if name == "pocket":
         path = POCKET_CONFIG
+    elif name in NAMED_BACKBONES:
+        path = fetched_folder(name)
     elif not path.exists() and short in shipped:
         path = shipped[short]
     path = path / "config.json" if path.is_dir() else path

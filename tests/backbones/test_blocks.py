@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,6 @@ import pytest
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModel,
     BertConfig,
@@ -22,15 +19,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from memlayers.backbones import (
-    adds_residual,
-    backbone_fingerprint,
-    check_fingerprint,
-    default_layers,
-    find_mlp_blocks,
-    load_backbone,
-    quiet_wrapping,
-)
+from memlayers.backbones import adds_residual, default_layers, find_mlp_blocks
 from memlayers.tuner import MemoryConfig
 from memlayers.utils.errors import InputError
 
@@ -196,117 +185,5 @@ def test_default_layers(depth: int, layers: list[int]) -> None:
     assert default_layers(depth) == layers
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_the_fingerprint_survives_dtype_and_added_tokens(tiny_backbone: Build, dtype: torch.dtype) -> None:
-    fingerprint = json.loads(json.dumps(backbone_fingerprint(tiny_backbone(vocab_size=80))))
-    assert len(fingerprint["probe"]) == 8
-    other = tiny_backbone(vocab_size=80).to(dtype)
-    other.resize_token_embeddings(96, mean_resizing=False)
-    check_fingerprint(fingerprint, other)
-
-
-@pytest.mark.parametrize(
-    ("family", "change", "named"),
-    [
-        ("qwen2", {"seed": 1}, "embedding weights differ"),
-        ("qwen2", {"num_hidden_layers": 3}, "layers is 3 and not 4"),
-        ("qwen2", {"hidden_size": 48}, "hidden_size is 48 and not 32"),
-        ("qwen2", {"vocab_size": 63}, "vocab_size is 63 and not 64"),
-        ("llama", {}, "model_type is llama and not qwen2"),
-    ],
-)
-def test_the_fingerprint_tells_backbones_apart(
-    tiny_backbone: Build, family: str, change: dict[str, int], named: str
-) -> None:
-    fingerprint = backbone_fingerprint(tiny_backbone())
-    with pytest.raises(InputError, match=named):
-        check_fingerprint(fingerprint, tiny_backbone(family, **change))
-
-
-def test_loads_a_frozen_backbone(tinystories: Path) -> None:
-    model, tokenizer = load_backbone(tinystories)
-    assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
-    assert tokenizer("Once upon a time")["input_ids"]
-    assert len(find_mlp_blocks(model)) == model.config.num_hidden_layers
-    half, _ = load_backbone(tinystories, dtype="bfloat16")
-    assert half.dtype == torch.bfloat16
-    check_fingerprint(backbone_fingerprint(model), half)
-
-
 def _one_line(error: pytest.ExceptionInfo[InputError]) -> bool:
     return "\n" not in str(error.value)
-
-
-def test_a_wrong_path_says_how_to_mend_it(tmp_path: Path) -> None:
-    for wrong in (tmp_path / "nowhere", tmp_path):
-        with pytest.raises(InputError, match="give 'pocket', the folder of a causal LM") as error:
-            load_backbone(wrong)
-        assert str(wrong) in str(error.value) and _one_line(error)
-
-
-def test_missing_weights_are_named(tinystories: Path, tmp_path: Path) -> None:
-    for file in tinystories.iterdir():
-        if file.name != "model.safetensors":
-            (tmp_path / file.name).write_bytes(file.read_bytes())
-    with pytest.raises(InputError, match="cannot load the backbone") as error:
-        load_backbone(tmp_path)
-    assert _one_line(error)
-    weights = load_file(tinystories / "model.safetensors")
-    gone = next(name for name in weights if "down_proj" in name)
-    save_file({name: weight for name, weight in weights.items() if name != gone}, tmp_path / "model.safetensors")
-    with pytest.raises(InputError, match=f"lacks 1 weights, {gone}"):
-        load_backbone(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(b"\x00" * 100)
-    with pytest.raises(InputError, match="cannot load the backbone") as error:
-        load_backbone(tmp_path)
-    assert _one_line(error)
-
-
-def test_an_encoder_is_refused_in_one_line(tmp_path: Path, tinystories: Path) -> None:
-    config = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, vocab_size=64)
-    BertLMHeadModel(config).save_pretrained(tmp_path)
-    for file in tinystories.glob("*token*"):
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    with pytest.raises(InputError, match="decoder-only causal LM") as error:
-        load_backbone(tmp_path)
-    assert _one_line(error)
-
-
-@pytest.mark.parametrize("name", ["Pocket", "POCKET", "pockt"])
-def test_a_slip_of_the_pen_for_pocket_is_told_at_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.get_session", lambda: pytest.fail("the hub was asked"))
-    with pytest.raises(InputError, match=f"cannot load the backbone '{name}': .*did you mean 'pocket'") as error:
-        load_backbone(name)
-    assert _one_line(error)
-
-
-def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    class Session:
-        def head(self, url: str, **options: object) -> None:
-            asked.append(options)
-            raise OSError("no route to host")
-
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.get_session", Session)
-    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("the hub is tried again"))
-    with pytest.raises(InputError, match="'nobody/no-such-model': no such folder, nothing downloaded") as error:
-        load_backbone("nobody/no-such-model")
-    assert _one_line(error) and len(asked) == 1 and asked[0]["timeout"] <= 5
-
-
-def test_auto_is_float32_on_a_cpu_as_on_the_command_line(tiny_backbone: Build, chat_backbone: Path, tmp_path: Path):
-    load_backbone(chat_backbone, "bfloat16")[0].save_pretrained(tmp_path)
-    for file in chat_backbone.glob("*token*"):
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    assert load_backbone(tmp_path)[0].dtype == load_backbone(tmp_path, device="cpu")[0].dtype == torch.float32
-    assert load_backbone(tmp_path, "bfloat16")[0].dtype == torch.bfloat16
-
-
-def test_wrapping_brings_no_warning(chat_backbone: Path) -> None:
-    model, _ = load_backbone(chat_backbone)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with quiet_wrapping():
-            get_peft_model(model, MemoryConfig(layers=[1], sub_keys=4, top_k=2))

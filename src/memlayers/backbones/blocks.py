@@ -1,25 +1,14 @@
-"""Backbones: loading one, finding its MLP blocks by structure, and telling one from another."""
+"""The MLP blocks of a backbone, found by structure, and the sizes that its config names."""
 
 from __future__ import annotations
 
 import inspect
-import math
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from difflib import get_close_matches
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from torch import nn
 
 from memlayers.utils.errors import InputError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-POCKET = Path(__file__).parent / "pocket"
 
 # An attention, or a recurrent mixer in its place, takes one of these; an MLP works on each token by itself.
 _SEQUENCE_ARGUMENTS = frozenset(
@@ -28,121 +17,6 @@ _SEQUENCE_ARGUMENTS = frozenset(
 _RESIDUAL = "residual"  # what an MLP that adds it itself calls it
 _NEEDED = "take a decoder-only causal LM whose layers hold an attention and an MLP module"
 _REFERENCE_LAYERS, _REFERENCE_DEPTH = (6, 14, 22), 28  # Qwen2.5-7B in the v0.2 reference recipe
-_HUB_SECONDS = 5.0  # to answer
-_PROBE_ROWS = 64  # added tokens come after these
-_PROBE_TOLERANCE = 0.02  # bf16 and fp16 copies of one backbone differ by < 0.002, two backbones by about 1
-
-
-def load_backbone(
-    name_or_path: str | Path, dtype: str | torch.dtype = "auto", device: str | torch.device | None = None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Loads a frozen causal LM and its tokenizer.
-
-    Args:
-        name_or_path: "pocket" for the embedded backbone, a local folder, or a name on the Hugging Face hub.
-        dtype: of the weights; "auto" is float32 on a CPU, the checkpoint's own elsewhere.
-        device: where to put the model; None leaves it on the CPU.
-
-    Returns:
-        The model, in eval mode and with no parameter requiring a gradient, and its tokenizer.
-
-    Raises:
-        InputError: no such folder or name, not a causal LM, or weights missing.
-    """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    name = str(name_or_path)
-    source = str(POCKET) if name == "pocket" else name
-    if isinstance(dtype, str):
-        dtype = dtype_on(torch.device(device or "cpu"), dtype)
-    reached = Path(source).is_dir() or _hub_is_reached(name)
-    here: dict[str, Any] = {} if reached else {"local_files_only": True}
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, output_loading_info=True, **here, adapter_kwargs=dict(here)
-        )
-        model, info = loaded
-        tokenizer = AutoTokenizer.from_pretrained(source, **here)
-    except Exception as error:  # OSError, ValueError, the safetensors parser's own: all of them bad input
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        if not reached and isinstance(error, OSError):
-            reason = "no such folder, nothing downloaded under this name, and the hub cannot be reached"
-        raise InputError(
-            f"cannot load the backbone {name!r}: {reason}; give 'pocket', the folder of a causal LM with its weights "
-            "and tokenizer, or its name on the Hugging Face hub"
-        ) from error
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
-        raise InputError(
-            f"the backbone {str(name_or_path)!r} lacks {len(missing)} weights, {missing[0]} first; "
-            "get the whole checkpoint again, or name a causal LM"
-        )
-    if not tokenizer.encode("a", add_special_tokens=False):  # transformers makes an empty one where files are missing
-        raise InputError(f"the backbone {str(name_or_path)!r} has no tokenizer files; get the whole checkpoint again")
-    try:
-        find_mlp_blocks(model)
-    except InputError as error:
-        raise InputError(f"the backbone {str(name_or_path)!r}: {error}") from error
-    model.requires_grad_(False).eval()
-    return (model if device is None else model.to(device)), tokenizer
-
-
-def _hub_is_reached(name: str) -> bool:
-    """Whether the hub answers; asked once, as its client would try for a minute, file by file.
-
-    Args:
-        name: of the backbone, which is no folder.
-
-    Raises:
-        InputError: it is a slip of the pen for "pocket".
-    """
-    if get_close_matches(name.casefold(), ["pocket"], cutoff=0.8):
-        raise InputError(f"cannot load the backbone {name!r}: no such folder; did you mean 'pocket'?")
-    from huggingface_hub import constants, get_session
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        get_session().head(constants.ENDPOINT, timeout=_HUB_SECONDS)
-    except Exception:  # as the client it is made on pleases
-        return False
-    return True
-
-
-@contextmanager
-def quiet_wrapping() -> Iterator[None]:
-    """A block in which peft wraps a model without the warning that this alone brings about.
-
-    peft 0.21 asks every model for `is_gradient_checkpointing`, which transformers 5.23 deprecates.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-        yield
-
-
-def device_named(name: str) -> torch.device:
-    """The device of this name, tried out.
-
-    Raises:
-        InputError: there is none on this machine.
-    """
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()
-    except Exception as error:  # AssertionError, RuntimeError, NotImplementedError, as the device pleases
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise InputError(f"device {name!r} cannot be used ({reason}); take cpu, cuda or cuda:0") from error
-    return device
-
-
-def device_chosen(name: str | None) -> torch.device:
-    """`device_named`; None takes a GPU where there is one."""
-    return device_named(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-def dtype_on(device: torch.device, dtype: str) -> str:
-    """What "auto" stands for: float32 on a CPU, the checkpoint's own (still "auto") elsewhere."""
-    return "float32" if dtype == "auto" and device.type == "cpu" else dtype
 
 
 def find_mlp_blocks(model: nn.Module) -> list[str]:
@@ -170,7 +44,7 @@ def find_mlp_blocks(model: nn.Module) -> list[str]:
     bare = _require_causal_lm(model)
     lists = _layer_lists(model)
     width = _width(bare)
-    depth = getattr(_text_config(bare), "num_hidden_layers", None) if width is not None else None
+    depth = getattr(text_config(bare), "num_hidden_layers", None) if width is not None else None
     found: list[str] = []
     rank = (False, 0)
     for name, layers in lists.items():
@@ -208,7 +82,7 @@ def hidden_size(model: nn.Module) -> int:
     Raises:
         InputError: its config does not say.
     """
-    width = getattr(_text_config(model), "hidden_size", None)
+    width = getattr(text_config(model), "hidden_size", None)
     if width is None:
         raise InputError(f"{type(model).__name__}'s config has no hidden_size; {_NEEDED}")
     return int(width)
@@ -216,48 +90,15 @@ def hidden_size(model: nn.Module) -> int:
 
 def context_length(model: nn.Module) -> int:
     """The most tokens the backbone reads at once; a very large number where its config names none."""
-    return int(getattr(_text_config(model), "max_position_embeddings", None) or 1_000_000)
+    return int(getattr(text_config(model), "max_position_embeddings", None) or 1_000_000)
 
 
-def backbone_fingerprint(model: nn.Module) -> dict[str, Any]:
-    """What tells one backbone from another in any dtype and with any tokens added.
-
-    Returns:
-        {"model_type": str, "hidden_size": int, "layers": int, "vocab_size": int, "probe": 8 floats}, fit for
-        JSON. The probe is the RMS of the input embedding's first 64 rows and 7 projections of these rows in
-        units of it; empty where the weights are not at hand (meta device).
-    """
-    config = _text_config(model)
-    return {
-        "model_type": config.model_type,
-        "hidden_size": hidden_size(model),
-        "layers": len(find_mlp_blocks(model)),
-        "vocab_size": int(config.vocab_size),
-        "probe": _probe(model),
-    }
-
-
-def check_fingerprint(expected: dict[str, Any], model: nn.Module) -> None:
-    """Checks that `model` is the backbone that `expected` was taken from.
+def text_config(model: nn.Module) -> Any:
+    """The config of the text decoder.
 
     Raises:
-        InputError: naming what differs. A larger vocabulary (added tokens) is no difference.
+        InputError: the model has none.
     """
-    actual = backbone_fingerprint(model)
-    differing = [key for key in ("model_type", "hidden_size", "layers") if expected.get(key) != actual[key]]
-    if actual["vocab_size"] < expected.get("vocab_size", 0):
-        differing.append("vocab_size")
-    described = [f"{key} is {actual[key]} and not {expected.get(key)}" for key in differing]
-    if not described and not _same_probe(expected.get("probe", []), actual["probe"]):
-        described = ["its embedding weights differ"]
-    if described:
-        raise InputError(
-            f"this memory was made for another backbone: {', '.join(described)}; load the backbone it was "
-            "taught on, or teach a memory for this one"
-        )
-
-
-def _text_config(model: nn.Module) -> Any:
     config: Any = getattr(model, "config", None)
     if config is None:
         raise InputError(f"{type(model).__name__} has no config; a memory needs a transformers causal LM")
@@ -291,7 +132,7 @@ def _unwrap(module: nn.Module) -> nn.Module:
 def _layer_lists(model: nn.Module) -> dict[str, nn.ModuleList]:
     """The ModuleLists by name that belong to the text decoder: no other config lies between them and the model's."""
     modules = dict(model.named_modules())
-    text = None if getattr(model, "config", None) is None else _text_config(model)
+    text = None if getattr(model, "config", None) is None else text_config(model)
 
     def is_text(name: str) -> bool:
         while name and not hasattr(getattr(modules[name], "config", None), "get_text_config"):
@@ -374,26 +215,3 @@ def _what_is_missing(model: str, lists: list[nn.ModuleList], width: int | None) 
         return f"{model}'s layers hold {lacking}; {_NEEDED}"
     mixing = f", which {'mix' if names[1:] else 'mixes'} tokens," if names == mixers else ""
     return f"{model}'s layers hold {held}{mixing} and no MLP module to add a memory to; {_NEEDED}"
-
-
-@torch.no_grad()
-def _probe(model: Any) -> list[float]:
-    weight = model.get_input_embeddings().weight
-    if weight.is_meta:
-        return []
-    rows = weight[:_PROBE_ROWS].to("cpu", torch.float64).flatten()
-    rms = float(rows.square().mean().sqrt())
-    # Cosines of incommensurable frequencies: near-orthogonal directions that need no random generator.
-    positions = torch.arange(rows.numel(), dtype=torch.float64)
-    waves = [torch.cos(math.sqrt(prime) * (positions + 1)) for prime in (2, 3, 5, 7, 11, 13, 17)]
-    scale = math.sqrt(2 / rows.numel()) / max(rms, 1e-30)
-    return [round(value, 6) for value in (rms, *(float(rows @ wave) * scale for wave in waves))]
-
-
-def _same_probe(expected: list[float], actual: list[float]) -> bool:
-    if not expected or not actual:
-        return True
-    (rms, *projections), (actual_rms, *actual_projections) = expected, actual
-    return abs(rms - actual_rms) <= _PROBE_TOLERANCE * max(abs(rms), abs(actual_rms)) and all(
-        abs(a - b) <= _PROBE_TOLERANCE for a, b in zip(projections, actual_projections, strict=True)
-    )

@@ -1,0 +1,166 @@
+"""Loading a frozen backbone, and the device that it goes to."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from memlayers.backbones.blocks import find_mlp_blocks
+from memlayers.backbones.gguf import load_gguf
+from memlayers.config.named_backbones import NAMED_BACKBONES, fetched_folder
+from memlayers.utils.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+POCKET = Path(__file__).parents[1] / "pocket"
+
+_HUB_SECONDS = 5.0  # to answer
+
+
+def load_backbone(
+    name_or_path: str | Path, dtype: str | torch.dtype = "auto", device: str | torch.device | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Loads a frozen causal LM and its tokenizer.
+
+    Args:
+        name_or_path: "pocket" for the embedded backbone; "smollm2", "qwen" or "gemma" where it was fetched
+            (`fetch_backbone`); a local folder; a GGUF file, which needs the package gguf; or a name on the Hugging Face
+            hub.
+        dtype: of the weights; "auto" is float32 on a CPU, the checkpoint's own elsewhere (of a GGUF file, bfloat16).
+        device: where to put the model; None leaves it on the CPU.
+
+    Returns:
+        The model, in eval mode and with no parameter requiring a gradient, and its tokenizer.
+
+    Raises:
+        InputError: no such file, folder or name, one that was not fetched, not a causal LM, or weights missing.
+    """
+    name = str(name_or_path)
+    source = _source(name)
+    if isinstance(dtype, str):
+        dtype = dtype_on(torch.device(device or "cpu"), dtype)
+    is_file = _is_gguf(source)
+    reached = is_file or Path(source).is_dir() or _hub_is_reached(name)
+    model: Any
+    try:
+        model, tokenizer, info = load_gguf(Path(source), dtype) if is_file else _load(source, dtype, reached)
+    except InputError:
+        raise
+    except Exception as error:  # OSError, ValueError, the safetensors parser's own: all of them bad input
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        if not reached and isinstance(error, OSError):
+            reason = "no such folder, nothing downloaded under this name, and the hub cannot be reached"
+        raise InputError(
+            f"cannot load the backbone {name!r}: {reason}; give 'pocket', the folder of a causal LM with its weights "
+            "and tokenizer, a .gguf file, or its name on the Hugging Face hub"
+        ) from error
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise InputError(
+            f"the backbone {name!r} lacks {len(missing)} weights, {missing[0]} first; "
+            "get the whole checkpoint again, or name a causal LM"
+        )
+    if not tokenizer.encode("a", add_special_tokens=False):  # transformers makes an empty one where files are missing
+        raise InputError(f"the backbone {name!r} has no tokenizer files; get the whole checkpoint again")
+    try:
+        find_mlp_blocks(model)
+    except InputError as error:
+        raise InputError(f"the backbone {name!r}: {error}") from error
+    model.requires_grad_(False).eval()
+    return (model if device is None else model.to(device)), tokenizer
+
+
+def _source(name: str) -> str:
+    """The folder of a short name, which stands before a file, a folder or a name on the hub; these as they are.
+
+    Raises:
+        InputError: a short name that was not fetched, or a GGUF file that is not there.
+    """
+    if name == "pocket":
+        return str(POCKET)
+    if name in NAMED_BACKBONES:
+        return str(fetched_folder(name))
+    if _is_gguf(name) and not Path(name).is_file():
+        raise InputError(f"cannot load the backbone {name!r}: no such file; check the path")
+    return name
+
+
+def _is_gguf(name: str) -> bool:
+    return name.casefold().endswith(".gguf") and not Path(name).is_dir()
+
+
+def _load(source: str, dtype: str | torch.dtype, reached: bool) -> tuple[Any, PreTrainedTokenizerBase, dict[str, Any]]:
+    """The model of a folder or of a name on the hub, its tokenizer, and what transformers says of the loading."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    here: dict[str, Any] = {} if reached else {"local_files_only": True}
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        source, dtype=dtype, output_loading_info=True, **here, adapter_kwargs=dict(here)
+    )
+    model, info = loaded
+    return model, AutoTokenizer.from_pretrained(source, **here), info
+
+
+def _hub_is_reached(name: str) -> bool:
+    """Whether the hub answers; asked once, as its client would try for a minute, file by file.
+
+    Args:
+        name: of the backbone, which is no folder.
+
+    Raises:
+        InputError: it is a slip of the pen for "pocket" or another short name.
+    """
+    if meant := get_close_matches(name.casefold(), ["pocket", *NAMED_BACKBONES], cutoff=0.8):
+        raise InputError(f"cannot load the backbone {name!r}: no such folder; did you mean {meant[0]!r}?")
+    from huggingface_hub import constants, get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_HUB_SECONDS)
+    except Exception:  # as the client it is made on pleases
+        return False
+    return True
+
+
+@contextmanager
+def quiet_wrapping() -> Iterator[None]:
+    """A block in which peft wraps a model without the warning that this alone brings about.
+
+    peft 0.21 asks every model for `is_gradient_checkpointing`, which transformers 5.23 deprecates.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
+
+
+def device_named(name: str) -> torch.device:
+    """The device of this name, tried out.
+
+    Raises:
+        InputError: there is none on this machine.
+    """
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except Exception as error:  # AssertionError, RuntimeError, NotImplementedError, as the device pleases
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise InputError(f"device {name!r} cannot be used ({reason}); take cpu, cuda or cuda:0") from error
+    return device
+
+
+def device_chosen(name: str | None) -> torch.device:
+    """`device_named`; None takes a GPU where there is one."""
+    return device_named(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def dtype_on(device: torch.device, dtype: str) -> str:
+    """What "auto" stands for: float32 on a CPU, the checkpoint's own (still "auto") elsewhere."""
+    return "float32" if dtype == "auto" and device.type == "cpu" else dtype
