@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from memlayers.config.teach import TeachConfig
 from memlayers.data.facts import Fact
 from memlayers.inference.folder import WEIGHTS_FILE
 from memlayers.inference.record import TeachReport
@@ -111,6 +112,11 @@ class Checkpoint:
     def found(self) -> list[Path]:
         """The folders of those that are whole, oldest first."""
         return sorted(path for path in self.folder.glob("step-????????-????") if path.is_dir())
+
+
+def run_identity(config: TeachConfig, facts: Sequence[Fact], gate_facts: Sequence[Fact]) -> dict[str, Any]:
+    """What a checkpoint must agree with: the configuration and the facts."""
+    return {"config": asdict(config), "facts": facts_digest(facts), "gate_facts": facts_digest(gate_facts)}
 
 
 def facts_digest(facts: Sequence[Fact]) -> str:

@@ -14,7 +14,6 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,22 +24,21 @@ from torch import Tensor
 from memlayers.backbones import context_length, device_named, dtype_on, load_backbone, quiet_wrapping
 from memlayers.config.teach import TeachConfig
 from memlayers.data.encoding import IGNORED_LABEL, Encoded, encode_example, sampled_texts, tokens_in
-from memlayers.data.fact_files import facts_text
 from memlayers.data.facts import Fact
 from memlayers.data.general_text import GeneralText, load_general_text
 from memlayers.gating.build import GateMaterials, build_gate, settle_confidence
 from memlayers.inference.capture import LayerFeatures, collect_features, count_reads
-from memlayers.inference.folder import ADAPTER, FACTS_FILE
-from memlayers.inference.record import CurvePoint, Teaching, TeachReport, write_teaching
+from memlayers.inference.folder import ADAPTER
+from memlayers.inference.record import CurvePoint, Teaching, TeachReport
 from memlayers.inference.scoring import answer_logits
 from memlayers.inference.shared_prefix import SharedPrefix, shared_prefix
 from memlayers.linking.mention_forms import SubjectForms, subject_forms
 from memlayers.pool.optimizers import has_finite_gradient
 from memlayers.teaching.calibrate import calibrate
-from memlayers.teaching.checkpoint import Checkpoint, Progress, facts_digest
-from memlayers.teaching.model_card import write_model_card
+from memlayers.teaching.checkpoint import Checkpoint, Progress, run_identity
 from memlayers.teaching.protect import protect_slots
 from memlayers.teaching.recall import generated_recall, measured_recall
+from memlayers.teaching.records import write_records
 from memlayers.teaching.schedule import Schedule
 from memlayers.teaching.setup import memory_config, mixed_examples, optimizer_for
 from memlayers.teaching.stages import Stages
@@ -113,7 +111,9 @@ class Teacher:
         self.report = TeachReport()
         self._stages = Stages()
         self._prefix: SharedPrefix | None = None
-        self._checkpoint = None if work is None else Checkpoint(work, self._identity())
+        self._checkpoint = (
+            None if work is None else Checkpoint(work, run_identity(config, facts, [facts[i] for i in self.gate_facts]))
+        )
         self._saved_at = self._began = time.perf_counter()
         self._epoch_loss, self._epoch_tokens = 0.0, 0  # of the epoch under way: nats, and the tokens they are of
 
@@ -252,10 +252,9 @@ class Teacher:
         if self._subjects is None:
             return
         began = time.perf_counter()
-        settling = self._stages.stage("settling")
         epochs = range(math.ceil(self.report.exposures))
         shown = [{(epoch + i) % len(self.facts[i].questions) for epoch in epochs} for i in self.gate_facts]
-        with settling:
+        with self._stages.stage("settling"):
             self.report.thresholds = settle_confidence(
                 self.memory, self.tokenizer, [self.facts[i] for i in self.gate_facts], self.config.gate,
                 seed=self.config.seed, shown=shown, quiet=self.quiet,
@@ -274,11 +273,7 @@ class Teacher:
             self.tokenizer.save_pretrained(str(folder))
             self.report.stages = self._stages.found
             teaching = Teaching(len(self.facts), self.config, environment(str(self.device)), self.report)
-            write_teaching(folder, teaching)
-            write_model_card(folder, teaching, self.facts, self.memory.config)
-            if self.config.data.keep_facts:
-                kept = facts_text(Path(out) / FACTS_FILE, self.facts)
-                (folder / FACTS_FILE).write_text(kept, encoding="utf-8")
+            write_records(folder, Path(out), teaching, self.facts, self.memory.config)
 
     # -- one round, one step ------------------------------------------------------------------------------------------
 
@@ -395,11 +390,6 @@ class Teacher:
         """Of a batch, what goes through the backbone."""
         skipped = len(self._prefix.ids) if self._prefix is not None else 0
         return sum(len(example.input_ids) - skipped for example in batch)
-
-    def _identity(self) -> dict[str, Any]:
-        """What a checkpoint must agree with: the configuration and the facts."""
-        gate_facts = facts_digest([self.facts[i] for i in self.gate_facts])
-        return {"config": asdict(self.config), "facts": facts_digest(self.facts), "gate_facts": gate_facts}
 
     def _checkpoint_when_due(self, epoch_is_over: bool) -> None:
         # At the end of an epoch the measurement is still to come; the checkpoint waits for it.
