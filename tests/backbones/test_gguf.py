@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from memlayers.backbones.gguf import convert_gguf
 from memlayers.config.teach import TeachConfig
 from memlayers.data.encoding import encode_prompt, end_token_id
 from memlayers.editing.memory import load_memory
-from memlayers.utils.errors import InputError
+from memlayers.utils.errors import InputError, WorkError
 
 pytest.importorskip("gguf")
 
@@ -87,7 +88,18 @@ def test_a_truncated_file_is_refused_in_one_line(gguf_file: Path, tmp_path: Path
     assert "\n" not in str(error.value)
 
 
+def test_a_file_that_cannot_be_converted_is_one_line(tmp_path: Path):
+    (tmp_path / "wrong.gguf").write_bytes(b"no GGUF at all")
+    with pytest.raises(WorkError, match=r"^wrong\.gguf cannot be converted: ") as error:
+        convert_gguf(tmp_path / "wrong.gguf", tmp_path / "folder", {})
+    assert "\n" not in str(error.value) and not (tmp_path / "folder").exists()
+
+
+def missing(package: str) -> str:
+    raise metadata.PackageNotFoundError(package)
+
+
 def test_without_the_package_the_extra_is_named(gguf_file: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("memlayers.backbones.gguf.find_spec", lambda name: None)
+    monkeypatch.setattr(metadata, "version", missing)
     with pytest.raises(InputError, match=r"gguf is not installed.*pip install 'memlayers\[gguf\]'"):
         load_backbone(gguf_file)

@@ -6,13 +6,13 @@ import contextlib
 import io
 import json
 from collections.abc import Mapping
-from importlib.util import find_spec
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from memlayers.utils.errors import InputError
+from memlayers.utils.errors import InputError, WorkError
 from memlayers.utils.files import atomic_directory
 
 if TYPE_CHECKING:
@@ -28,8 +28,12 @@ def require_gguf() -> None:
     Raises:
         InputError: it is not.
     """
-    if find_spec("gguf") is None:
-        raise InputError("the package gguf is not installed, which reads .gguf files; pip install 'memlayers[gguf]'")
+    try:
+        metadata.version("gguf")  # a folder of this name could be imported, too
+    except metadata.PackageNotFoundError:
+        raise InputError(
+            "the package gguf is not installed, which reads .gguf files; pip install 'memlayers[gguf]'"
+        ) from None
 
 
 def load_gguf(path: Path, dtype: str | torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
@@ -79,9 +83,17 @@ def convert_gguf(path: Path, target: Path, source: Mapping[str, Any]) -> None:
 
     Raises:
         InputError: the package gguf is missing, or the folder cannot be written.
-        WorkError: the disk is full.
+        WorkError: transformers cannot read the file, or the disk is full.
     """
-    model, tokenizer, _ = load_gguf(path, torch.bfloat16)
+    try:
+        model, tokenizer, _ = load_gguf(path, torch.bfloat16)
+    except InputError:
+        raise
+    except Exception as error:  # as transformers and the package gguf please
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise WorkError(
+            f"{path.name} cannot be converted: {reason}; try other versions of transformers and gguf"
+        ) from error
     with atomic_directory(target, replace=True) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
