@@ -12,7 +12,7 @@ import argparse
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMultimodalLM
 from transformers.models.auto import modeling_auto
 
-from memlayers.backbones import default_layers, find_mlp_blocks
+from memlayers.backbones import find_mlp_blocks
 from memlayers.tuner import MemoryConfig, memory_handle
 from memlayers.utils.errors import InputError
 
@@ -181,14 +181,15 @@ def build(family: str) -> Any:
     return model.requires_grad_(False).eval()  # as load_backbone does; some sums are taken in another order otherwise
 
 
-def row(family: str) -> dict[str, str]:
-    """What holds for a family: for each column "yes", or why not in a few words."""
+def row(family: str, columns: Iterable[str] = ()) -> dict[str, str]:
+    """What holds for a family: for each column, or some of them, "yes", or why not in a few words."""
+    checks = {column: COLUMNS[column] for column in columns or COLUMNS}
     with _quiet():
         try:
             trial = Trial(family)
         except Exception as error:
-            return dict.fromkeys(COLUMNS, _said(error))
-        return {column: trial.cell(check) for column, check in COLUMNS.items()}
+            return dict.fromkeys(checks, _said(error))
+        return {column: trial.cell(check) for column, check in checks.items()}
 
 
 class Trial:
@@ -204,8 +205,7 @@ class Trial:
     def __init__(self, family: str) -> None:
         self.family = family
         self.bare = build(family)
-        layers = default_layers(len(find_mlp_blocks(self.bare)))[::2]  # two are enough: one decides, one follows
-        config = MemoryConfig(layers=layers, sub_keys=8, heads=2, top_k=3, subjects=True)
+        config = MemoryConfig(sub_keys=8, heads=2, top_k=3, subjects=True)
         self.model: Any = get_peft_model(build(family), config).eval()
         self._said: dict[Any, Said] = {}
         memory = memory_handle(self.model)

@@ -19,6 +19,9 @@ import torch
 if not torch.cuda.is_available():  # Triton reads it when it is first imported, and transformers may import it
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+if sys.version_info < (3, 12):  # what loads Python's distutils first would have setuptools, and so inductor, fail
+    os.environ.setdefault("SETUPTOOLS_USE_DISTUTILS", "stdlib")
+
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 

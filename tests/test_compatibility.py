@@ -38,10 +38,14 @@ def _as_made() -> None:
 
 
 @pytest.mark.usefixtures("_as_made")
-@pytest.mark.parametrize("family", compatibility.FAMILIES)
-def test_a_familys_row_is_what_it_does(family: str) -> None:
-    (told,) = re.findall(rf"^\| `{family}` \|.*$", PAGE, re.MULTILINE)
-    assert compatibility.line(family, compatibility.row(family)) == told, "run python scripts/compatibility.py"
+@pytest.mark.parametrize("number, family", enumerate(compatibility.FAMILIES))
+def test_a_familys_row_is_what_it_does(number: int, family: str) -> None:
+    """Compiling takes as long as all else together, so it is left out of two rows in three; the script compiles all."""
+    (told,) = re.findall(rf"^\| `{family}` \| (.*) \|$", PAGE, re.MULTILINE)
+    expected = dict(zip(compatibility.COLUMNS, told.split(" | "), strict=True))
+    columns = [column for column in compatibility.COLUMNS if column != "compiled" or number % 3 == 0]
+    found = compatibility.row(family, columns)
+    assert found == {column: expected[column] for column in columns}, "run python scripts/compatibility.py"
 
 
 @pytest.mark.usefixtures("_as_made")
