@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from datasets import Dataset
 from peft import get_peft_model
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel, Trainer, TrainingArguments
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from helpers.tuner import NAME, SMALL, fill, taught
+from memlayers.data.encoding import Encoded, collate
 from memlayers.tuner import MemoryConfig, memory_handle
 
 Build = Callable[..., PreTrainedModel]
@@ -56,6 +57,19 @@ def _log_probabilities(model: Any, ids: list[int]) -> Tensor:
 @pytest.fixture(scope="module")
 def tokenizer(chat_backbone: Path) -> Any:
     return AutoTokenizer.from_pretrained(chat_backbone)
+
+
+def test_transformers_trainer_teaches_as_the_plain_loop(tiny_backbone: Build, tmp_path: Path) -> None:
+    """On a memory that opens by names; its batches are padded."""
+    plain, model = taught(tiny_backbone()), taught(tiny_backbone())
+    expected = _plain_loop(plain, lambda: -torch.cat([_log_probabilities(plain, ids) for ids in TEXTS]).mean())
+    trainer = Trainer(
+        model=model, args=TrainingArguments(**_settings(tmp_path, len(TEXTS))),
+        train_dataset=[Encoded(ids, list(ids)) for ids in TEXTS],  # type: ignore[arg-type]
+        data_collator=lambda batch: collate(batch, 0),
+    )  # fmt: skip
+    trainer.train()
+    torch.testing.assert_close(_pool(model), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
