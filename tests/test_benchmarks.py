@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import re
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from helpers.scripts import load_script
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = sorted(path for path in (ROOT / "benchmarks").rglob("*.py") if path.name != "__init__.py")
@@ -48,11 +49,7 @@ def test_a_benchmark_shows_its_help_and_how_it_is_run(
 def test_a_script_is_imported_and_shows_its_help(
     path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    assert f"python scripts/{path.name}" in _help_of(script, monkeypatch, capsys)
+    assert f"python scripts/{path.name}" in _help_of(load_script(path.stem), monkeypatch, capsys)
 
 
 def test_the_benchmarks_page_has_a_line_for_each() -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
+from helpers.scripts import load_script
 from memlayers.backbones import find_mlp_blocks
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,15 +18,7 @@ NEEDED = (
 )
 
 
-def _script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("compatibility", ROOT / "scripts" / "compatibility.py")
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    return script
-
-
-compatibility: Any = _script()
+compatibility: Any = load_script("compatibility")
 PAGE = compatibility.PAGE.read_text(encoding="utf-8")
 
 

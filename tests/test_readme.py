@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shlex
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+
+from helpers.scripts import load_script
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -32,29 +32,21 @@ def test_the_python_example_runs_and_the_memory_knows(
     assert "without: Tamsin" not in capital
 
 
-def _fill_tables() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fill_tables", ROOT / "scripts" / "fill_tables.py")
-    assert spec is not None and spec.loader is not None
-    fill_tables = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(fill_tables)
-    return fill_tables
-
-
 @pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
 def test_the_figures_are_those_of_the_results_files(page: str):
-    fill_tables = _fill_tables()
+    fill_tables = load_script("fill_tables")
     text = (ROOT / page).read_text(encoding="utf-8")
     assert all(fill_tables.section(name).search(text) for name in fill_tables.PAGES[page])
     assert fill_tables.filled(page, text) == text, "run python scripts/fill_tables.py"
 
 
 def test_every_table_of_results_is_filled_by_the_script():
-    pages = _fill_tables().PAGES
+    pages = load_script("fill_tables").PAGES
     assert set(pages) == {"README.md", "docs/results.md"}
     for page in pages:
         text = (ROOT / page).read_text(encoding="utf-8")
         for name in pages[page]:
-            text = _fill_tables().section(name).sub("", text)
+            text = load_script("fill_tables").section(name).sub("", text)
         assert not re.search(r"^\|.*\d", text, re.MULTILINE), f"{page}: a table with figures outside the markers"
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from memlayers.utils.errors import InputError, WorkError
+from memlayers.utils.errors import InputError, WorkError, reason_of
 from memlayers.utils.files import atomic_directory
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def convert_gguf(path: Path, target: Path, source: Mapping[str, Any]) -> None:
     except InputError:
         raise
     except Exception as error:  # as transformers and the package gguf please
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = reason_of(error)
         raise WorkError(
             f"{path.name} cannot be converted: {reason}; try other versions of transformers and gguf"
         ) from error

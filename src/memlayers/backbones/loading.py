@@ -14,7 +14,7 @@ import torch
 from memlayers.backbones.blocks import find_mlp_blocks
 from memlayers.backbones.gguf import load_gguf
 from memlayers.config.named_backbones import NAMED_BACKBONES, fetched_folder
-from memlayers.utils.errors import InputError
+from memlayers.utils.errors import InputError, reason_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -54,7 +54,7 @@ def load_backbone(
     except InputError:
         raise
     except Exception as error:  # OSError, ValueError, the safetensors parser's own: all of them bad input
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = reason_of(error)
         if not reached and isinstance(error, OSError):
             reason = "no such folder, nothing downloaded under this name, and the hub cannot be reached"
         raise InputError(
@@ -151,7 +151,7 @@ def device_named(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
     except Exception as error:  # AssertionError, RuntimeError, NotImplementedError, as the device pleases
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = reason_of(error)
         raise InputError(f"device {name!r} cannot be used ({reason}); take cpu, cuda or cuda:0") from error
     return device
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memlayers.data.encoding import padded_batches
@@ -123,7 +122,7 @@ class Capture(Recorder):
                     if prefix is None:
                         trunk(input_ids=ids.to(device), attention_mask=real.long().to(device), use_cache=False)
                     else:
-                        mask = F.pad(real.long(), (len(prefix.ids), 0), value=1).to(device)
+                        mask = prefix.mask(real.long()).to(device)
                         trunk(input_ids=ids.to(device), attention_mask=mask, past_key_values=prefix.cache(len(ids)))
             finally:
                 self._real = None

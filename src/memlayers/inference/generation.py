@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from memlayers.backbones import context_length
@@ -86,7 +85,7 @@ def generate_answers(
             if prefix is not None:  # in front of the padding
                 head = torch.tensor([prefix.ids], device=device).expand(len(chosen), -1)
                 batch["input_ids"] = torch.cat([head, batch["input_ids"]], 1)
-                batch["attention_mask"] = F.pad(batch["attention_mask"], (skipped, 0), value=1)
+                batch["attention_mask"] = prefix.mask(batch["attention_mask"])
             longest = batch["input_ids"].shape[1]
             recorder = _Recorder(len(chosen))
             with holding(recorder=recorder):

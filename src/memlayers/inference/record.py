@@ -50,7 +50,8 @@ class StageReport:
     Attributes:
         seconds: wall clock.
         cpu_seconds: of all threads.
-        tokens: that went through the backbone, padding and shared beginnings left out; 0 where none are counted.
+        tokens: of the texts that went through the backbone, padding left out, and of the steps what all of them begin
+            with; 0 where none are counted.
     """
 
     seconds: float = 0.0

@@ -63,13 +63,15 @@ def answer_logits(
     """
     device = next(model.parameters()).device
     beside: dict[str, Any] = {"use_cache": False}
-    if prefix is not None and all(prefix.begins(example.input_ids) for example in examples):
+    if prefix is not None and not all(prefix.begins(example.input_ids) for example in examples):
+        prefix = None
+    if prefix is not None:
         skipped = len(prefix.ids)
         examples = [Encoded(each.input_ids[skipped:], each.labels[skipped:]) for each in examples]
         beside = {"use_cache": True, "past_key_values": prefix.cache(len(examples))}
     inputs = {name: value.to(device) for name, value in collate(examples, pad_token_id(tokenizer)).items()}
-    if "past_key_values" in beside and prefix is not None:
-        inputs["attention_mask"] = F.pad(inputs["attention_mask"], (len(prefix.ids), 0), value=1)
+    if prefix is not None:
+        inputs["attention_mask"] = prefix.mask(inputs["attention_mask"])
     labels = F.pad(inputs.pop("labels")[:, 1:], (0, 1), value=IGNORED_LABEL)  # at the position that predicts it
     counted = labels != IGNORED_LABEL
     if "logits_to_keep" in inspect.signature(model.get_base_model().forward).parameters:

@@ -13,6 +13,7 @@ from os.path import commonprefix
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
@@ -40,6 +41,10 @@ class SharedPrefix:
         cache = copy.deepcopy(self._cache)
         cache.batch_repeat_interleave(rows)
         return cache
+
+    def mask(self, mask: Tensor) -> Tensor:
+        """An attention mask [b, t] of what comes after these tokens -> the mask of both, [b, len(ids) + t]."""
+        return F.pad(mask, (len(self.ids), 0), value=1)
 
     def begins(self, prompt: Sequence[int]) -> bool:
         """Whether a prompt begins so, and goes on."""

@@ -157,14 +157,14 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         result = self.base_layer(*args, **kwargs)
         out, *rest = result if isinstance(result, tuple) else (result,)
         if recorder is not None:
-            residual = (*args, *kwargs.values())[1] if self.adds_residual else torch.zeros_like(x)
-            recorder.computed(self, x, out - residual)
+            residual = (*args, *kwargs.values())[1] if self.adds_residual else None
+            recorder.computed(self, x, out if residual is None else out - residual)
         if not self.disable_adapters and self not in current().bare:
             for adapter in dict.fromkeys(current().rows or self.active_adapters):
                 if adapter in self.memlayers_config:
                     out = self._add_memory(out, x, adapter)
         if recorder is not None:
-            recorder.left(self, out - residual)
+            recorder.left(self, out if residual is None else out - residual)
         return (out, *rest) if isinstance(result, tuple) else out
 
     def read(self, x: Tensor, adapter: str, subjects: Tensor | None = None) -> Read:

@@ -9,3 +9,8 @@ class InputError(ValueError):
 
 class WorkError(RuntimeError):
     """The input was fine but the work failed. Exit code 1."""
+
+
+def reason_of(error: Exception) -> str:
+    """What another library's error says, for one line of ours: its first line, or its name where it is silent."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
