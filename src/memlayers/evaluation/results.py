@@ -22,8 +22,10 @@ SCHEMA = "memlayers.results/1"
 HIGHER_IS_BETTER: Mapping[str, bool] = MappingProxyType(
     {
         "recall": True,
+        "containment": True,
         "teacher_forced_recall": True,
         "known_facts": True,
+        "known_lost": False,
         "qa_exact_match": True,
         "perplexity": False,
         "perplexity_change": False,
@@ -55,8 +57,14 @@ HIGHER_IS_BETTER: Mapping[str, bool] = MappingProxyType(
         "save_seconds": False,
         "exposures_per_fact": False,
         "teach_seconds": False,
+        "teach_cpu_seconds": False,
+        "teach_tokens": False,
+        "update_seconds": False,
+        "first_token_seconds": False,
         "tokens_per_second": True,
         "peak_memory_bytes": False,
+        "inference_bytes": False,
+        "bytes_per_fact": False,
     }
 )
 """Every metric a row may name, and its direction."""
