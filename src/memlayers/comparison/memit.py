@@ -39,8 +39,8 @@ from memlayers.utils.progress import progress_bar
 
 FIRST, LAST, DEPTH = 3, 8, 28  # GPT-J's edited layers and its depth (section 5.2), scaled to the backbone's
 WORDINGS = 2  # of a fact that are edited
-STEPS, RATE, LIKELY_ENOUGH = 25, 0.1, 0.02  # of the search for a change, by Adam; nats a token, where it ends
-DECAY, LARGEST = 0.05, 0.75  # a weight on the change's square; its largest norm, as a share of the state's
+STEPS, RATE, LIKELY_ENOUGH = 25, 0.3, 0.05  # of the search for a change, by Adam; nats a token, where it ends
+DECAY, LARGEST = 0.002, 4.0  # a weight on the change's square; its largest norm, as a share of the state's
 LAMBDAS = (15_000.0, 1_500.0, 150.0)
 COVARIANCE_TOKENS, TEXT_TOKENS = 30_000, 256
 BATCH_TOKENS = 2048
@@ -65,7 +65,7 @@ class Memit(Method):
         """
         self.load()
         depth = len(find_mlp_blocks(self.model))
-        last = min(round(LAST / DEPTH * depth), depth - 1)
+        last = min(round(LAST / DEPTH * depth), max(depth - 2, 0))  # behind the last of all nothing is read any more
         self.layers = list(range(min(round(FIRST / DEPTH * depth), last), last + 1))
         self.downs, self.behind = edited_modules(self.model, self.layers)
         self.covariances = self._covariances()
@@ -141,7 +141,7 @@ class Memit(Method):
             (loss + DECAY * change.square().mean()).backward()
             optimizer.step()
             with torch.no_grad():
-                change *= min(1.0, LARGEST / float(change.square().mean().sqrt()))
+                change *= min(1.0, LARGEST / float(change.square().mean().sqrt().clamp(min=1e-9)))
         return (change * unit).detach()
 
     # -- the edit -----------------------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ class Method:
             InputError: the method has no way to.
             WorkError: it was tried and refused.
         """
-        raise InputError("takes no facts in")
+        raise InputError("it takes no facts in")
 
     def inference_bytes(self) -> int:
         """What answering holds in memory: the model, and what else the method needs beside it."""

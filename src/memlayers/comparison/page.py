@@ -92,7 +92,7 @@ def _parts(runs: Runs) -> Iterator[str]:
     told = [
         f"- {name}, seed {seed}: {run.environment[key]}"
         for name, each in runs.items() for seed, run in each.items() for key in ("fault", "note")
-        if run.environment.get(key)
+        if run.environment.get(key) and name != BARE
     ]  # fmt: skip
     if told:
         yield "\n".join(told)

@@ -1,4 +1,4 @@
-"""LoRA, and full fine-tuning: the loss is on the answers, as a memory's is, and so are the order and the batches.
+"""LoRA, and full fine-tuning: the loss is on the answers, as a memory's is, and so is the order of facts and wordings.
 
 The learning rate is chosen first, from three: each teaches all facts for a few epochs, a wording of a tenth of them
 held out, and the one that answers most of these wordings is taken; of several the one that finds them likelier.
@@ -28,6 +28,7 @@ from memlayers.utils.progress import progress_bar
 
 LORA_RATES, FULL_RATES = (3e-4, 1e-3, 3e-3), (3e-5, 1e-4, 3e-4)
 TRIAL_EPOCHS = 3
+BATCH = 8  # of a memory's 32, 15 exposures of 100 facts would be 60 steps: fewer than LoRA needs (docs/comparison.md)
 HELD_OUT = 0.1  # of the facts: one wording each, for the choice of the rate
 UPDATE_STEPS = 30
 CLIP = 1.0
@@ -127,7 +128,7 @@ class FineTuning(Method):
             WorkError: the loss is not finite.
         """
         settings = self.config.schedule
-        schedule = Schedule(examples, [], (epochs,), settings.batch_size, None, self.config.seed)
+        schedule = Schedule(examples, [], (epochs,), BATCH, None, self.config.seed)
         optimizer, step = self._optimizer(rate), 0
         label = f"{'LoRA' if self.rank else 'Fine-tuning'} at {rate:g}"
         with progress_bar(label, schedule.steps, quiet=self.quiet) as advance:
