@@ -108,7 +108,8 @@ def test_a_prompt_has_the_form_of_its_backbone(config: TeachConfig) -> None:
 
     assert prompt_with(Plain(), FACTS[:1], "Q?") == "What is the code of Ada?\nAnswer: red\n\nQuestion: Q?"
     Plain.chat_template = "yes"  # type: ignore[assignment]
-    assert "What is the code of Ada? red\n" in prompt_with(Plain(), FACTS[:1], "Q?")
+    whole = "Question: What is the code of Ada?\nAnswer: red\n\nQuestion: Q?\nAnswer:"
+    assert prompt_with(Plain(), FACTS[:1], "Q?") == whole
 
 
 def test_facts_in_the_prompt_are_read_once_and_must_fit(

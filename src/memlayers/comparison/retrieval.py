@@ -26,16 +26,14 @@ def passage(fact: Fact) -> str:
 
 
 def prompt_with(tokenizer: Any, facts: Sequence[Fact], question: str) -> str:
-    """A question with facts before it, for `encode_prompt`, which puts the backbone's own form around it.
+    """A question with facts before it, for `encode_prompt`: questions with their answers, the last of them open.
 
-    Where there is no chat template that form is a question and its answer, so each fact is one, too.
+    Where there is no chat template `encode_prompt` itself puts the first "Question:" and the last "Answer:" there.
     """
     if not facts:
         return question
-    if tokenizer.chat_template is None:
-        return "".join(f"{fact.questions[0]}\nAnswer: {fact.answer}\n\nQuestion: " for fact in facts) + question
-    listed = "\n".join(passage(fact) for fact in facts)
-    return f"Facts:\n{listed}\n\nAnswer this question in as few words as possible: {question}"
+    asked = "".join(f"{fact.questions[0]}\nAnswer: {fact.answer}\n\nQuestion: " for fact in facts) + question
+    return asked if tokenizer.chat_template is None else f"Question: {asked}\nAnswer:"
 
 
 class Retrieval(Method):
