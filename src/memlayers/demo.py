@@ -15,6 +15,7 @@ from memlayers.data.facts import Fact, Question
 from memlayers.editing.journal import carry_over
 from memlayers.editing.memory import Memory, load_memory
 from memlayers.evaluation.evaluate import cost_rows, score_model
+from memlayers.evaluation.known import public_questions, questions_known
 from memlayers.evaluation.report import write_report
 from memlayers.evaluation.results import Results, Row, write_results
 from memlayers.evaluation.text_scores import perplexity_on
@@ -57,9 +58,11 @@ def run_demo(
         taught = random.Random(config.seed).sample(taught, min(facts, len(taught)))
     work = work_folder(out)
     try:
-        memory = _taught_memory(taught, work / "memory", config, quiet=quiet)
+        known = _Known(config, quiet)
+        memory = _taught_memory(taught, work / "memory", config, known, quiet=quiet)
+        found = known.of(memory.model, memory.tokenizer)
         rows, examples = score_demo(
-            memory.model, memory.tokenizer, taught, config.seed, one_in=_one_in(config), quiet=quiet
+            memory.model, memory.tokenizer, taught, config.seed, known=found, one_in=known.one_in, quiet=quiet
         )
         rows += cost_rows(memory.report, len(taught), str(memory.model.device))
         results = Results(
@@ -81,17 +84,14 @@ def run_demo(
     return results
 
 
-def _taught_memory(facts: list[Fact], folder: Path, config: TeachConfig, *, quiet: bool) -> Memory:
+def _taught_memory(facts: list[Fact], folder: Path, config: TeachConfig, known: _Known, *, quiet: bool) -> Memory:
     """The memory that an earlier call taught; or it is taught now, from the earlier call's checkpoint if there is one.
 
     Raises:
         InputError: an earlier call's has other settings.
     """
     if not folder.is_dir():
-        one_in = _one_in(config)
-        known = _known(config.seed)[: max(WATCHED_QUESTIONS // one_in, 1)] if one_in > 1 else _known(config.seed)
-        watched = watch(known, _text(), TEXT_TOKENS // one_in)
-        return teach_facts(facts, folder, config, resume=work_folder(folder).is_dir(), watch=watched, quiet=quiet)
+        return teach_facts(facts, folder, config, resume=work_folder(folder).is_dir(), watch=known.watch, quiet=quiet)
     memory = load_memory(folder, device=config.machine.device, dtype=config.machine.dtype)
     found = memory.teaching
     if found is None or (found.config, found.facts) != (config, len(facts)):
@@ -102,7 +102,14 @@ def _taught_memory(facts: list[Fact], folder: Path, config: TeachConfig, *, quie
 
 
 def score_demo(
-    model: Any, tokenizer: Any, taught: list[Fact], seed: int, *, one_in: int = 1, quiet: bool = False
+    model: Any,
+    tokenizer: Any,
+    taught: list[Fact],
+    seed: int,
+    *,
+    known: list[Question] | None = None,
+    one_in: int = 1,
+    quiet: bool = False,
 ) -> tuple[list[Row], list[dict[str, Any]]]:
     """The demo's rows and examples of a memory that was taught these of its facts.
 
@@ -111,42 +118,61 @@ def score_demo(
         tokenizer: the backbone's.
         taught: the facts; all are asked.
         seed: of the choices.
-        one_in: only one in so many other questions and tokens of text is asked and read.
+        known: what the backbone knows; None for what the pocket backbone does.
+        one_in: only one in so many untaught questions and tokens of text is asked and read.
         quiet: no progress bars.
     """
+    known = _candidates(seed) if known is None else known
     return score_model(
         model, tokenizer,
-        facts=taught, known=_known(seed)[::one_in], untaught=read_questions(POCKET / "untaught.jsonl")[::one_in],
+        facts=taught, known=known, untaught=read_questions(POCKET / "untaught.jsonl")[::one_in],
         text=_text(), phrasings=2, max_text_tokens=TEXT_TOKENS // one_in, seed=seed, quiet=quiet,
     )  # fmt: skip
 
 
-def _one_in(config: TeachConfig) -> int:
-    return 1 if config.backbone == "pocket" else LARGER
-
-
-def _known(seed: int) -> list[Question]:
-    return random.Random(seed).sample(known_questions(), KNOWN_QUESTIONS)
+def _candidates(seed: int) -> list[Question]:
+    return random.Random(seed).sample(public_questions(), KNOWN_QUESTIONS)
 
 
 def _text() -> str:
     return (POCKET / "heldout.txt").read_text(encoding="utf-8")
 
 
-def known_questions() -> list[Question]:
-    """What the pocket backbone knows, public facts all: one question per fact of ``known.jsonl``."""
-    facts: list[Fact] = read_facts(POCKET / "known.jsonl")
-    return [Question(fact.questions[i % len(fact.questions)], fact.answers) for i, fact in enumerate(facts)]
+class _Known:
+    """What the demo's backbone knows: the pocket's known facts; of another one, those that it answers itself.
+
+    These are asked once the backbone is at hand.
+    """
+
+    def __init__(self, config: TeachConfig, quiet: bool) -> None:
+        self.one_in = 1 if config.backbone == "pocket" else LARGER
+        self._candidates, self._quiet = _candidates(config.seed)[:: self.one_in], quiet
+        self._found = self._candidates if self.one_in == 1 else None
+        self._measure: Watch | None = None
+
+    def of(self, model: Any, tokenizer: Any) -> list[Question]:
+        """The questions, of all that the demo might ask."""
+        if self._found is None:
+            self._found = questions_known(model, tokenizer, self._candidates, quiet=self._quiet)
+        return self._found
+
+    def watch(self, model: Any, tokenizer: Any) -> tuple[float | None, float | None]:
+        """Measures after each pass, as `watch` does."""
+        if self._measure is None:
+            known = self.of(model, tokenizer)
+            some = known if self.one_in == 1 else known[: WATCHED_QUESTIONS // self.one_in]
+            self._measure = watch(some, _text(), TEXT_TOKENS // self.one_in)
+        return self._measure(model, tokenizer)
 
 
 def watch(known: list[Question], text: str, text_tokens: int | None = None) -> Watch:
-    """Measures, after each pass, perplexity on `text` and the share of some known facts answered."""
+    """Measures, after each pass, perplexity on `text` and the share of some known facts answered, if there are any."""
     text_tokens = TEXT_TOKENS if text_tokens is None else text_tokens
     some = random.Random(0).sample(known, min(WATCHED_QUESTIONS, len(known)))
 
-    def measure(model: Any, tokenizer: Any) -> tuple[float, float]:
+    def measure(model: Any, tokenizer: Any) -> tuple[float, float | None]:
         answers = answer_questions(model, tokenizer, [question.question for question in some])
-        kept = sum(exact_match(a, q.answers) for a, q in zip(answers, some, strict=True)) / len(some)
-        return perplexity_on(model, tokenizer, text, max_tokens=text_tokens), kept
+        kept = [exact_match(answer, each.answers) for answer, each in zip(answers, some, strict=True)]
+        return perplexity_on(model, tokenizer, text, max_tokens=text_tokens), sum(kept) / len(kept) if kept else None
 
     return measure
