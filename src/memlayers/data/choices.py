@@ -12,6 +12,7 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from memlayers.data.answers import normalise_answer
 from memlayers.data.facts import Fact
@@ -80,7 +81,9 @@ def read_choices(path: StrPath) -> list[ChoiceQuestion]:
     """
     read = []
     for number, row in json_line_rows(path, read_text(path)):
-        question, choices, answer = (row.get(name) for name in ("question", "choices", "answer"))
+        question: Any = row.get("question")
+        choices: Any = row.get("choices")
+        answer: Any = row.get("answer")
         texts = isinstance(choices, list) and len(choices) > 1 and all(map(_is_text, choices))
         if not _is_text(question) or not texts:
             raise InputError(f'{path}:{number}: give "question", a text, and "choices", a list of at least two texts')

@@ -251,8 +251,9 @@ def _abstention_rows(
         wrong and a.source == "memory" for wrong, a in zip(fabricated, given["untaught_entities"], strict=True)
     ]
     rows.append(Row.from_estimate("fabricated", "untaught_entities_by_memory", mean_interval(by_memory, seed)))
-    sides = zip(*((answer.backbone, answer.memory) for answer in given["untaught_entities"]), strict=True)
-    return [*rows, _unchanged_row("untaught_entities", *sides, seed)]
+    neighbours = given["untaught_entities"]
+    bare, with_memory = [answer.backbone for answer in neighbours], [answer.memory for answer in neighbours]
+    return [*rows, _unchanged_row("untaught_entities", bare, with_memory, seed)]
 
 
 def cost_rows(report: TeachReport, facts: int, device: str) -> list[Row]:
@@ -299,12 +300,15 @@ def _paired_rows(
     """How right the answers of the bare backbone and of the memory are to the same questions, and the change."""
     rows = []
     for metric, match in matches.items():
-        scores = [
+        bare, with_memory = (
             [match(answer, item.answers) for answer, item in zip(side, items, strict=True)] for side in (before, after)
-        ]
-        for split, side in zip(("backbone", "memory"), scores, strict=True):
-            rows.append(Row.from_estimate(metric, split_of(name, split), mean_interval(side, seed)))
-        rows.append(Row.from_estimate(metric, split_of(name, "change"), paired_difference(*scores, seed)))
+        )
+        found = {
+            "backbone": mean_interval(bare, seed),
+            "memory": mean_interval(with_memory, seed),
+            "change": paired_difference(bare, with_memory, seed),
+        }
+        rows += [Row.from_estimate(metric, split_of(name, split), estimate) for split, estimate in found.items()]
     return rows
 
 

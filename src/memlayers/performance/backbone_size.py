@@ -125,7 +125,7 @@ def _read_gguf(name: str, path: Path) -> Backbone:
             field = reader.fields.get(f"{family}.{key}")
             if field is None and default is None:
                 raise KeyError(f"{family}.{key}")
-            found = default if field is None else field.contents()
+            found: Any = default if field is None else field.contents()
             return int(max(found) if isinstance(found, list) else found)  # some families: one for each layer
 
         sizes = {str(tensor.name): [int(size) for size in tensor.shape] for tensor in reader.tensors}
