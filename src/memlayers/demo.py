@@ -58,11 +58,9 @@ def run_demo(
         taught = random.Random(config.seed).sample(taught, min(facts, len(taught)))
     work = work_folder(out)
     try:
-        known = _Known(config, quiet)
-        memory = _taught_memory(taught, work / "memory", config, known, quiet=quiet)
-        found = known.of(memory.model, memory.tokenizer)
+        memory = _taught_memory(taught, work / "memory", config, quiet=quiet)
         rows, examples = score_demo(
-            memory.model, memory.tokenizer, taught, config.seed, known=found, one_in=known.one_in, quiet=quiet
+            memory.model, memory.tokenizer, taught, config.seed, pocket=_is_pocket(config), quiet=quiet
         )
         rows += cost_rows(memory.report, len(taught), str(memory.model.device))
         results = Results(
@@ -84,14 +82,16 @@ def run_demo(
     return results
 
 
-def _taught_memory(facts: list[Fact], folder: Path, config: TeachConfig, known: _Known, *, quiet: bool) -> Memory:
+def _taught_memory(facts: list[Fact], folder: Path, config: TeachConfig, *, quiet: bool) -> Memory:
     """The memory that an earlier call taught; or it is taught now, from the earlier call's checkpoint if there is one.
 
     Raises:
         InputError: an earlier call's has other settings.
     """
     if not folder.is_dir():
-        return teach_facts(facts, folder, config, resume=work_folder(folder).is_dir(), watch=known.watch, quiet=quiet)
+        # On a larger backbone this would take longer than the teaching: there, before and after have to do.
+        watched = watch(_candidates(config.seed), _text()) if _is_pocket(config) else None
+        return teach_facts(facts, folder, config, resume=work_folder(folder).is_dir(), watch=watched, quiet=quiet)
     memory = load_memory(folder, device=config.machine.device, dtype=config.machine.dtype)
     found = memory.teaching
     if found is None or (found.config, found.facts) != (config, len(facts)):
@@ -102,14 +102,7 @@ def _taught_memory(facts: list[Fact], folder: Path, config: TeachConfig, known: 
 
 
 def score_demo(
-    model: Any,
-    tokenizer: Any,
-    taught: list[Fact],
-    seed: int,
-    *,
-    known: list[Question] | None = None,
-    one_in: int = 1,
-    quiet: bool = False,
+    model: Any, tokenizer: Any, taught: list[Fact], seed: int, *, pocket: bool = True, quiet: bool = False
 ) -> tuple[list[Row], list[dict[str, Any]]]:
     """The demo's rows and examples of a memory that was taught these of its facts.
 
@@ -118,16 +111,23 @@ def score_demo(
         tokenizer: the backbone's.
         taught: the facts; all are asked.
         seed: of the choices.
-        known: what the backbone knows; None for what the pocket backbone does.
-        one_in: only one in so many untaught questions and tokens of text is asked and read.
+        pocket: whether the backbone is the pocket's, which knows the known facts. Another one is asked and read only
+            one in a few of the other questions and tokens, and its known facts are those that it answers itself.
         quiet: no progress bars.
     """
-    known = _candidates(seed) if known is None else known
+    one_in = 1 if pocket else LARGER
+    known = _candidates(seed)[::one_in]
+    if not pocket:
+        known = questions_known(model, tokenizer, known, quiet=quiet)
     return score_model(
         model, tokenizer,
         facts=taught, known=known, untaught=read_questions(POCKET / "untaught.jsonl")[::one_in],
         text=_text(), phrasings=2, max_text_tokens=TEXT_TOKENS // one_in, seed=seed, quiet=quiet,
     )  # fmt: skip
+
+
+def _is_pocket(config: TeachConfig) -> bool:
+    return config.backbone == "pocket"
 
 
 def _candidates(seed: int) -> list[Question]:
@@ -138,41 +138,13 @@ def _text() -> str:
     return (POCKET / "heldout.txt").read_text(encoding="utf-8")
 
 
-class _Known:
-    """What the demo's backbone knows: the pocket's known facts; of another one, those that it answers itself.
-
-    These are asked once the backbone is at hand.
-    """
-
-    def __init__(self, config: TeachConfig, quiet: bool) -> None:
-        self.one_in = 1 if config.backbone == "pocket" else LARGER
-        self._candidates, self._quiet = _candidates(config.seed)[:: self.one_in], quiet
-        self._found = self._candidates if self.one_in == 1 else None
-        self._measure: Watch | None = None
-
-    def of(self, model: Any, tokenizer: Any) -> list[Question]:
-        """The questions, of all that the demo might ask."""
-        if self._found is None:
-            self._found = questions_known(model, tokenizer, self._candidates, quiet=self._quiet)
-        return self._found
-
-    def watch(self, model: Any, tokenizer: Any) -> tuple[float | None, float | None]:
-        """Measures after each pass, as `watch` does."""
-        if self._measure is None:
-            known = self.of(model, tokenizer)
-            some = known if self.one_in == 1 else known[: WATCHED_QUESTIONS // self.one_in]
-            self._measure = watch(some, _text(), TEXT_TOKENS // self.one_in)
-        return self._measure(model, tokenizer)
-
-
-def watch(known: list[Question], text: str, text_tokens: int | None = None) -> Watch:
-    """Measures, after each pass, perplexity on `text` and the share of some known facts answered, if there are any."""
-    text_tokens = TEXT_TOKENS if text_tokens is None else text_tokens
+def watch(known: list[Question], text: str) -> Watch:
+    """Measures, after each pass, perplexity on `text` and the share of some known facts answered."""
     some = random.Random(0).sample(known, min(WATCHED_QUESTIONS, len(known)))
 
-    def measure(model: Any, tokenizer: Any) -> tuple[float, float | None]:
+    def measure(model: Any, tokenizer: Any) -> tuple[float, float]:
         answers = answer_questions(model, tokenizer, [question.question for question in some])
-        kept = [exact_match(answer, each.answers) for answer, each in zip(answers, some, strict=True)]
-        return perplexity_on(model, tokenizer, text, max_tokens=text_tokens), sum(kept) / len(kept) if kept else None
+        kept = sum(exact_match(a, q.answers) for a, q in zip(answers, some, strict=True)) / len(some)
+        return perplexity_on(model, tokenizer, text, max_tokens=TEXT_TOKENS), kept
 
     return measure
