@@ -123,8 +123,9 @@ class MentionConfig:
 class RelationConfig:
     """How the check of what is asked is fitted (gating/relations.py)."""
 
-    examples: int = option(500, "Taught questions that it is fitted to, at most.", flag=None)
-    swapped: int = option(1000, "Of their wordings put to other subjects, at most.", flag=None)
+    examples: int = option(
+        1500, "Taught questions that it is fitted to, at most; equal wordings are read once.", flag=None
+    )
     folds: int = option(
         4, "Parts of the wordings that the threshold is settled on, each by keys made of the others.", flag=None
     )
@@ -135,7 +136,7 @@ class RelationConfig:
         50, "Questions that the threshold rests on, at least; with fewer nothing is refused.", flag=None
     )
     shrinkage: float = option(
-        0.1, "Of the scatter towards a ball, in units of its mean variance (Ledoit and Wolf 2004).", flag=None
+        1.0, "Of the scatter towards a ball, in units of its mean variance (Ledoit and Wolf 2004).", flag=None
     )
 
 
