@@ -227,7 +227,7 @@ def _run_cell(
 
 
 def _config(cell: Cell, config: TeachConfig) -> TeachConfig:
-    # As many exposures in every cell: no second round where one recipe or gate recalls less than another.
+    # As many exposures in every cell: nothing is taught further where one recipe or gate recalls less than another.
     return config.with_flags(recipe=cell.recipe, gate=cell.gate, seed=cell.seed, exposures=config.exposures)
 
 
