@@ -45,7 +45,7 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
     "learned-query-weight-0": {"learned_rank": 32, "subject_weight": 0.0},
     "several-weight-2": {"several": True},
     "several-twelve-exposures": {"several": True, "exposures": 12},
-    "several-two-rounds": {"several": True, "exposures": None},
+    "several-further": {"several": True, "exposures": None},
     "several-weight-1": {"several": True, "subject_weight": 1.0},
     "several-weight-0": {"several": True, "subject_weight": 0.0},
     "several-learned-query": {"several": True, "learned_rank": 32, "subject_weight": 1.0},

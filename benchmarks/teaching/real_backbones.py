@@ -34,11 +34,12 @@ from memlayers.editing.memory import Memory
 from memlayers.evaluation.evaluate import cost_rows, score_model
 from memlayers.evaluation.formatting import format_value, percent
 from memlayers.evaluation.known import known_text, public_questions, questions_known
+from memlayers.evaluation.plots import to_png
 from memlayers.evaluation.results import Results, read_results, write_results
 from memlayers.teaching.folders import work_folder
 from memlayers.utils.environment import environment
 from memlayers.utils.errors import InputError
-from memlayers.utils.files import atomic_write_text, read_text
+from memlayers.utils.files import atomic_write_bytes, atomic_write_text, read_text
 
 RESULTS, MEMORIES = common.RESULTS / "real", common.WORK / "real"
 COLUMNS = (
@@ -61,6 +62,16 @@ COLUMNS = (
     ("taught, never-taught wording, from memory", "answered", "unseen_phrasing"),
     ("exposures", "exposures_per_fact", "all"),
 )
+
+BARS = (
+    ("bare backbone\nrecalls", "recall", "backbone"),
+    ("taught\nwordings", "recall", "taught"),
+    ("wordings\nnever taught", "recall", "unseen_phrasing"),
+    ("known facts,\nsame words", "unchanged_answers", "known"),
+    ("TriviaQA,\nsame words", "unchanged_answers", "qa"),
+    ("WikiText-2,\nsame logits", "identical_logits", "general_text"),
+)
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # Okabe and Ito's: told apart by the colour-blind too
 
 Item = TypeVar("Item")
 
@@ -185,6 +196,47 @@ def _of_rows(cells: Sequence[Results], metric: str, split: str) -> str:
     return f"{shown}, n {'-'.join(f'{n:,}' for n in dict.fromkeys((numbers[0], numbers[-1])))}" if lows else shown
 
 
+def picture(cells: Sequence[Results]) -> bytes:
+    """Recall after each exposure, and what is recalled, kept and left alone at the end; the means of the seeds, PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    groups: dict[str, list[Results]] = defaultdict(list)
+    for cell in cells:
+        if not cell.config["label"] and cell.config["backbone"] in NAMED_BACKBONES:
+            groups[f"{NAMED_BACKBONES[cell.config['backbone']].model}, {cell.config['facts']} facts"].append(cell)
+    figure = Figure(figsize=(11, 3.8), dpi=150, layout="constrained")  # no pyplot: no state shared between calls
+    FigureCanvasAgg(figure)
+    curve, bars = figure.subplots(1, 2, width_ratios=(1, 1.5))
+    for place, (name, each) in enumerate(groups.items()):
+        colour = COLOURS[place % len(COLOURS)]
+        last = min(len(cell.curve) for cell in each)
+        values = [mean(cell.curve[i].recall for cell in each) for i in range(last)]
+        curve.plot(range(last + 1), [0.0, *(100 * value for value in values)], "o-", color=colour, label=name)
+        shown = [[row for cell in each if (row := cell.find(metric, split))] for _, metric, split in BARS]
+        heights = [100 * mean(row.value for row in rows) if rows else 0.0 for rows in shown]
+        lows, highs = (
+            [100 * pick(getattr(row, end) for row in rows if getattr(row, end) is not None) if rows else 0.0
+             for rows in shown]
+            for pick, end in ((min, "ci_low"), (max, "ci_high"))
+        )  # fmt: skip
+        error = [[h - low for h, low in zip(heights, lows, strict=True)],
+                 [high - h for h, high in zip(heights, highs, strict=True)]]  # fmt: skip
+        at = [i + 0.8 * (place - (len(groups) - 1) / 2) / len(groups) for i in range(len(BARS))]
+        bars.bar(at, heights, 0.75 / len(groups), yerr=error, color=colour, ecolor="#767676", capsize=2)
+    curve.set_title("Recall of a sample, taught wordings, %", loc="left", fontsize=10)
+    curve.set_xlabel("exposures", fontsize=9)
+    bars.set_title("At the end, %; bars: mean of the seeds, whiskers: their 95 % intervals", loc="left", fontsize=10)
+    bars.set_xticks(range(len(BARS)), [label for label, *_ in BARS], fontsize=8)
+    for axes in (curve, bars):
+        axes.set_ylim(0, 105)
+        axes.grid(axis="y", color="#e6e6e6")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=9)
+    return to_png(figure)
+
+
 def main() -> None:
     """Runs the cell that is asked for where it is missing, then draws all there are."""
     options = parser().parse_args()
@@ -193,6 +245,7 @@ def main() -> None:
     cells = [read_results(path) for path in sorted(RESULTS.glob("*.json"))]
     if cells:
         atomic_write_text(RESULTS / "table.md", "# Real backbones\n\n" + table(cells))
+        atomic_write_bytes(RESULTS / "recall.png", picture(cells))
 
 
 if __name__ == "__main__":
