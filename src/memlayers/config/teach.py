@@ -164,6 +164,9 @@ def config_from_record(values: dict[str, Any]) -> TeachConfig:
     if "recipe" in values:
         return TeachConfig().with_flags(**values)
     gate = {name: value for name, value in values.get("gate", {}).items() if name != "most_contexts"}  # before 0.2
+    if "relation_check" in gate:  # questions put to other subjects: before 0.2
+        check = gate["relation_check"]
+        gate["relation_check"] = {name: value for name, value in check.items() if name != "swapped"}
     config: TeachConfig = _build(TeachConfig, {**values, "gate": gate} if gate else values, "")
     return config
 

@@ -233,12 +233,13 @@ def _score_reached(scores: Sequence[float], share: float) -> float:
     """The score that all but a share of such questions reach, from a fitted tail.
 
     The quantile itself would be the score of the one or two oddest wordings. Below the lowest fifth scores are taken
-    to fall off exponentially, by their mean shortfall (peaks over a threshold, Pickands 1975).
+    to fall off exponentially, by their mean shortfall (peaks over a threshold, Pickands 1975); never below the lowest.
     """
     found = torch.tensor(scores)
     low = found.quantile(_TAIL)
     below = (low - found)[found < low]
-    return float(low - below.mean() * math.log(_TAIL / share)) if len(below) else float(low)
+    fitted = low - below.mean() * math.log(_TAIL / share) if len(below) else low
+    return float(torch.maximum(fitted, found.min()))
 
 
 def _share_from(scores: Iterable[float], threshold: float) -> float:

@@ -50,8 +50,8 @@ class RelationCheck(nn.Module):
     state of the bare backbone; ``deep`` bool []: whether that is its last hidden state or the first
     memory layer's input; ``prints`` int64 [n], fingerprints of the subjects' surface forms, one entry per
     relation taught of them; their ``keys`` float16 [n, k]; ``threshold`` []: the least score (`score`) of a prompt that
-    asks for what was taught of a subject that it mentions. Until `fill` it accepts every prompt. A check of version
-    0.3 or before, of another state, has a ``mean``: it is not taken, and every prompt is accepted.
+    asks for what was taught of a subject that it mentions. Until `fill` it accepts every prompt. A check that
+    earlier versions wrote has a ``mean``: it is not taken, and every prompt is accepted.
 
     It has as many entries as it was given last, by `fill`, by `store` or from a file; an empty one holds a placeholder.
 
