@@ -132,6 +132,9 @@ class RelationConfig:
     refused: float = option(
         0.005, "Share of stored facts, in wordings that the keys were not made from, that may be refused.", flag=None
     )
+    accepted: float = option(
+        0.1, "Share of questions for another relation that pass where the facts' own leave room for it.", flag=None
+    )
     least_held_out: int = option(
         50, "Questions that the threshold rests on, at least; with fewer nothing is refused.", flag=None
     )

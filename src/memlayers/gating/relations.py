@@ -89,7 +89,8 @@ def fit_relations(
 
     Of the two states of `prompt_states` the one is taken by which fewer questions for another relation pass. The
     threshold comes from keys made without some of the wordings, which are then asked: by a fit to their scores all but
-    `config.refused` of the facts' own questions reach it. The keys that are kept are made of all.
+    `config.refused` of the facts' own questions reach it, and `config.accepted` of those for another relation, if that
+    is lower. The keys that are kept are made of all.
 
     Args:
         memory: the memory, built with a relation check.
@@ -114,6 +115,8 @@ def fit_relations(
         threshold = ACCEPTS_ALL
         if len(own) >= config.least_held_out:
             threshold = _score_reached(own, config.refused)
+            if others:  # where the two are far apart, there is room for wordings that are odder still
+                threshold = min(threshold, float(torch.tensor(others).quantile(1 - config.accepted)))
         report = RelationReport(threshold, *(_share_from(scores, threshold) for scores in (own, others)))
         found.append((report.accepted_others, deep, report, states))
     _, deep, report, states = min(found, key=lambda each: each[:2])
