@@ -14,7 +14,8 @@ PACKAGE = Path(memlayers.__file__).parent
 # What `--help`, and whoever only reads facts, results or plans, needs: no torch. (The order of the packages is a
 # contract in pyproject.toml, which `lint-imports` holds.)
 WITHOUT_TORCH = (
-    "cli", "config.named_backbones", "config.sections", "config.teach", "data.answers", "data.entity_questions",
+    "cli", "comparison.names", "comparison.page", "comparison.run", "config.named_backbones", "config.sections",
+    "config.teach", "data.answers", "data.entity_questions",
     "data.fact_files", "data.facts", "data.synthetic", "editing.config", "editing.fact_book", "editing.journal",
     "editing.memory", "editing.report", "evaluation.probes", "evaluation.report", "evaluation.results",
     "evaluation.statistics", "inference.folder", "inference.record", "performance.backbone_size", "performance.figures",

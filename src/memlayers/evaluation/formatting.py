@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 _SHARES = frozenset(
-    "recall recall_containment teacher_forced_recall known_facts known_facts_containment qa_exact_match qa_containment "
-    "identical_logits answered fabricated unchanged_answers".split()
+    "recall recall_containment teacher_forced_recall known_facts known_facts_containment known_lost qa_exact_match "
+    "qa_containment identical_logits answered fabricated unchanged_answers".split()
 )
 
 
@@ -14,11 +14,17 @@ def format_value(metric: str, value: float) -> str:
         return percent(value)
     if metric == "perplexity_change":
         return f"{100 * value:+.3f} %"
-    if metric == "teach_seconds":
+    if metric in ("first_token_seconds", "update_seconds"):
+        return f"{value:.3f} s" if value < 1 else f"{value:.1f} s"
+    if metric in ("teach_seconds", "teach_cpu_seconds"):
         whole = round(value)
         return f"{value:.1f} s" if whole < 60 else f"{whole // 60:,} min {whole % 60} s"
-    if metric == "peak_memory_bytes":
-        return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.0f} MB"
+    if metric == "bytes_per_fact" and value < 1e6:
+        return f"{value:,.0f} bytes" if value < 1e4 else f"{value / 1e3:.0f} kB"
+    if metric in ("peak_memory_bytes", "inference_bytes", "bytes_per_fact"):
+        return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.{0 if value >= 1e8 else 1}f} MB"
+    if metric == "teach_tokens":
+        return f"{value:,.0f}"
     if metric == "exposures_per_fact":
         return f"{value:.2f}"
     if metric in ("auroc", "abstention_auroc"):

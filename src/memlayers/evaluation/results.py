@@ -28,6 +28,7 @@ HIGHER_IS_BETTER: Mapping[str, bool] = MappingProxyType(
         "known_facts": True,
         "known_facts_containment": True,
         "known_facts_token_f1": True,
+        "known_lost": False,
         "qa_exact_match": True,
         "qa_containment": True,
         "qa_token_f1": True,
@@ -61,8 +62,14 @@ HIGHER_IS_BETTER: Mapping[str, bool] = MappingProxyType(
         "save_seconds": False,
         "exposures_per_fact": False,
         "teach_seconds": False,
+        "teach_cpu_seconds": False,
+        "teach_tokens": False,
+        "update_seconds": False,
+        "first_token_seconds": False,
         "tokens_per_second": True,
         "peak_memory_bytes": False,
+        "inference_bytes": False,
+        "bytes_per_fact": False,
     }
 )
 """Every metric a row may name, and its direction."""

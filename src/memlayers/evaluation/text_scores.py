@@ -120,15 +120,22 @@ def score_text(
     return TextScores(backbone, memory, identical, largest)
 
 
-@torch.inference_mode()
 def perplexity_on(
     model: Any, tokenizer: PreTrainedTokenizerBase, text: str, *, window: int = WINDOW, max_tokens: int | None = None
 ) -> float:
     """The perplexity of the model as it is, on the same windows as `score_text`, for half the work."""
+    return perplexity_estimate(model, tokenizer, text, window=window, max_tokens=max_tokens).value
+
+
+@torch.inference_mode()
+def perplexity_estimate(
+    model: Any, tokenizer: PreTrainedTokenizerBase, text: str, *, window: int = WINDOW, max_tokens: int | None = None
+) -> Estimate:
+    """`perplexity_on` with its interval; n is the number of tokens predicted."""
     device = next(model.parameters()).device
     batches = [batch.to(device) for batch in _windows(model, tokenizer, text, window, max_tokens).split(TEXT_BATCH)]
     nll = torch.cat([_nll(model(input_ids=batch, use_cache=False).logits, batch) for batch in batches])
-    return _perplexity(nll).value
+    return _perplexity(nll)
 
 
 def _windows(model: Any, tokenizer: PreTrainedTokenizerBase, text: str, window: int, max_tokens: int | None) -> Tensor:

@@ -11,7 +11,7 @@ from torch import nn
 
 from memlayers.backbones import context_length
 from memlayers.data.encoding import collate_prompts, encode_prompt, end_token_id, ends_at_newline, pad_token_id
-from memlayers.inference.shared_prefix import shared_prefix
+from memlayers.inference.shared_prefix import SharedPrefix, shared_prefix
 from memlayers.tuner.current import Recorder, holding
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def generate_answers(
     *,
     max_new_tokens: int = MAX_NEW_TOKENS,
     batch_size: int = 128,
+    prefix: SharedPrefix | None = None,
     progress: Any = None,
 ) -> list[Generated]:
     """Answers each question by greedy generation through the chat template, up to its end token.
@@ -58,6 +59,7 @@ def generate_answers(
         questions: any number, also none.
         max_new_tokens: longest answer, in tokens.
         batch_size: questions per batch.
+        prefix: what all prompts begin with, if the model has read it already.
         progress: called with the number of questions answered after each batch.
 
     Returns:
@@ -79,7 +81,8 @@ def generate_answers(
     if was_training:
         model.eval()
     try:
-        prefix = shared_prefix(model, prompts)
+        if prefix is None or not all(prefix.begins(prompt) for prompt in prompts):
+            prefix = shared_prefix(model, prompts)
         skipped = len(prefix.ids) if prefix is not None else 0
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]

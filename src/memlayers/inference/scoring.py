@@ -74,7 +74,8 @@ def answer_logits(
         inputs["attention_mask"] = prefix.mask(inputs["attention_mask"])
     labels = F.pad(inputs.pop("labels")[:, 1:], (0, 1), value=IGNORED_LABEL)  # at the position that predicts it
     counted = labels != IGNORED_LABEL
-    if "logits_to_keep" in inspect.signature(model.get_base_model().forward).parameters:
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if "logits_to_keep" in inspect.signature(bare.forward).parameters:
         kept = counted.any(0).nonzero().squeeze(-1)
         labels, counted = labels[:, kept], counted[:, kept]
         inputs["logits_to_keep"] = kept

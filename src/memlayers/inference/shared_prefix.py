@@ -42,6 +42,11 @@ class SharedPrefix:
         cache.batch_repeat_interleave(rows)
         return cache
 
+    def bytes(self) -> int:
+        """Of the keys and values."""
+        kept = [getattr(layer, name) for layer in self._cache.layers for name in ("keys", "values")]
+        return sum(part.numel() * part.element_size() for part in kept)
+
     def mask(self, mask: Tensor) -> Tensor:
         """An attention mask [b, t] of what comes after these tokens -> the mask of both, [b, len(ids) + t]."""
         return F.pad(mask, (len(self.ids), 0), value=1)

@@ -20,8 +20,8 @@ from memlayers.utils.files import atomic_write_bytes, atomic_write_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")  # Okabe and Ito's
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")  # Okabe and Ito's
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _MISSING = "missing"
 
 Cells = Mapping[Cell, Results]
@@ -134,7 +134,7 @@ def _parts(grid: Grid, cells: Cells) -> Iterator[str]:
     runs = {kind: _runs(grid, cells, Cell(*kind, main.facts, 0)) for kind in kinds}
     yield markdown_table(
         ("", *(_kind_name(*kind) for kind in kinds)),
-        [(measure.label, *(_summary(measure, runs[kind]) for kind in kinds)) for measure in measures],
+        [(measure.label, *(summary(measure, runs[kind]) for kind in kinds)) for measure in measures],
     )
     yield "## Recall against the number of facts"
     yield "![recall against the number of facts](recall.png)"
@@ -152,9 +152,9 @@ def _parts(grid: Grid, cells: Cells) -> Iterator[str]:
     yield "## Missing"
     yield "\n".join(f"- {name}" for name in missing) if missing else "Nothing: every run of the grid is there."
     yield "## Environment"
-    yield _distinct("environment", [results.environment for results in cells.values()])
+    yield distinct_table("environment", [results.environment for results in cells.values()])
     yield "## Configuration"
-    yield _distinct("setting", [results.config for results in cells.values()])
+    yield distinct_table("setting", [results.config for results in cells.values()])
     yield "Drawn from `cells/*.json` alone; every row of every run, with n and interval, is there."
 
 
@@ -168,7 +168,7 @@ def _headline(grid: Grid, cells: Cells, main: Cell) -> str:
         found = _found(measure, runs.values())
         signs = ">=" if HIGHER_IS_BETTER[measure.metric] else "<="
         bars = [f"{signs} {_value(measure, bar)}" for bar in (measure.floor, measure.goal)]
-        each = [_summary(measure, {seed: run}) for seed, run in runs.items()]
+        each = [summary(measure, {seed: run}) for seed, run in runs.items()]
         rows.append((measure.label, *bars, _mean(measure, found), *each, _verdict(measure, found)))
     seeds = [f"seed {seed}" for seed in runs]
     return markdown_table(("", "floor", "goal", "mean", *seeds, "reached"), rows)
@@ -180,7 +180,7 @@ def _by_size(grid: Grid, cells: Cells, measures: Sequence[Measure]) -> str:
         for size in sorted(grid.sizes):
             runs = _runs(grid, cells, Cell(*kind, size, 0))
             there = sum(run is not None for run in runs.values())
-            figures = (_summary(measure, runs) for measure in measures)
+            figures = (summary(measure, runs) for measure in measures)
             rows.append((_kind_name(*kind), f"{size:,}", f"{there} of {len(runs)}", *figures))
     return markdown_table(("recipe", "facts", "seeds", *(measure.label for measure in measures)), rows, right=(1, 2))
 
@@ -195,7 +195,7 @@ def _found(measure: Measure, runs: Iterable[Results | None]) -> list[Row]:
     return [row for row in rows if row is not None]
 
 
-def _summary(measure: Measure, runs: Mapping[int, Results | None]) -> str:
+def summary(measure: Measure, runs: Mapping[int, Results | None]) -> str:
     """Mean, spread, interval and n; "missing" where no seed was run, "not measured" where none has such a row."""
     if not any(run is not None for run in runs.values()):
         return _MISSING
@@ -228,7 +228,7 @@ def _value(measure: Measure, value: float) -> str:
 
 
 def _spread(measure: Measure, spread: float) -> str:
-    if measure.metric in ("teach_seconds", "peak_memory_bytes"):
+    if measure.metric.endswith(("_seconds", "_bytes", "bytes_per_fact")):
         return format_value(measure.metric, spread)
     percent = format_value(measure.metric, 0.5).endswith("%") or measure.split.endswith("change")
     return f"{100 * spread if percent else spread:.2g}"
@@ -258,7 +258,7 @@ def _kind_name(recipe: str, gate: bool) -> str:
     return f"{recipe}, {'gate' if gate else 'no gate'}"
 
 
-def _distinct(name: str, records: Sequence[Mapping[str, object]]) -> str:
+def distinct_table(name: str, records: Sequence[Mapping[str, object]]) -> str:
     """One line per key: its value, or the values where runs differ, a few of them."""
     rows = []
     for key in dict.fromkeys(key for record in records for key in record):
@@ -275,7 +275,12 @@ def _text(value: object) -> str:
 # Pictures
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches.
+
+    Raises:
+        WorkError: matplotlib is missing.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -288,7 +293,7 @@ def _figure(width: float, height: float) -> Figure:
 
 def _draw_recall(grid: Grid, cells: Cells) -> Figure:
     """Recall against the number of facts: mean of the seeds, bars from the lowest to the highest."""
-    figure = _figure(10, 4)
+    figure = new_figure(10, 4)
     panels = list(figure.subplots(1, 2, sharey=True))
     kinds = list(dict.fromkeys((cell.recipe, cell.gate) for cell in grid.cells()))
     for axes, measure in zip(panels, RECALL[:2], strict=True):
@@ -304,7 +309,7 @@ def _draw_recall(grid: Grid, cells: Cells) -> Figure:
                 above = [high - mean for mean, high in zip(means, highs, strict=True)]
                 axes.errorbar(
                     at, means, yerr=[[max(0.0, each) for each in side] for side in (below, above)], capsize=3,
-                    color=_COLOURS[number % len(_COLOURS)], marker=_MARKERS[number % len(_MARKERS)],
+                    color=COLOURS[number % len(COLOURS)], marker=MARKERS[number % len(MARKERS)],
                     linestyle="-" if kind[1] else "--", label=_kind_name(*kind),
                 )  # fmt: skip
         axes.set_xscale("log")
@@ -324,7 +329,7 @@ def _draw_curves(grid: Grid, cells: Cells) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     kinds = list(dict.fromkeys((cell.recipe, cell.gate) for cell in grid.cells()))
-    figure = _figure(3.2 * len(kinds) + 1, 3.6)
+    figure = new_figure(3.2 * len(kinds) + 1, 3.6)
     panels = list(figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0])
     for axes, kind in zip(panels, kinds, strict=True):
         for number, size in enumerate(sorted(grid.sizes)):
@@ -335,7 +340,7 @@ def _draw_curves(grid: Grid, cells: Cells) -> Figure:
                 points += [(point.exposures, point.recall) for point in run.curve]
                 axes.plot(
                     *zip(*points, strict=True),
-                    color=_COLOURS[number % len(_COLOURS)], marker=_MARKERS[number % len(_MARKERS)], markersize=3,
+                    color=COLOURS[number % len(COLOURS)], marker=MARKERS[number % len(MARKERS)], markersize=3,
                     linewidth=1, label=f"{size:,} facts" if place == 0 else None,
                 )  # fmt: skip
         axes.set_title(_kind_name(*kind), loc="left", fontsize=10)

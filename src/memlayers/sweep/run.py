@@ -164,7 +164,7 @@ def run_protocol(
     settings = {cell: _settings(cell, materials, config, bounds) for cell in cells}
     for cell in cells:
         if cell in done:
-            _check_settings(cell_path(out, cell), done[cell].config, settings[cell])
+            check_settings(cell_path(out, cell), done[cell].config, settings[cell])
     missing = [cell for cell in cells if cell not in done]
     if len(missing) < len(cells):
         note(f"{len(cells) - len(missing)} of {len(cells)} cells are there already")
@@ -246,16 +246,21 @@ def _settings(cell: Cell, materials: Materials, config: TeachConfig, bounds: Bou
         **taught,
         "dtype": dtype_on(device, config.machine.dtype),
         **asdict(bounds),
-        "taught": _digest(facts),
-        "untaught": _digest(untaught),
-        "known": _digest(materials.known),
-        "qa": {name: _digest(items) for name, items in materials.qa.items()},
-        "texts": {name or "held out": _digest([text]) for name, text in materials.texts.items()},
+        "taught": digest(facts),
+        "untaught": digest(untaught),
+        "known": digest(materials.known),
+        "qa": {name: digest(items) for name, items in materials.qa.items()},
+        "texts": {name or "held out": digest([text]) for name, text in materials.texts.items()},
     }
     return dict(json.loads(json.dumps(settings)))
 
 
-def _check_settings(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+def check_settings(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Refuses a results file that was made with other settings.
+
+    Raises:
+        InputError: names the first of them.
+    """
     for name in dict.fromkeys((*wanted, *found)):
         if found.get(name) != wanted.get(name):
             was, now = (json.dumps(each.get(name)) for each in (found, wanted))
@@ -264,7 +269,8 @@ def _check_settings(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -
             )
 
 
-def _digest(items: Iterable[Any]) -> str:
+def digest(items: Iterable[Any]) -> str:
+    """What tells these items from others: 16 hex digits."""
     return hashlib.sha256("\n".join(map(repr, items)).encode()).hexdigest()[:16]
 
 
