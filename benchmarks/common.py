@@ -124,6 +124,7 @@ def taught(teacher: _Teacher) -> _Teacher:
     teacher.calibrate()
     teacher.build_gate()
     teacher.teach()
+    teacher.hold()
     teacher.settle()
     return teacher
 

@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 
 from helpers.scripts import load_script
+from memlayers.evaluation.results import Results, Row
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = sorted(path for path in (ROOT / "benchmarks").rglob("*.py") if path.name != "__init__.py")
@@ -76,3 +77,19 @@ def test_wrong_input_ends_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert stopped.value.code == 2
     told = capsys.readouterr().err
     assert "nowhere" in told and told.count("\n") == 1
+
+
+def test_the_table_of_real_backbones_is_drawn_over_seeds() -> None:
+    real = importlib.import_module("benchmarks.teaching.real_backbones")
+
+    def cell(seed: int, recall: float, **told: object) -> Results:
+        row = Row("recall", "unseen_phrasing", recall, 60, recall - 0.01, recall + 0.01)
+        figures = {"relations": {"accepted_others": 0.25}, "cpu_seconds": 600.0, "cpu_over_steps": 2.0, **told}
+        config = {"backbone": "smollm2", "facts": 300, "label": "", "seed": seed, **figures}
+        return Results({}, config, [row])
+
+    lines = real.table([cell(7, 0.9), cell(23, 0.96), cell(7, 0.5, label="slow", relations=None)]).splitlines()
+    rows = {line.split(" | ")[0].strip("| "): [part.strip(" |") for part in line.split(" | ")[1:]] for line in lines}
+    assert rows["recall, never taught"] == ["93.0 % (89.0 % to 97.0 %), n 60", "50.0 % (49.0 % to 51.0 %), n 60"]
+    assert rows["seeds"] == ["7, 23", "7"] and rows["CPU minutes of teaching"] == ["10.0", "10.0"]
+    assert rows["questions for another relation accepted"] == ["25.0 %", ""]

@@ -35,7 +35,7 @@ from benchmarks.common import SEED
 from memlayers import EditConfig, Fact, TeachConfig, load_memory, teach_facts
 from memlayers.backbones import load_backbone
 from memlayers.data.encoding import encode_example
-from memlayers.demo import known_questions
+from memlayers.evaluation.known import public_questions
 from memlayers.evaluation.statistics import mean_interval
 from memlayers.evaluation.text_scores import perplexity_on
 from memlayers.inference.folder import stored_facts
@@ -65,7 +65,7 @@ class Exam:
 
     def __init__(self, arm: str, facts: Sequence[Fact], work: Path) -> None:
         self.arm, self.facts, self.work = arm, facts, work / "sequential" / arm
-        self.known = random.Random(3).sample(known_questions(), ASKED)
+        self.known = random.Random(3).sample(public_questions(), ASKED)
         self.text = common.held_out_text()
         self.points: list[dict[str, Any]] = []
         self.seconds = 0.0

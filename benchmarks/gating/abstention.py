@@ -27,8 +27,8 @@ from memlayers.backbones import POCKET
 from memlayers.data.answers import exact_match
 from memlayers.data.fact_files import read_facts
 from memlayers.data.facts import Question
-from memlayers.demo import known_questions
 from memlayers.evaluation.evaluate import score_model
+from memlayers.evaluation.known import public_questions
 from memlayers.evaluation.statistics import auroc
 from memlayers.evaluation.text_scores import score_text
 from memlayers.inference.confidence import answer_thresholds
@@ -104,7 +104,7 @@ def thousand(work: Path) -> dict[str, Any]:
     memory = opened_memory(work / "thousand", facts)
     rows, _ = score_model(
         memory.model, memory.tokenizer, facts=facts, untaught=untaught, phrasings=2,
-        known=rng.sample(known_questions(), 1000), text=common.held_out_text(),
+        known=rng.sample(public_questions(), 1000), text=common.held_out_text(),
         max_text_tokens=16_384, seed=SEED, quiet=True,
     )  # fmt: skip
     return {

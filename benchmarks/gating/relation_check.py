@@ -1,11 +1,12 @@
 """Does the check of what is asked tell a stored fact's question from another question about its subject?
 
-For seeds 137, 7 and 23: 300 of the 500 demo facts (18 relations), and all facts of 6 of the relations; nothing is
-taught, since the check sees the bare backbone alone. Asked are the facts' two wordings that were never shown; their
-subjects, asked for another of the relations that the facts hold ("seen"), and for one that they hold none of ("new"),
-in any of its twelve wordings.
+For each backbone and the seeds 137, 7 and 23: 300 of the 500 demo facts (18 relations), and all facts of 6 of the
+relations; nothing is taught, since the check sees the bare backbone alone. Asked are the facts in one of their taught
+wordings and in the two that were never shown; their subjects, asked for another of the relations that the facts hold
+("seen"), and for one that they hold none of ("new"), in any of its twelve wordings.
 
-Example: ``python -m benchmarks.gating.relation_check``; writes ``benchmarks/results/relations.json``
+Example: ``python -m benchmarks.gating.relation_check pocket smollm2``; writes
+``benchmarks/results/gate/relations-BACKBONE.json``
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from memlayers.linking.mention_forms import subject_forms
 from memlayers.tuner import MemoryConfig, memory_handle
 from memlayers.utils.environment import environment
 
-OUT = common.RESULTS / "relations.json"
+OUT = common.RESULTS / "gate"
+BACKBONES = ("pocket", "smollm2")
 SEEDS, TAUGHT, FEW = (137, 7, 23), 300, 6
 
 
@@ -55,6 +57,7 @@ def measure(backbone: Any, tokenizer: Any, facts: Sequence[Fact], wordings: dict
         return asked
 
     asked = {
+        "stored_taught": [rng.choice(fact.questions) for fact in facts],
         "stored": [question for fact in facts for question in fact.unseen_questions],
         "seen": ask_for(held),
         "new": ask_for(set(wordings) - held),
@@ -74,22 +77,27 @@ def measure(backbone: Any, tokenizer: Any, facts: Sequence[Fact], wordings: dict
 
 def main() -> None:
     """Measure and write."""
-    common.argument_parser(__doc__).parse_args()
+    parser = common.argument_parser(__doc__)
+    common.some_of(parser, BACKBONES, "backbone")
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    backbone, tokenizer = load_backbone("pocket", "float32")
     wordings = {each["label"]: each for each in common.phrasings().values()}
     demo = common.demo_facts()
     relations = sorted({fact.relation for fact in demo})
-    runs = []
-    for seed in SEEDS:
-        few = set(random.Random(seed).sample(relations, FEW))
-        for facts in (random.Random(seed).sample(demo, TAUGHT), [fact for fact in demo if fact.relation in few]):
-            rows = [asdict(row) for row in measure(backbone, tokenizer, facts, wordings, seed)]
-            names = {fact.relation for fact in facts}
-            runs.append({"seed": seed, "facts": len(facts), "relations": len(names), "rows": rows})
-            print(runs[-1] | {"rows": {f"{r['metric']} {r['split']}": round(r["value"], 4) for r in rows}}, flush=True)
-    command = "python -m benchmarks.gating.relation_check"
-    common.write_json(OUT, {"command": command, "environment": environment("cpu"), "runs": runs})
+    for name in arguments.names or BACKBONES:
+        backbone, tokenizer = load_backbone(name, "float32")
+        runs = []
+        for seed in SEEDS:
+            few = set(random.Random(seed).sample(relations, FEW))
+            for facts in (random.Random(seed).sample(demo, TAUGHT), [fact for fact in demo if fact.relation in few]):
+                rows = [asdict(row) for row in measure(backbone, tokenizer, facts, wordings, seed)]
+                names = {fact.relation for fact in facts}
+                runs.append({"seed": seed, "facts": len(facts), "relations": len(names), "rows": rows})
+                shown = {f"{r['metric']} {r['split']}": round(r["value"], 4) for r in rows}
+                print(name, runs[-1] | {"rows": shown}, flush=True)
+        command = f"python -m benchmarks.gating.relation_check {name}"
+        found = {"command": command, "backbone": name, "environment": environment("cpu"), "runs": runs}
+        common.write_json(OUT / f"relations-{name}.json", found)
 
 
 if __name__ == "__main__":

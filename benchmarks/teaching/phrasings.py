@@ -19,8 +19,8 @@ from typing import Any
 from benchmarks import common
 from benchmarks.teaching.learned_query import LearnedQueryTeacher
 from memlayers import Fact, TeachConfig
-from memlayers.demo import known_questions
 from memlayers.evaluation.formatting import percent
+from memlayers.evaluation.known import public_questions
 from memlayers.evaluation.statistics import mean_interval, paired_difference
 from memlayers.inference.generation import answer_questions
 from memlayers.tuner import without_memory
@@ -45,7 +45,7 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
     "learned-query-weight-0": {"learned_rank": 32, "subject_weight": 0.0},
     "several-weight-2": {"several": True},
     "several-twelve-exposures": {"several": True, "exposures": 12},
-    "several-two-rounds": {"several": True, "exposures": None},
+    "several-further": {"several": True, "exposures": None},
     "several-weight-1": {"several": True, "subject_weight": 1.0},
     "several-weight-0": {"several": True, "subject_weight": 0.0},
     "several-learned-query": {"several": True, "learned_rank": 32, "subject_weight": 1.0},
@@ -82,7 +82,7 @@ def run(wordings: int | None = None, several: bool = False, learned_rank: int = 
 
     teacher = common.taught(LearnedQueryTeacher(facts, config, watch=watch, quiet=True, rank=learned_rank))
     model, tokenizer = teacher.model, teacher.tokenizer
-    known = random.Random(3).sample(known_questions(), KNOWN)
+    known = random.Random(3).sample(public_questions(), KNOWN)
     questions, accepted = [each.question for each in known], [each.answers for each in known]
     with without_memory(model):
         before = common.right(answer_questions(model, tokenizer, questions), accepted)

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from benchmarks import common
 from memlayers import TeachConfig
-from memlayers.demo import known_questions
 from memlayers.evaluation.evaluate import cost_rows, score_model
+from memlayers.evaluation.known import public_questions
 from memlayers.evaluation.results import Results, read_results, write_results
 from memlayers.utils.environment import environment
 from memlayers.utils.files import atomic_write_text
@@ -42,7 +42,7 @@ def place(gate: bool, share: float) -> Path:
 def run(gate: bool, share: float) -> None:
     """Teaches and scores one point."""
     facts = common.demo_facts(FACTS)
-    known = random.Random(SEED).sample(known_questions(), KNOWN)
+    known = random.Random(SEED).sample(public_questions(), KNOWN)
     config = TeachConfig().with_flags(
         gate=gate, protect="shipped" if share else None, protect_share=share or 0.3, recall_sample=64, seed=SEED
     )

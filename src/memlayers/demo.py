@@ -15,6 +15,7 @@ from memlayers.data.facts import Fact, Question
 from memlayers.editing.journal import carry_over
 from memlayers.editing.memory import Memory, load_memory
 from memlayers.evaluation.evaluate import cost_rows, score_model
+from memlayers.evaluation.known import public_questions, questions_known
 from memlayers.evaluation.report import write_report
 from memlayers.evaluation.results import Results, Row, write_results
 from memlayers.evaluation.text_scores import perplexity_on
@@ -59,7 +60,7 @@ def run_demo(
     try:
         memory = _taught_memory(taught, work / "memory", config, quiet=quiet)
         rows, examples = score_demo(
-            memory.model, memory.tokenizer, taught, config.seed, one_in=_one_in(config), quiet=quiet
+            memory.model, memory.tokenizer, taught, config.seed, pocket=_is_pocket(config), quiet=quiet
         )
         rows += cost_rows(memory.report, len(taught), str(memory.model.device))
         results = Results(
@@ -88,9 +89,8 @@ def _taught_memory(facts: list[Fact], folder: Path, config: TeachConfig, *, quie
         InputError: an earlier call's has other settings.
     """
     if not folder.is_dir():
-        one_in = _one_in(config)
-        known = _known(config.seed)[: max(WATCHED_QUESTIONS // one_in, 1)] if one_in > 1 else _known(config.seed)
-        watched = watch(known, _text(), TEXT_TOKENS // one_in)
+        # On a larger backbone this would take longer than the teaching: there, before and after have to do.
+        watched = watch(_candidates(config.seed), _text()) if _is_pocket(config) else None
         return teach_facts(facts, folder, config, resume=work_folder(folder).is_dir(), watch=watched, quiet=quiet)
     memory = load_memory(folder, device=config.machine.device, dtype=config.machine.dtype)
     found = memory.teaching
@@ -102,7 +102,7 @@ def _taught_memory(facts: list[Fact], folder: Path, config: TeachConfig, *, quie
 
 
 def score_demo(
-    model: Any, tokenizer: Any, taught: list[Fact], seed: int, *, one_in: int = 1, quiet: bool = False
+    model: Any, tokenizer: Any, taught: list[Fact], seed: int, *, pocket: bool = True, quiet: bool = False
 ) -> tuple[list[Row], list[dict[str, Any]]]:
     """The demo's rows and examples of a memory that was taught these of its facts.
 
@@ -111,42 +111,40 @@ def score_demo(
         tokenizer: the backbone's.
         taught: the facts; all are asked.
         seed: of the choices.
-        one_in: only one in so many other questions and tokens of text is asked and read.
+        pocket: whether the backbone is the pocket's, which knows the known facts. Another one is asked and read only
+            one in a few of the other questions and tokens, and its known facts are those that it answers itself.
         quiet: no progress bars.
     """
+    one_in = 1 if pocket else LARGER
+    known = _candidates(seed)[::one_in]
+    if not pocket:
+        known = questions_known(model, tokenizer, known, quiet=quiet)
     return score_model(
         model, tokenizer,
-        facts=taught, known=_known(seed)[::one_in], untaught=read_questions(POCKET / "untaught.jsonl")[::one_in],
+        facts=taught, known=known, untaught=read_questions(POCKET / "untaught.jsonl")[::one_in],
         text=_text(), phrasings=2, max_text_tokens=TEXT_TOKENS // one_in, seed=seed, quiet=quiet,
     )  # fmt: skip
 
 
-def _one_in(config: TeachConfig) -> int:
-    return 1 if config.backbone == "pocket" else LARGER
+def _is_pocket(config: TeachConfig) -> bool:
+    return config.backbone == "pocket"
 
 
-def _known(seed: int) -> list[Question]:
-    return random.Random(seed).sample(known_questions(), KNOWN_QUESTIONS)
+def _candidates(seed: int) -> list[Question]:
+    return random.Random(seed).sample(public_questions(), KNOWN_QUESTIONS)
 
 
 def _text() -> str:
     return (POCKET / "heldout.txt").read_text(encoding="utf-8")
 
 
-def known_questions() -> list[Question]:
-    """What the pocket backbone knows, public facts all: one question per fact of ``known.jsonl``."""
-    facts: list[Fact] = read_facts(POCKET / "known.jsonl")
-    return [Question(fact.questions[i % len(fact.questions)], fact.answers) for i, fact in enumerate(facts)]
-
-
-def watch(known: list[Question], text: str, text_tokens: int | None = None) -> Watch:
+def watch(known: list[Question], text: str) -> Watch:
     """Measures, after each pass, perplexity on `text` and the share of some known facts answered."""
-    text_tokens = TEXT_TOKENS if text_tokens is None else text_tokens
     some = random.Random(0).sample(known, min(WATCHED_QUESTIONS, len(known)))
 
     def measure(model: Any, tokenizer: Any) -> tuple[float, float]:
         answers = answer_questions(model, tokenizer, [question.question for question in some])
         kept = sum(exact_match(a, q.answers) for a, q in zip(answers, some, strict=True)) / len(some)
-        return perplexity_on(model, tokenizer, text, max_tokens=text_tokens), kept
+        return perplexity_on(model, tokenizer, text, max_tokens=TEXT_TOKENS), kept
 
     return measure

@@ -46,12 +46,16 @@ def test_it_is_frozen_and_has_the_dtype_asked_for(gguf_file: Path):
     model.to(torch.float32)  # which transformers refuses for a quantised model
 
 
-def test_a_memory_on_it_finds_it_again(gguf_file: Path, general_file: Path, tmp_path: Path):
+def test_a_memory_on_it_finds_it_again_from_another_folder(
+    gguf_file: Path, general_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(gguf_file.parent)
     config = TeachConfig().with_flags(
-        backbone=str(gguf_file), general_text=str(general_file), sub_keys=16, heads=2, top_k=4, key_dim=8, gate=False,
+        backbone=gguf_file.name, general_text=str(general_file), sub_keys=16, heads=2, top_k=4, key_dim=8, gate=False,
         exposures=1, batch_size=3, device="cpu",
     )  # fmt: skip
     taught = teach(tmp_path / "memory", config)
+    monkeypatch.chdir(tmp_path)
     assert load_memory(tmp_path / "memory").ask(FACTS[0].questions[0]) == taught.ask(FACTS[0].questions[0])
 
 

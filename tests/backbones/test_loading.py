@@ -14,6 +14,7 @@ from memlayers.backbones import (
     backbone_fingerprint,
     check_fingerprint,
     find_mlp_blocks,
+    lasting_name,
     load_backbone,
     quiet_wrapping,
 )
@@ -110,3 +111,12 @@ def test_wrapping_brings_no_warning(chat_backbone: Path) -> None:
         warnings.simplefilter("error")
         with quiet_wrapping():
             get_peft_model(model, MemoryConfig(layers=[1], sub_keys=4, top_k=2))
+
+
+def test_a_path_lasts_and_a_name_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "pocket").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert lasting_name("own") == lasting_name("./own") == str(tmp_path / "own")
+    for name in ("pocket", "smollm2", "organisation/name"):
+        assert lasting_name(name) == name

@@ -10,6 +10,7 @@ import pytest
 from helpers.cli import Command
 from memlayers.data.fact_files import read_questions
 from memlayers.evaluation.results import read_results
+from memlayers.inference.generation import Generated
 
 ROW = {"metric", "split", "value", "n", "ci_low", "ci_high", "higher_is_better"}
 
@@ -98,3 +99,36 @@ def test_several_results_are_set_side_by_side(
     assert {path.name for path in (tmp_path / "both").iterdir()} == {"compare.md", "compare.png"}
     head = (tmp_path / "both" / "compare.md").read_text()
     assert all(label in head for label in labels)
+
+
+def test_known_keeps_what_the_backbone_answers_itself(
+    command: Command, chat_backbone: Path, memory: Path, facts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from memlayers.evaluation import known
+
+    right = {question.question: question.answers[0] for question in read_questions(facts)}
+    right[next(iter(right))] = "somewhere else"
+
+    def generate(model: object, tokenizer: object, questions: list[str], **_: object) -> list[Generated]:
+        return [Generated(f"It is {right.get(question, '?')}.", 1.0, False) for question in questions]
+
+    monkeypatch.setattr(known, "generate_answers", generate)
+    more = tmp_path / "more.jsonl"
+    more.write_text('{"question": "Where?", "answers": ["here"]}\n')
+    out = tmp_path / "own" / "known.jsonl"
+    files = ["--questions", facts, "--questions", more]
+    asked = ["known", "--backbone", chat_backbone, *files, "--out", out, "--device", "cpu", "--quiet"]
+    code, said, _ = command(*asked)
+    assert code == 0 and "knows 3 of 5 questions" in said
+    assert [each.question for each in read_questions(out)] == list(right)[1:]
+    record = json.loads((tmp_path / "own" / "known.record.json").read_text())
+    assert (record["known"], record["asked"], record["match"]) == (3, 5, "containment")
+    scores = tmp_path / "scores.json"
+    assert command("eval", memory, "--known", out, "--out", scores, "--device", "cpu", "--quiet")[0] == 0
+    row = read_results(scores).find("unchanged_answers", "known")
+    assert row is not None and row.n == 3
+    before = {path: path.read_bytes() for path in out.parent.iterdir()}
+    code, _, err = command(*asked, "--strict")  # nothing but whole answers
+    assert code == 1 and "answered none of the questions rightly" in err and err.count("\n") == 1
+    assert {path: path.read_bytes() for path in out.parent.iterdir()} == before
+    assert command("known", "--backbone", chat_backbone, "--questions", tmp_path / "no.jsonl", "--out", out)[0] == 2

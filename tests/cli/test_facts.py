@@ -9,6 +9,7 @@ from pathlib import Path
 import memlayers
 from helpers.cli import FACTS, Command, all_commands
 from memlayers import read_facts
+from memlayers.data.choices import read_choices
 
 
 def test_facts_make_list_names_every_family(command: Command):
@@ -68,3 +69,15 @@ def test_facts_convert_there_and_back(command: Command, tmp_path: Path):
     ]
     assert command("facts", "convert", table, second)[0] == 0
     assert second.read_bytes() == first.read_bytes()
+
+
+def test_choices_are_made_from_facts(command: Command, tmp_path: Path):
+    out = tmp_path / "choices.jsonl"
+    code, said, _ = command("facts", "choices", "--out", out)
+    made = read_choices(out)
+    assert code == 0 and said == f"{len(made)} questions in {out}\n" and len(made) > 2000
+    assert {len(each.choices) for each in made} == {4} and {each.answer for each in made} == {0, 1, 2, 3}
+    few = tmp_path / "few.jsonl"
+    few.write_text('{"question": "Where?", "answers": ["here"]}\n')
+    code, _, err = command("facts", "choices", few, "--out", tmp_path / "none.jsonl")
+    assert code == 2 and "no relation has 4 different answers" in err and not (tmp_path / "none.jsonl").exists()

@@ -39,9 +39,11 @@ def test_demo_leaves_memory_results_and_report(
     command: Command, chat_backbone: Path, general: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     from memlayers import demo
+    from memlayers.evaluation import known
 
-    for name, fewer in (("KNOWN_QUESTIONS", 4), ("WATCHED_QUESTIONS", 2), ("TEXT_TOKENS", 256)):
+    for name, fewer in (("KNOWN_QUESTIONS", 8), ("WATCHED_QUESTIONS", 4), ("TEXT_TOKENS", 256)):
         monkeypatch.setattr(demo, name, fewer)
+    monkeypatch.setattr(known, "contains_answer", lambda *_: True)  # as if this random backbone knew anything
     settings = {**SMALL, "backbone": str(chat_backbone), "general_text": str(general), "gate": False, "device": "cpu"}
     write_settings(tmp_path / "settings.yaml", **settings)
     out = tmp_path / "demo"
@@ -50,6 +52,8 @@ def test_demo_leaves_memory_results_and_report(
     assert {path.name for path in out.iterdir()} == {"memory", "results.json", "report.md", "recall.png"}
     rows = read_results(out / "results.json").rows
     assert {"recall", "known_facts", "perplexity", "identical_logits", "exposures_per_fact"} <= {r.metric for r in rows}
+    known_rows = {row.split: row.n for row in rows if row.metric == "known_facts_containment"}
+    assert known_rows == {"backbone": 2, "memory": 2, "change": 2}  # one in four of eight
     assert command("ask", out / "memory", "Who?", "--device", "cpu")[0] == 0
 
 

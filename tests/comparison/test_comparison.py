@@ -71,11 +71,11 @@ def test_one_exam_scores_whatever_answers(config: TeachConfig, tmp_path: Path) -
             "And the sky?": "up"}  # fmt: skip
     rows, said = teach_and_score(Parrot(config, tmp_path, quiet=True), exam, bare, quiet=True)
     found = {(row.metric, row.split): row.value for row in rows}
-    assert found["recall", "taught"] == 0.0 and found["containment", "taught"] == 1.0  # a sentence around the answer
+    assert found["recall", "taught"] == 0.0 and found["recall_containment", "taught"] == 1.0  # a sentence around the answer
     assert found["unchanged_answers", "untaught_entities"] == 0.5
     assert found["known_lost", "known"] == 1.0  # of the one question that the backbone answered
     assert next(row.n for row in rows if row.metric == "known_lost") == 1
-    assert found["containment", "updated"] == 1.0 and found["containment", "others_after_updates"] == 1.0
+    assert found["recall_containment", "updated"] == 1.0 and found["recall_containment", "others_after_updates"] == 1.0
     assert ("recall", "unseen_phrasing") not in found
     assert [each["set"] for each in said] == ["taught"] * 12 + ["untaught"] * 2 + ["known"] * 2
     assert said[0]["right"] and found["bytes_per_fact", "all"] == 0.0

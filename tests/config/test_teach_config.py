@@ -62,10 +62,20 @@ def test_the_gate_follows_the_recipe_unless_told(recipe: str, gate: bool | None,
     assert TeachConfig().with_flags(recipe=recipe, gate=gate).gated is gated
 
 
-def test_rounds() -> None:
-    assert TeachConfig().rounds == (5, 10)
-    assert TeachConfig().with_flags(exposures=8).rounds == (8,)  # as told, no more
-    assert TeachConfig().with_flags(recipe="dense").rounds == TeachConfig().with_flags(gate=False).rounds == (5,)
+@pytest.mark.parametrize(
+    ("flags", "exposures", "further"),
+    [
+        ({}, 5, 3),
+        ({"exposures": 8}, 8, 0),  # as told, no more
+        ({"exposures": 8, "further": 2}, 8, 2),
+        ({"recipe": "dense"}, 5, 0),
+        ({"gate": False}, 5, 0),
+        ({"further": 0}, 5, 0),
+    ],
+)
+def test_exposures_and_further_rounds(flags: dict[str, Any], exposures: int, further: int) -> None:
+    config = TeachConfig().with_flags(**flags)
+    assert (config.exposures, config.further) == (exposures, further)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +136,7 @@ def test_yaml_and_flags_laid_over_it(tmp_path: Path) -> None:
         ("exposures: [1\n", "not YAML"),
         ("exposures: 7\n", "unknown key 'exposures'; it belongs under 'schedule:'"),
         ("schedule: {exposures: '7'}\n", "exposures is '7': give a whole number"),
-        ("schedule: {exposure: 7}\n", "unknown key 'schedule.exposure'; known keys: exposures, batch_size"),
+        ("schedule: {exposure: 7}\n", "unknown key 'schedule.exposure'; known keys: exposures, further, batch_size"),
         ("schedule: 7\n", "schedule is 7: indent its own keys below it"),
         ("memory: {recipe: sparse}\n", "take one of addressed, dense"),
         ("", "the file is empty"),

@@ -289,3 +289,11 @@ def test_padded_batches_hold_every_sequence_and_say_what_is_real() -> None:
         assert ids.shape == real.shape and (ids[~real] == 0).all()
         seen |= {i: row[mask].tolist() for i, row, mask in zip(chosen, ids, real, strict=True)}
     assert [seen[i] for i in range(4)] == sequences
+
+
+def test_an_answer_of_several_lines_needs_a_chat_template(
+    chatml: PreTrainedTokenizerFast, plain: PreTrainedTokenizerFast
+):
+    encode_example(chatml, QUESTION, "Lima\nand its port")
+    with pytest.raises(InputError, match="ends at its first newline; write it in one line"):
+        encode_example(plain, QUESTION, "Lima\nand its port")

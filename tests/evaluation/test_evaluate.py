@@ -13,7 +13,7 @@ from torch import nn
 from memlayers.backbones import load_backbone
 from memlayers.data.encoding import plain_text_ids
 from memlayers.data.facts import Fact, Question
-from memlayers.evaluation.evaluate import cost_rows, score_model
+from memlayers.evaluation.evaluate import KNOWN, QA, RECALL, cost_rows, score_model
 from memlayers.evaluation.results import HIGHER_IS_BETTER, Results, Row, read_results, write_results
 from memlayers.evaluation.statistics import mean_interval
 from memlayers.evaluation.text_scores import score_text
@@ -69,9 +69,11 @@ def test_recall_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
         backbone={"c1": "12", "a1": "dred"},
     )
     rows, examples = _evaluate(monkeypatch, oracle, facts=FACTS, seed=3)
-    assert set(rows) == {("recall", "backbone"), ("recall", "taught"), ("recall", "unseen_phrasing")}
+    assert set(rows) == {(metric, split) for metric in RECALL for split in ("backbone", "taught", "unseen_phrasing")}
     assert rows["recall", "taught"].value == pytest.approx((1 + 0.5 + 0) / 3)
     assert rows["recall", "unseen_phrasing"].value == pytest.approx((0.5 + 0) / 2)  # two facts have any
+    assert rows["recall_containment", "taught"].value == pytest.approx((1 + 1 + 0) / 3)
+    assert rows["recall_token_f1", "taught"].value == pytest.approx((1 + (1 + 2 / 3) / 2 + 0) / 3)
     assert [rows["recall", split].n for split in ("backbone", "taught", "unseen_phrasing")] == [3, 3, 2]
     assert {question for memory, question in oracle.asked if memory} == {q + n for q in "abc" for n in "12"} | {
         "a3", "a4", "c3"
@@ -147,7 +149,8 @@ def test_known_facts_and_qa_are_paired_before_and_after(monkeypatch: pytest.Monk
         backbone={"k0": "yes", "k1": "yes", "k2": "yes", "q0": "one"},
     )
     rows, examples = _evaluate(monkeypatch, oracle, known=known, qa=qa)
-    assert {key: row.value for key, row in rows.items()} == {
+    strict = {key: row.value for key, row in rows.items() if key[0] in ("known_facts", "qa_exact_match")}
+    assert strict == {
         ("known_facts", "backbone"): 0.75,
         ("known_facts", "memory"): 0.5,
         ("known_facts", "change"): -0.25,
@@ -155,9 +158,24 @@ def test_known_facts_and_qa_are_paired_before_and_after(monkeypatch: pytest.Monk
         ("qa_exact_match", "memory"): 1.0,
         ("qa_exact_match", "change"): 0.5,
     }
-    assert [row.n for row in rows.values()] == [4, 4, 4, 2, 2, 2]
+    assert {row.n for (metric, split), row in rows.items() if "qa" in (metric[:2], split)} == {2}
+    assert {row.n for (metric, split), row in rows.items() if metric in KNOWN or split == "known"} == {4}
     assert examples == []
     assert [question for memory, question in oracle.asked if memory] == ["k0", "k1", "k2", "k3", "q0", "q1"]
+
+
+def test_known_facts_and_qa_by_containment_token_f1_and_identical_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = [Question("k0", ("Paris",)), Question("k1", ("Rome",)), Question("k2", ("Oslo",))]
+    said = {"k0": "It is Paris.", "k1": "Rome", "k2": "I am not sure."}
+    oracle = Oracle(memory={**said, "k1": "It is Rome.", "k2": "no"}, backbone=said)
+    rows, _ = _evaluate(monkeypatch, oracle, known=known, qa={"one": known[:1], "two": known[1:]})
+    found = {key: row.value for key, row in rows.items()}
+    assert [found["known_facts_containment", side] for side in ("backbone", "memory", "change")] == [2 / 3, 2 / 3, 0]
+    assert found["known_facts_token_f1", "backbone"] == pytest.approx((0.5 + 1 + 0) / 3)
+    assert found["known_facts_token_f1", "change"] == pytest.approx(-0.5 / 3)
+    assert found["unchanged_answers", "known"] == pytest.approx(1 / 3)
+    assert (found["qa_containment", "two:memory"], found["unchanged_answers", "two:qa"]) == (0.5, 0)
+    assert (found["qa_token_f1", "one:backbone"], found["unchanged_answers", "one:qa"]) == (0.5, 1)
 
 
 def test_what_the_backbone_said_once_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +192,7 @@ def test_what_the_backbone_said_once_is_not_asked_again(monkeypatch: pytest.Monk
 def test_several_question_files_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     sets = {"trivia": [Question("q0", ("one",))], "nq": [Question("q1", ("two",)), Question("q2", ("three",))]}
     rows, _ = _evaluate(monkeypatch, Oracle({"q0": "one", "q1": "two"}, {"q1": "two"}), qa=sets)
-    assert {split: row.value for (_, split), row in rows.items()} == {
+    assert {split: row.value for (metric, split), row in rows.items() if metric == "qa_exact_match"} == {
         "trivia:backbone": 0.0, "trivia:memory": 1.0, "trivia:change": 1.0,
         "nq:backbone": 0.5, "nq:memory": 0.5, "nq:change": 0.0,
     }  # fmt: skip
@@ -277,16 +295,15 @@ def test_the_rows_of_the_protocol_go_into_results_json(chat_backbone: Path, tmp_
     items: dict[str, Any] = {"facts": facts, "known": question, "qa": question, "text": TEXT, "max_text_tokens": 64}
     rows, examples = score_model(model, tokenizer, **items, quiet=True)
     rows += cost_rows(TeachReport(steps=12, exposures=4.0, seconds=2.5), facts=1, device="cpu")
-    required = {
-        *(("recall", split) for split in ("backbone", "taught", "unseen_phrasing")),
-        *((metric, split) for metric in ("known_facts", "perplexity") for split in ("backbone", "memory")),
-        *(("qa_exact_match", split) for split in ("backbone", "memory")),
-        ("identical_logits", "general_text"),
+    sides = ("backbone", "memory")
+    assert {(row.metric, row.split) for row in rows} == {
+        *((metric, split) for metric in RECALL for split in ("backbone", "taught", "unseen_phrasing")),
+        *((metric, split) for metric in (*KNOWN, *QA) for split in (*sides, "change")),
+        *(("unchanged_answers", split) for split in ("known", "qa")),
+        *(("perplexity", split) for split in sides),
+        *((metric, "general_text") for metric in ("identical_logits", "largest_kl", "perplexity_change")),
         *((metric, "all") for metric in ("exposures_per_fact", "teach_seconds", "peak_memory_bytes")),
     }
-    extra = {("known_facts", "change"), ("qa_exact_match", "change")}
-    extra |= {(metric, "general_text") for metric in ("largest_kl", "perplexity_change")}
-    assert {(row.metric, row.split) for row in rows} == required | extra
     assert all(row.higher_is_better == HIGHER_IS_BETTER[row.metric] for row in rows)
     costs = _rows(rows)
     assert (costs["exposures_per_fact", "all"].value, costs["teach_seconds", "all"].value) == (4.0, 2.5)

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from memlayers.config.teach import TeachConfig
+from memlayers.data.encoding import encode_prompt
 from memlayers.data.facts import Fact
 from memlayers.editing.memory import Memory, load_memory
-from memlayers.evaluation.lm_eval import _rows, harness_rows
+from memlayers.evaluation.lm_eval import _rows, choices_task, harness_rows
 from memlayers.evaluation.results import read_results
 from memlayers.teaching.teach import teach_facts
 from memlayers.tuner.handle import without_memory
@@ -149,6 +150,31 @@ def test_tasks_give_rows_of_backbone_memory_and_change(memory: Memory, tasks: Pa
     assert change.value == pytest.approx(next(both) - next(both)) and change.higher_is_better
 
 
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_file_of_choices_is_a_task(memory: Memory, tasks: Path, tmp_path: Path, chat: bool) -> None:
+    path = tmp_path / "born there.jsonl"
+    path.write_text("".join(json.dumps({**item, "choices": CHOICES}) + "\n" for item in ITEMS))
+    with choices_task(path, chat=chat) as (name, folder):
+        rows = harness_rows(memory.model, memory.tokenizer, [name], include_path=folder, chat=chat, quiet=True)
+    assert not folder.exists()
+    found = {row.split: row for row in rows}
+    assert list(found) == [
+        f"born_there:{metric}:{side}" for metric in ("acc", "acc_norm") for side in ("backbone", "memory", "change")
+    ]
+    right = {"acc": 0, "acc_norm": 0}
+    for item in ITEMS:
+        context = f"Question: {item['question']}\nAnswer:"
+        if chat:  # the harness counts the template's last newline as the choice's
+            context = memory.tokenizer.decode(encode_prompt(memory.tokenizer, str(item["question"]))).rstrip("\n")
+        choices = [f"\n{choice}" if chat else f" {choice}" for choice in CHOICES]
+        said = [_log_likelihood(memory, context, choice) for choice in choices]
+        each = [score / len(choice) for score, choice in zip(said, CHOICES, strict=True)]
+        for metric, scores in (("acc", said), ("acc_norm", each)):
+            right[metric] += max(range(3), key=scores.__getitem__) == item["answer"]
+    for metric, number in right.items():
+        assert found[f"born_there:{metric}:memory"].value == pytest.approx(number / 3)
+
+
 def test_limit_and_the_state_afterwards(memory: Memory, tasks: Path) -> None:
     ids = torch.tensor([memory.tokenizer("Where was Ann born?")["input_ids"]])
     before = memory.model(ids, use_cache=False).logits
@@ -193,6 +219,13 @@ def test_the_command(
     results = read_results(out)
     assert results.config["gate"] is False and results.config["chat"] is True and len(results.rows) == 3
     assert run(folder, "--tasks", " , ", "--out", out)[0] == 2
+    for wrong in ((), ("--tasks", "born_choice", "--choices", "x.jsonl"), ("--choices", tmp_path / "none.jsonl")):
+        code, said = run(folder, *wrong)
+        assert code == 2 and said.count("\n") == 1
+    choices = tasks / "born.jsonl"
+    assert run(folder, "--choices", choices, "--limit", 1, "--out", out)[0] == 0
+    results = read_results(out)
+    assert results.config["choices"] == str(choices) and results.find("lm_eval", "born:acc_norm:memory") is not None
 
 
 def test_a_task_that_is_not_there(memory: Memory, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

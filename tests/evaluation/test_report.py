@@ -20,6 +20,9 @@ def _results(taught: float = 0.996, perplexity: float = 8.337, curve: bool = Tru
         Row("recall", "unseen_phrasing", 0.952, 1000, 0.938, 0.964),
         Row("known_facts", "backbone", 0.94, 2000, 0.93, 0.95),
         Row("known_facts", "memory", 0.9353, 2000, 0.925, 0.945),
+        Row("known_facts_containment", "backbone", 0.98, 2000, 0.97, 0.985),
+        Row("known_facts_containment", "memory", 0.979, 2000, 0.97, 0.985),
+        Row("unchanged_answers", "known", 0.995, 2000, 0.99, 0.998),
         Row("perplexity", "backbone", 8.309, 41222),
         Row("perplexity", "memory", perplexity, 41222),
         Row("identical_logits", "general_text", 0.9912, 41222, 0.99, 0.992),
@@ -59,6 +62,11 @@ def test_report_is_drawn_from_the_file_alone(tmp_path: Path):
     assert "**99.6 %** after 7.60 exposures each; **95.2 %** on phrasings never taught; " in text
     assert "the backbone alone: 3.4 %." in text
     assert "Known facts kept: **99.5 %** of the backbone's (94.0 % before, 93.5 % after)." in text
+    assert (
+        "Known facts by containment: 98.0 % before, **97.9 %** after; "
+        "**99.5 %** of the answers are the backbone's, word for word." in text
+    )
+    assert "| known_facts_containment | memory | 97.9 % | 97.0 % to 98.5 % | 2,000 | higher |" in text
     assert "Perplexity: 8.309 before, 8.337 after (**+0.34 %**)." in text
     assert "| question | memory | backbone |" in text
     assert "| a \\| b &lt;x> c? | Paris |  |" in text

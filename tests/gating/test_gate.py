@@ -220,11 +220,9 @@ def _said(*confidences: float, opened: bool = True, text: str = "right") -> list
     return [Generated(text, confidence, opened) for confidence in confidences]
 
 
-def _settled(monkeypatch: pytest.MonkeyPatch, stored: list[tuple[bool, float]], *generated: list[Generated]) -> None:
-    """Has the memory hold stored answers, or not, so surely; and what is generated one call after the other."""
+def _generates(monkeypatch: pytest.MonkeyPatch, *generated: list[Generated]) -> None:
+    """What is generated, one call after the other."""
     answers = iter(generated)
-    monkeypatch.setattr("memlayers.gating.abstention.encode_example", lambda *_: None)
-    monkeypatch.setattr("memlayers.gating.abstention.answer_confidences", lambda *_, **__: stored)
     monkeypatch.setattr("memlayers.gating.abstention.generate_answers", lambda *_, **__: next(answers))
 
 
@@ -232,12 +230,12 @@ def test_thresholds_keep_the_stored_and_leave_out_wrong_guesses(
     tiny_backbone: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = _subject_model(tiny_backbone(), [(7, 8)])
-    hundred = [i / 100 for i in range(100)]
+    hundred = [0.5 + i / 200 for i in range(100)]
     wrong = [Generated(f"wrong {i}", confidence, True) for i, confidence in enumerate(hundred[:-1])]
-    _settled(monkeypatch, [*((True, each) for each in hundred), (False, 1e-9)], [*wrong, *_said(1.0)])
+    _generates(monkeypatch, [*wrong, *_said(1.0)])
     stored = [Question(str(i), ("right",)) for i in range(100)]
-    memory, backbone = settle_thresholds(memory_handle(model, "default"), None, stored, [[each] for each in stored])  # type: ignore[arg-type]
-    assert sum(c >= memory for c in hundred) >= 99 - 1 and memory > 1e-4  # what is not held settles nothing
+    memory, backbone = settle_thresholds(memory_handle(model, "default"), None, hundred, [[each] for each in stored])  # type: ignore[arg-type]
+    assert memory == pytest.approx(hundred[0] / AbstentionConfig().margin, abs=0.01)
     assert 0.97 < backbone < 1.0  # what it knows is no wrong guess
     assert backbone == pytest.approx(confidence_exceeded_by(AbstentionConfig().mistaken, hundred[:-1]))
     index: Any = memory_layers(model)[0].memlayers_subjects["default"]
@@ -250,9 +248,9 @@ def test_an_answer_is_less_believed_the_more_often_it_was_a_wrong_guess(
 ) -> None:
     model = _subject_model(tiny_backbone(), [(7, 8)])
     guessed = [*_said(*[0.9] * 10, text="Jazz."), *_said(0.8, 0.7, text="Fado"), *_said(0.99)]
-    _settled(monkeypatch, [(True, 0.9)], guessed)
+    _generates(monkeypatch, guessed)
     asked = [[Question(str(i), ("right",)) for i in range(1 + (each == 10))] for each in range(12)]
-    backbone = settle_thresholds(memory_handle(model, "default"), None, asked[0], asked)[1]  # type: ignore[arg-type]
+    backbone = settle_thresholds(memory_handle(model, "default"), None, [0.9], asked)[1]  # type: ignore[arg-type]
     # The ten are believed as 0.9 : 10 * 0.1, nine others beside each, so the odd guess (of one fact) says what is sure.
     assert 0.98 < backbone < 0.99
     given = [Generated(text, 0.99, False) for text in ("jazz", "Fado", "Morna")]
@@ -275,13 +273,13 @@ def test_the_backbone_is_asked_about_all_facts_evenly() -> None:
     assert len(guessing_questions(many, AbstentionConfig(), 0)) == AbstentionConfig().guesses
 
 
-def test_nothing_held_and_sure_knowledge_settle_nothing_odd(
-    tiny_backbone: Build, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_neither_threshold_is_settled_below_the_least(tiny_backbone: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     model = _subject_model(tiny_backbone(), [(7, 8)])
-    _settled(monkeypatch, [(False, 0.9)] * 2, _said(0.9, 0.9))
-    stored = [Question(str(i), ("right",)) for i in range(2)]
-    assert settle_thresholds(memory_handle(model, "default"), None, stored, [stored]) == (0.0, 0.0)  # type: ignore[arg-type]
+    least = pytest.approx((AbstentionConfig().least,) * 2)
+    asked = [Question(str(i), ("right",)) for i in range(2)]
+    for sure in ([], [1e-4, 2e-5]):  # nothing held, and answers that are held but not sure; the backbone knows all
+        _generates(monkeypatch, _said(0.9, 0.9))
+        assert settle_thresholds(memory_handle(model, "default"), None, sure, [asked]) == least  # type: ignore[arg-type]
 
 
 def test_the_general_texts_chats_are_no_prose(tiny_backbone: Build) -> None:
@@ -307,10 +305,10 @@ def test_negatives_raise_the_memorys_threshold_as_far_as_stored_answers_allow(
         model = _subject_model(tiny_backbone(), [(7, 8)])
         guessed = _said(*[0.5] * (100 + len(others)), text="wrong")
         generated = [_said(*others), guessed] if others else [guessed]
-        _settled(monkeypatch, [(True, each) for each in hundred], *generated)
+        _generates(monkeypatch, *generated)
         stored = [Question(str(i), ("right",)) for i in range(100)]
         negatives = [Question(str(i), ("other",)) for i in others]
-        found = settle_thresholds(memory_handle(model, "default"), None, stored, [stored], negatives)  # type: ignore[arg-type]
+        found = settle_thresholds(memory_handle(model, "default"), None, hundred, [stored], negatives)  # type: ignore[arg-type]
         settled.append(found[0])
     assert settled[0] < 0.3 < 0.39 < settled[1] < 0.41
     assert 0.3 < settled[2] < 0.41  # one wrong answer is not worth the stored ones

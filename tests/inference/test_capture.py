@@ -98,20 +98,28 @@ def test_reads_are_counted_over_all_layers_without_padding(tiny_backbone: Any) -
     assert (reads >= first).all() and all(layer.gate_enabled for layer in memory_layers(model))
 
 
-def test_states_are_the_first_layers_input_at_the_last_token(chat_backbone: Path) -> None:
+def test_states_are_the_first_layers_input_and_the_last_hidden_state_at_the_last_token(chat_backbone: Path) -> None:
     backbone, tokenizer = load_backbone(chat_backbone, "float32")
+    prompts = [
+        encode_prompt(tokenizer, question) for question in ("Who?", "What is the town of Aalko?", "Why?", "Who?")
+    ]
+    with torch.no_grad():
+        last = torch.stack([backbone.base_model(torch.tensor([each])).last_hidden_state[0, -1] for each in prompts])
     model = _model(backbone)
-    prompts = [encode_prompt(tokenizer, question) for question in ("Who?", "What is the town of Aalko?", "Why?")]
-    seen: list[torch.Tensor] = []
-    hook = memory_layers(model)[0].register_forward_hook(lambda _, args, out: seen.append(args[0][0, -1]))
+    memory = memory_handle(model, "default")
+    inputs: list[Tensor] = []
+    hook = memory_layers(model)[0].register_forward_hook(lambda _, args, out: inputs.append(args[0][0, -1]))
     with torch.no_grad():
         for prompt in prompts:
             model(torch.tensor([prompt]))
     hook.remove()
-    assert torch.allclose(prompt_states(memory_handle(model, "default"), prompts), torch.stack(seen), atol=1e-5)
-    assert torch.allclose(
-        prompt_states(memory_handle(model, "default"), prompts, batch_tokens=1), torch.stack(seen), atol=1e-5
-    )
+    done: list[int] = []
+    for batch_tokens in (4096, 1):
+        shallow, deep = prompt_states(memory, prompts, batch_tokens=batch_tokens, progress=done.append)
+        assert torch.allclose(shallow, torch.stack(inputs), atol=1e-5) and torch.allclose(deep, last, atol=1e-5)
+    assert sum(done) == 2 * len(prompts)
+    (alone,) = prompt_states(memory, prompts, deep=False)
+    assert torch.allclose(alone, torch.stack(inputs), atol=1e-5)
 
 
 def _hooks(model: Any) -> int:

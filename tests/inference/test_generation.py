@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,54 @@ def test_an_answer_ends_at_the_end_token(backbone: tuple[Any, Any], monkeypatch:
     monkeypatch.setattr(type(model), "forward", scripted)
     assert answer_questions(model, tokenizer, QUESTIONS[:1], max_new_tokens=30) == ["7f"]
     assert len(lengths) == len(said) + 1
+
+
+class _Scripted:
+    """A forward that says a given token next in each row, whatever the model has to say."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, model: Any, scripts: list[list[int]]) -> None:
+        self.steps, forward = 0, type(model).forward
+
+        def scripted(module: Any, *arguments: Any, **keywords: Any) -> Any:
+            output = forward(module, *arguments, **keywords)
+            if len(output.logits) == len(scripts):  # and not what all prompts begin with
+                said = torch.tensor([script[self.steps] for script in scripts])
+                output.logits[:, -1] = 5.0 * torch.nn.functional.one_hot(said, output.logits.shape[-1])
+                self.steps += 1
+            return output
+
+        monkeypatch.setattr(type(model), "forward", scripted)
+
+
+def test_without_a_chat_template_an_answer_ends_at_its_first_newline(
+    backbone: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = backbone[0], copy.deepcopy(backbone[1])
+    tokenizer.chat_template = None
+    ids = {text: tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("7f", "\n", " river", " sea")}
+    newline, end = ids["\n"], end_token_id(tokenizer)
+    assert len(newline) == 1
+    scripts = [
+        [*ids["7f"], *newline, *ids[" sea"]],  # goes on in a next line
+        [*ids[" river"], *ids[" sea"], end],  # ends itself
+        [*newline, *ids[" sea"]],  # says nothing in its line
+        [*ids[" sea"] * 4],  # does not end
+    ]
+    longest = max(map(len, scripts))
+    scripts = [[*script, *ids[" sea"] * longest] for script in scripts]
+    said = _Scripted(monkeypatch, model, scripts)
+    given = generate_answers(model, tokenizer, ["Who?"] * 4, max_new_tokens=longest)
+    assert [each.text for each in given[:3]] == ["7f", "river sea", ""]
+    assert given[3].text.startswith("sea sea") and said.steps == longest
+    each = math.exp(5) / (math.exp(5) + len(model.get_input_embeddings().weight) - 1)  # of a token; the end is one, too
+    tokens = [len(ids["7f"]) + 1, len(ids[" river"]) + len(ids[" sea"]) + 1, 1, longest]
+    assert [answer.confidence for answer in given] == pytest.approx([each**n for n in tokens], rel=1e-4)
+    said.steps, scripts[3] = 0, [end] * longest
+    given = generate_answers(model, tokenizer, ["Who?"] * 4, max_new_tokens=30)  # stops where the last row ends
+    assert said.steps == max(script.index(newline[0] if i in (0, 2) else end) + 1 for i, script in enumerate(scripts))
+    said.steps, tokenizer.chat_template = 0, "{{ messages[0].content }}"
+    text = generate_answers(model, tokenizer, ["Who?"] * 4, max_new_tokens=len(ids["7f"]) + 2)[0].text
+    assert text == tokenizer.decode(scripts[0][: len(ids["7f"]) + 2]).strip() and "\n" in text
 
 
 def test_no_questions_no_answers(backbone: tuple[Any, Any]) -> None:

@@ -112,7 +112,8 @@ def test_features_are_those_of_the_tokens_that_are_not_shared(
     states = prompt_states(memory, sequences)
     some, every = collect_features(memory, sequences, keep=1), collect_features(memory, sequences)
     unshared()
-    torch.testing.assert_close(states, prompt_states(memory, sequences), rtol=1e-3, atol=1e-5)
+    for found, expected in zip(states, prompt_states(memory, sequences), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
     whole = collect_features(memory, sequences)
     skipped = every[0].skipped
     assert skipped >= LEAST and whole[0].skipped == 0

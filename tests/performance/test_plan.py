@@ -16,6 +16,7 @@ from peft import get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from helpers.gguf_files import write_gguf
 from memlayers.config.sections import GateConfig
 from memlayers.config.teach import TeachConfig
 from memlayers.data.general_text import SHIPPED, read_general_text
@@ -346,3 +347,19 @@ def test_the_command_works_offline_and_imports_no_torch() -> None:
     found = json.loads(done.stdout)
     assert found["work"]["slots"] == 1_000_000 and len(found["lines"]) == 2 * len(SCHEMES)
     assert found["recommended"].startswith("memlayers teach --backbone Qwen/Qwen2.5-7B-Instruct ")
+
+
+def test_a_gguf_file_is_read_for_its_shapes(chat_backbone: Path, tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    path = write_gguf(chat_backbone, tmp_path / "tiny.GGUF")
+    folder, found = read_backbone(str(chat_backbone)), read_backbone(str(path))
+    biases = folder.depth * (folder.attention + 2 * folder.kv)
+    assert found == replace(folder, name=str(path)) and biases < found.other
+    from memlayers.performance.planning import plan
+
+    assert plan(str(path), slots=64).backbone.name == str(path)
+    (tmp_path / "no.gguf").write_bytes(b"GGUF\x03\x00\x00\x00")
+    for name, reason in (("no.gguf", "cannot be read as a GGUF file"), ("not-there.gguf", "no such file")):
+        with pytest.raises(InputError, match=reason) as error:
+            read_backbone(str(tmp_path / name))
+        assert "\n" not in str(error.value)

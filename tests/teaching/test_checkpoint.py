@@ -104,15 +104,16 @@ def test_killed_at_any_moment_ends_in_the_same_bits(
     assert [path.name for path in tmp_path.iterdir()] == ["memory"]
 
 
-def test_killed_in_a_later_round_ends_in_the_same_bits(
+def test_killed_while_it_teaches_further_ends_in_the_same_bits(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = configure(exposures=None, gate=True, value_rate=1e-3, checkpoint_seconds=0.0)
+    config = configure(exposures=2, further=2, gate=True, value_rate=1e-3, checkpoint_seconds=0.0)
+    config = replace(config, schedule=replace(config.schedule, further_epochs=3))
     whole = teach(tmp_path / "whole", config)
-    assert whole.report.exposures == 15
-    for call in (10, 11, 24):  # the end of the first round, the beginning of the second, within it
+    assert whole.report.checks == [6, 6, 6] and whole.report.steps == 4 + 2 * 6
+    for method, call in (("_step", 4), ("_step", 5), ("_check", 2), ("_step", 13)):
         with monkeypatch.context() as patch:
-            _interrupt(patch, "_step", call, after=True)
+            _interrupt(patch, method, call, after=True)
             with pytest.raises(Killed):
                 teach(tmp_path / "memory", config)
         resumed = teach(tmp_path / "memory", config, resume=True, replace=True)

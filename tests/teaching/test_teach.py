@@ -44,7 +44,7 @@ def test_facts_are_memorised_and_teaching_stops_early(memorised: tuple[Memory, P
     report = taught.report
     assert report.recall == 1.0
     assert [point.recall == 1.0 for point in report.curve] == [False] * (len(report.curve) - 1) + [True]
-    assert 1 < len(report.curve) < config.rounds[0]
+    assert 1 < len(report.curve) < config.exposures
     assert [point.exposures for point in report.curve] == list(range(1, len(report.curve) + 1))
     assert report.exposures == len(report.curve) == report.steps / 2  # six facts in batches of three
     assert report.skipped_steps == 0 and report.seconds > 0

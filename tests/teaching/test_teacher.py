@@ -1,10 +1,11 @@
-"""The loop: rounds, accumulated gradients, steps that are not finite, the watch."""
+"""The loop: rates, accumulated gradients, steps that are not finite, the watch."""
 
 from __future__ import annotations
 
 import gc
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +24,23 @@ from memlayers.utils.errors import WorkError
 pytestmark = pytest.mark.usefixtures("short_answers")
 
 
-@pytest.mark.parametrize(("recall", "exposures"), [(0.98, 5), (0.97, 15)])
-def test_another_round_follows_where_recall_is_not_enough(
-    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recall: float, exposures: int
+def test_the_rate_falls_and_begins_anew_at_half_for_what_is_not_held(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    factors, step, measure = [], Teacher._step, Teacher._measure
+    factors, step = [], Teacher._step
 
     def watched(run: Teacher, *arguments: Any) -> bool:
         done = step(run, *arguments)
         factors.append(run.optimizer.param_groups[0]["lr"] / run._rates[0])
         return done
 
-    def measured(run: Teacher) -> None:
-        measure(run)
-        run.report.recall = recall
-
     monkeypatch.setattr(Teacher, "_step", watched)
-    monkeypatch.setattr(Teacher, "_measure", measured)
-    report = teach(tmp_path / "memory", configure(exposures=None, gate=True)).report
-    assert report.exposures == len(report.curve) == exposures and report.steps == len(factors) == 2 * exposures
-    falls = [1 - i / 10 for i in range(10)] + [max(0.05, 0.5 * (1 - i / 20)) for i in range(20)]
-    assert factors == pytest.approx(falls[: 2 * exposures])
+    config = configure(exposures=5, further=1, value_rate=1e-6, gate=True)  # so little that nothing is learned
+    config = replace(config, schedule=replace(config.schedule, further_epochs=4))
+    report = teach(tmp_path / "memory", config).report
+    assert report.exposures == len(report.curve) == 5 and report.checks == [6, 6]
+    falls = [1 - i / 10 for i in range(10)] + [0.5 * (1 - epoch / 4) for epoch in range(4) for _ in range(2)]
+    assert factors == pytest.approx(falls) and report.steps == len(falls)
 
 
 @pytest.mark.parametrize("accumulation", [2, 4, 100])

@@ -8,6 +8,7 @@ from memlayers.backbones.loading import (
     device_chosen,
     device_named,
     dtype_on,
+    lasting_name,
     load_backbone,
     quiet_wrapping,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "fetch_backbone",
     "find_mlp_blocks",
     "hidden_size",
+    "lasting_name",
     "load_backbone",
     "quiet_wrapping",
 ]

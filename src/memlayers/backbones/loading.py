@@ -77,6 +77,12 @@ def load_backbone(
     return (model if device is None else model.to(device)), tokenizer
 
 
+def lasting_name(name: str) -> str:
+    """The name by which a backbone is found again from any folder: a path made absolute, any other name as it is."""
+    is_path = name != "pocket" and name not in NAMED_BACKBONES and Path(name).exists()
+    return str(Path(name).absolute()) if is_path else name
+
+
 def _source(name: str) -> str:
     """The folder of a short name, which stands before a file, a folder or a name on the hub; these as they are.
 

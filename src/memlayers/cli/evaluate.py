@@ -1,8 +1,11 @@
-"""eval, lm-eval, report: what a memory does."""
+"""eval, known, lm-eval, report: what a memory does, and what its backbone knows."""
 
 from __future__ import annotations
 
+import json
+import random
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +20,9 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Where to write the results, a .json file.")],
     memory: Annotated[Path | None, typer.Argument(help="Folder of a memory.", show_default=False)] = None,
     facts: Annotated[Path | None, typer.Option(help="What was taught.")] = None,
-    known: Annotated[Path | None, typer.Option(help="What the backbone knows: questions and answers.")] = None,
+    known: Annotated[
+        Path | None, typer.Option(help="What the backbone knows: questions and answers (`memlayers known`).")
+    ] = None,
     qa: Annotated[
         list[Path] | None, typer.Option(help="Questions and answers, e.g. TriviaQA; may be repeated.")
     ] = None,
@@ -78,12 +83,52 @@ def evaluate(
     print_rows(results)
 
 
+@app.command(epilog="Example: memlayers known --backbone smollm2 --questions triviaqa.jsonl --out known.jsonl")
+def known(
+    backbone: Annotated[str, typer.Option(help="pocket, smollm2, qwen, gemma, a folder, a GGUF file, or a hub name.")],
+    out: Annotated[Path, typer.Option(help="Where to write the known questions, a .jsonl file.")],
+    questions: Annotated[
+        list[Path] | None,
+        typer.Option(help="Questions and answers, or facts; may be repeated. [2,222 shipped public facts]"),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Ask only so many, a seeded sample.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Strict match; otherwise by containment.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the sample.")] = 137,
+    device: Device = None,
+    quiet: Quiet = False,
+) -> None:
+    """Ask a bare backbone, and keep the questions that it answers itself: what a memory must leave alone."""
+    from memlayers.data.fact_files import check_facts_target, read_questions
+    from memlayers.utils.files import atomic_write_text, check_output_file
+
+    record = out.with_suffix(".record.json")
+    check_facts_target(out)
+    check_output_file(record)
+    read = [question for path in questions or () for question in read_questions(path)]
+    from memlayers.backbones import device_chosen, load_backbone
+    from memlayers.evaluation.known import known_record, known_text, public_questions, questions_known
+
+    asked = read if questions else public_questions()
+    if limit is not None:
+        asked = random.Random(seed).sample(asked, min(limit, len(asked)))
+    model, tokenizer = load_backbone(backbone, device=device_chosen(device))
+    found = questions_known(model, tokenizer, asked, strict=strict, quiet=quiet)
+    text = known_text(found)
+    kept = known_record(model, backbone, asked=len(asked), known=len(found), strict=strict)
+    atomic_write_text(record, json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+    atomic_write_text(out, text)
+    print(f"{backbone} knows {len(found):,} of {len(asked):,} questions: {out}; how it was asked: {record}")
+
+
 @app.command(
     "lm-eval", epilog="Example: memlayers lm-eval runs/demo/memory --tasks hellaswag,triviaqa --limit 200 --out lm.json"
 )
 def lm_eval(
     memory: Folder,
-    tasks: Annotated[str, typer.Option(help="Names of tasks or groups, with commas between.")],
+    tasks: Annotated[str | None, typer.Option(help="Names of tasks or groups, with commas between.")] = None,
+    choices: Annotated[
+        Path | None, typer.Option(help="In place of tasks: multiple-choice questions (`memlayers facts choices`).")
+    ] = None,
     include_path: Annotated[Path | None, typer.Option(help="Folder of further task files (YAML).")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many items of each task.")] = None,
     fewshot: Annotated[
@@ -102,20 +147,31 @@ def lm_eval(
 
     if out is not None:
         check_output_file(out)
-    named = [task.strip() for task in tasks.split(",") if task.strip()]
-    if not named:
+    if (tasks is None) == (choices is None):
+        raise InputError("give either --tasks, as hellaswag,triviaqa, or --choices, a file of questions")
+    named = [task.strip() for task in (tasks or "").split(",") if task.strip()]
+    if tasks is not None and not named:
         raise InputError("--tasks names none: give some with commas between, as hellaswag,triviaqa")
+    if choices is not None:
+        from memlayers.data.choices import read_choices
+
+        read_choices(choices)  # before the memory is loaded
     from memlayers.inference.folder import read_adapter_config
 
     read_adapter_config(memory)
-    from memlayers.evaluation.lm_eval import harness_rows
+    from memlayers.evaluation.lm_eval import choices_task, harness_rows
     from memlayers.evaluation.results import Results, write_results
     from memlayers.utils.environment import environment
 
     opened = open_memory(memory, backbone=backbone, device=device, gate=gate, quiet=quiet)
     options: dict[str, Any] = {"limit": limit, "fewshot": fewshot, "chat": chat, "batch_size": batch_size}
-    rows = harness_rows(opened.model, opened.tokenizer, named, include_path=include_path, quiet=quiet, **options)
+    with nullcontext(("", include_path)) if choices is None else choices_task(choices, chat=chat) as (task, folder):
+        rows = harness_rows(
+            opened.model, opened.tokenizer, named or [task], include_path=folder, quiet=quiet, **options
+        )
     settings = {"memory": str(memory), "gate": gate, "tasks": named, **options}
+    if choices is not None:
+        settings["choices"] = str(choices)
     results = Results(environment(str(opened.model.device)), settings, rows)
     if out is not None:
         write_results(out, results)

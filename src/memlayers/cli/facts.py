@@ -1,4 +1,4 @@
-"""facts make, check, convert: files of facts."""
+"""facts make, check, convert, choices: files of facts, and of questions made from them."""
 
 from __future__ import annotations
 
@@ -89,3 +89,24 @@ def facts_convert(
     else:
         write_facts(target, facts)
     print(f"{len(facts)} facts in {target}")
+
+
+@facts_app.command("choices", epilog="Example: memlayers facts choices facts.jsonl --out choices.jsonl")
+def facts_choices(
+    source: Annotated[
+        Path | None, typer.Argument(help="Facts with relations. [2,222 shipped public facts]", show_default=False)
+    ] = None,
+    *,
+    out: Annotated[Path, typer.Option(help="Where to write, a .jsonl file.")],
+    seed: Annotated[int, typer.Option(help="Of the questions, the wrong answers, and their order.")] = 137,
+) -> None:
+    """Make multiple-choice questions for `lm-eval --choices`: three wrong answers from the same relation."""
+    from memlayers.data.choices import choices_text, make_choices
+    from memlayers.data.fact_files import check_facts_target, read_facts
+    from memlayers.data.facts import PUBLIC_FACTS
+    from memlayers.utils.files import atomic_write_text
+
+    check_facts_target(out)
+    made = make_choices(read_facts(PUBLIC_FACTS if source is None else source), seed)
+    atomic_write_text(out, choices_text(made))
+    print(f"{len(made)} questions in {out}")

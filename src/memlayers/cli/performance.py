@@ -20,7 +20,8 @@ from memlayers.utils.errors import InputError
 @app.command(epilog="Example: memlayers plan --backbone Qwen/Qwen2.5-7B-Instruct --slots 500000")
 def plan(
     backbone: Annotated[
-        str, typer.Option(help="pocket, smollm2, qwen2.5-0.5b, -1.5b, -7b, or the path of a config.json.")
+        str,
+        typer.Option(help="pocket, smollm2, qwen2.5-0.5b, -1.5b, -7b, or the path of a config.json or a .gguf file."),
     ],
     slots: Annotated[int, typer.Option(min=1, help="Rows of the value pool; rounded up to a square.")],
     vram: Annotated[float, typer.Option(min=0, help="Memory of the device, GiB.")] = 24,

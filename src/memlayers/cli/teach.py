@@ -26,9 +26,13 @@ from memlayers.cli.app import (
 )
 from memlayers.cli.flags import read_settings, with_flags
 from memlayers.config.teach import flag_fields
+from memlayers.inference.folder import TEACHING_FILE
+from memlayers.inference.record import TeachReport
 from memlayers.utils.errors import InputError
 
 Settings = Annotated[Path | None, typer.Option(help="YAML file of settings; flags win over it.")]
+NAMED = 10  # facts that are not held, by name at the end; teaching.json has all
+
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
 
 _OF_A_GATE = [flag for flag, where in flag_fields().items() if where.section == "gate" and flag != "gate"]
@@ -83,12 +87,30 @@ def teach(
     with going_on_with_resume(work_folder(out)):
         report = teach_facts(rows, out, settings, resume=resume, replace=replace, quiet=quiet).report
     skipped = f", {report.skipped_steps} steps skipped (not finite)" if report.skipped_steps else ""
+    further = f", {report.checks[0]} taught further" if len(report.checks) > 1 else ""
     print(
-        f"{len(rows)} facts, {report.exposures:g} exposures each, recall on a sample {report.recall:.1%}, "
-        f"{report.seconds:.0f} s{skipped}; the memory is in {out}"
+        f"{len(rows)} facts, {report.exposures:g} exposures each{further}, {report.seconds:.0f} s{skipped}; "
+        f"the memory is in {out}"
     )
+    print(_held_text(report, len(rows), out))
     if not quiet:
         print(f"\n{stages_table(report.stages)}")
+
+
+def _held_text(report: TeachReport, facts: int, out: Path) -> str:
+    """Whether every fact is held, or which ones are not, with what they answer."""
+    lost = report.not_held
+    if not lost:
+        return "every fact is answered rightly in every taught wording"
+    lines = [f"{len(lost)} of {facts} facts are not answered rightly in every taught wording:"]
+    lines += [
+        f"  {fact.id}: {fact.question!r} gives {fact.given!r} for {fact.answer!r} "
+        f"({fact.wrong} of {fact.wordings} wordings)"
+        for fact in lost[:NAMED]
+    ]
+    if len(lost) > NAMED:
+        lines.append(f"  and {len(lost) - NAMED} more: all are in {out / TEACHING_FILE}")
+    return "\n".join(lines)
 
 
 @app.command("gate", epilog="Example: memlayers gate memory --facts facts.jsonl --negatives fakes.jsonl")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from memlayers.comparison.method import Method
+from memlayers.comparison.method import MOST_EXPOSURES, Method
 from memlayers.data.facts import Fact
 from memlayers.editing.memory import Memory
 from memlayers.inference.folder import FACTS_FILE, WEIGHTS_FILE
@@ -22,7 +22,8 @@ class TaughtMemory(Method):
         self.model, self.tokenizer = self.memory.model, self.memory.tokenizer
         report = self.memory.report
         self.tokens = sum(stage.tokens for stage in report.stages.values())
-        self.note = f"{report.exposures:g} exposures"
+        further = f", {report.checks[0]} of the facts taught further" if len(report.checks) > 1 else ""
+        self.note = f"{report.exposures:g} exposures{further}"
 
     def update(self, fact: Fact) -> None:
         """As `memlayers update`, saved."""
@@ -35,10 +36,9 @@ class TaughtMemory(Method):
 
 
 class DenseMemory(TaughtMemory):
-    """The v0.2 reference recipe, with as many exposures as the others have at most: its own default is fewer."""
+    """The v0.2 reference recipe, with as many exposures as LoRA has at most: its own default is fewer."""
 
     def teach(self, facts: Sequence[Fact]) -> None:
         """Teaches them."""
-        exposures = sum(self.config.rounds)
-        self.config = self.config.with_flags(recipe="dense", exposures=exposures)
+        self.config = self.config.with_flags(recipe="dense", exposures=MOST_EXPOSURES)
         super().teach(facts)

@@ -20,6 +20,9 @@ from memlayers.utils.errors import InputError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+MOST_EXPOSURES = 15
+"""Of a fact, for the methods that are taught: three times a memory's, which teaches further what is not held."""
+
 
 class Method:
     """The bare backbone, which takes no fact in; what it has in common with the others.

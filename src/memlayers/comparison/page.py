@@ -21,13 +21,13 @@ Runs = Mapping[str, Mapping[int, Results]]
 """Method -> seed -> its results."""
 
 NEVER = Measure("recall, wordings never taught", "recall", "unseen_phrasing")
-NEVER_CONTAINED = Measure("contained in the answer, never taught", "containment", "unseen_phrasing")
+NEVER_CONTAINED = Measure("contained in the answer, never taught", "recall_containment", "unseen_phrasing")
 LOST = Measure("known facts lost", "known_lost", "known")
 SECONDS = Measure("teaching, wall clock", "teach_seconds", "all")
 MEASURES = (
     Measure("recall, taught wordings", "recall", "taught"),
     NEVER,
-    Measure("contained in the answer, taught", "containment", "taught"),
+    Measure("contained in the answer, taught", "recall_containment", "taught"),
     NEVER_CONTAINED,
     Measure("neighbours answered as by the backbone", "unchanged_answers", "untaught_entities"),
     LOST,
@@ -39,8 +39,8 @@ MEASURES = (
     Measure("memory to answer with", "inference_bytes", "all"),
     Measure("stored per fact", "bytes_per_fact", "all"),
     Measure("an update, wall clock", "update_seconds", "all"),
-    Measure("new answer given after it", "containment", "updated"),
-    Measure("other facts answered after the updates", "containment", "others_after_updates"),
+    Measure("new answer given after it", "recall_containment", "updated"),
+    Measure("other facts answered after the updates", "recall_containment", "others_after_updates"),
 )
 
 

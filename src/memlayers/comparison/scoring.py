@@ -161,7 +161,7 @@ def _recall_rows(
             metric, split,
             mean_interval([share(right, fact, each) for fact, each in zip(facts, wordings, strict=True)], seed),
         )
-        for metric, right in (("recall", exact_match), ("containment", contains_answer))
+        for metric, right in (("recall", exact_match), ("recall_containment", contains_answer))
     ]  # fmt: skip
 
 
@@ -176,7 +176,7 @@ def _neighbour_rows(exam: Exam, asked: _Asked, bare: Mapping[str, str]) -> list[
     if exam.known:
         answers = asked("known", exam.known)
         right = [contains_answer(a, q.answers) for q, a in zip(exam.known, answers, strict=True)]
-        rows.append(Row.from_estimate("containment", "known", mean_interval(right, exam.seed)))
+        rows.append(Row.from_estimate("known_facts_containment", "memory", mean_interval(right, exam.seed)))
         held = [i for i, q in enumerate(exam.known) if bare and contains_answer(bare[q.question], q.answers)]
         if held:
             lost = mean_interval([not right[i] for i in held], exam.seed)
@@ -217,10 +217,10 @@ def _update_rows(method: Method, exam: Exam, quiet: bool) -> list[Row]:
     others = [fact for fact in exam.facts if fact.id not in changed]
     rows = [
         Row.from_estimate("update_seconds", "all", mean_interval(seconds, exam.seed)),
-        Row.from_estimate("containment", "updated", mean_interval(given, exam.seed)),
+        Row.from_estimate("recall_containment", "updated", mean_interval(given, exam.seed)),
     ]
     if others:
         answers = method.ask([fact.questions[0] for fact in others], batch_size=BATCH)
         kept = [contains_answer(a, fact.answers) for a, fact in zip(answers, others, strict=True)]
-        rows.append(Row.from_estimate("containment", "others_after_updates", mean_interval(kept, exam.seed)))
+        rows.append(Row.from_estimate("recall_containment", "others_after_updates", mean_interval(kept, exam.seed)))
     return rows

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from memlayers.backbones import context_length, quiet_wrapping
-from memlayers.comparison.method import Method
+from memlayers.comparison.method import MOST_EXPOSURES, Method
 from memlayers.config.teach import TeachConfig
 from memlayers.data.encoding import Encoded, encode_example, tokens_in
 from memlayers.data.facts import Fact
@@ -73,12 +73,12 @@ class FineTuning(Method):
         self.model = trainable_model(self.model, self.rank, self.config.seed)
 
     def teach(self, facts: Sequence[Fact]) -> None:
-        """Chooses the rate, then teaches until measured recall is full or as many exposures as a memory's are over."""
+        """Chooses the rate, then teaches until measured recall is full or `MOST_EXPOSURES` are over."""
         self.load()
         examples = [self._encoded(fact) for fact in facts]
         self.rate = self._chosen_rate(examples)
         self.load()
-        epochs = self._train(examples, self.rate, sum(self.config.rounds), until_recalled=True)
+        epochs = self._train(examples, self.rate, MOST_EXPOSURES, until_recalled=True)
         self.note = f"rate {self.rate:g}, {epochs} exposures"
 
     def update(self, fact: Fact) -> None:
@@ -128,7 +128,7 @@ class FineTuning(Method):
             WorkError: the loss is not finite.
         """
         settings = self.config.schedule
-        schedule = Schedule(examples, [], (epochs,), BATCH, None, self.config.seed)
+        schedule = Schedule(examples, [], epochs, BATCH, None, self.config.seed)
         optimizer, step = self._optimizer(rate), 0
         label = f"{'LoRA' if self.rank else 'Fine-tuning'} at {rate:g}"
         with progress_bar(label, schedule.steps, quiet=self.quiet) as advance:

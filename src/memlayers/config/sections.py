@@ -123,19 +123,23 @@ class MentionConfig:
 class RelationConfig:
     """How the check of what is asked is fitted (gating/relations.py)."""
 
-    examples: int = option(500, "Taught questions that it is fitted to, at most.", flag=None)
-    swapped: int = option(1000, "Of their wordings put to other subjects, at most.", flag=None)
+    examples: int = option(
+        1500, "Taught questions that it is fitted to, at most; equal wordings are read once.", flag=None
+    )
     folds: int = option(
         4, "Parts of the wordings that the threshold is settled on, each by keys made of the others.", flag=None
     )
     refused: float = option(
         0.005, "Share of stored facts, in wordings that the keys were not made from, that may be refused.", flag=None
     )
+    accepted: float = option(
+        0.1, "Share of questions for another relation that pass where the facts' own leave room for it.", flag=None
+    )
     least_held_out: int = option(
         50, "Questions that the threshold rests on, at least; with fewer nothing is refused.", flag=None
     )
     shrinkage: float = option(
-        0.1, "Of the scatter towards a ball, in units of its mean variance (Ledoit and Wolf 2004).", flag=None
+        1.0, "Of the scatter towards a ball, in units of its mean variance (Ledoit and Wolf 2004).", flag=None
     )
 
 
@@ -155,6 +159,9 @@ class AbstentionConfig:
         0.015, "As unsure, where questions about what was never taught would otherwise be answered.", flag=None
     )
     mistaken: float = option(0.006, "Share of the backbone's wrong answers that may be taken for knowledge.", flag=None)
+    least: float = option(
+        0.1, "Either threshold, at least: an answer that is less sure than that is not worth giving.", flag=None
+    )
     questions: int = option(500, "Facts asked for the memory's threshold, at most.", flag=None)
     guesses: int = option(
         400, "Questions asked for the backbone's, at most: few of its wrong answers are confident.", flag=None
@@ -178,11 +185,17 @@ class GateConfig:
         flag="gate_relations",
     )
     threshold: float = option(1.0, "Logit above which it opens.", flag="gate_threshold")
-    steps: int = option(2000, "Optimizer steps per gate.", flag="gate_steps", check=at_least(1))
+    steps: int | None = option(
+        None,
+        "Optimizer steps per gate. 500 if not given; 1,200 of the v0.2 reference recipe's.",
+        flag="gate_steps",
+        check=at_least(1),
+        shown="500",
+    )
     soft: bool = option(
         False,
         "The v0.2 reference recipe's gate: at every layer its sigmoid multiplies what the memory adds; no subjects, no "
-        "threshold, at most 1,200 steps.",
+        "threshold.",
         flag=None,
     )
     batch_size: int = option(1024, "Tokens per step of its training, half of each class.", flag=None)
@@ -241,17 +254,24 @@ class ScheduleConfig:
 
     exposures: int | None = option(
         None,
-        "Times each fact is shown, at most. Each time in one wording; 5 if not given, and with the addressed "
-        "recipe and a gate 10 more at half the rate where measured recall is still below 98 %.",
+        "Times each fact is shown, at most. Each time in one wording; 5 if not given.",
         check=at_least(1),
-        shown="5 or 15",
+        shown="5",
+    )
+    further: int | None = option(
+        None,
+        "Rounds over facts not held, at most. After the last exposure every fact is asked in every taught wording; "
+        "those answered wrongly are taught further, up to 20 times a round. 3 if not given, and 0 with a number of "
+        "exposures, without a gate, or with the recipe dense.",
+        check=not_negative,
+        shown="3",
     )
     batch_size: int = option(32, "Sequences per optimizer step.", check=at_least(1))
     accumulation: int = option(1, "Forward passes that a step is split into.", check=at_least(1))
     stop_at_recall: float = option(1.0, "Stop when measured recall reaches it.", check=positive)
     recall_sample: int = option(
         128,
-        "Facts asked after each exposure. In free generation; all are asked where the sample is full.",
+        "Facts asked after each exposure. By one forward pass each; all are asked where the sample is full.",
         check=at_least(1),
     )
     loss: Literal["answer", "full"] = option("answer", "Which tokens count.", advanced=True)
@@ -263,8 +283,8 @@ class ScheduleConfig:
         shown="off",
     )
     checkpoint_seconds: float = option(60.0, "Between checkpoints, at least.", advanced=True, check=not_negative)
-    enough_recall: float = option(0.98, "Recall with which no further round is taught.", flag=None)
-    later_rate: float = option(0.5, "Where the rate of a further round begins, as a share of the first's.", flag=None)
+    further_epochs: int = option(20, "Epochs of a further round, at most.", flag=None)
+    further_rate: float = option(0.5, "Where the rate of a further round begins, as a share of the first's.", flag=None)
     bad_steps: int = option(10, "Steps in a row whose loss is not finite, before teaching fails.", flag=None)
 
     def __post_init__(self) -> None:

@@ -26,7 +26,7 @@ from memlayers.config.sections import (
 from memlayers.utils.errors import InputError
 from memlayers.utils.files import read_text
 
-FIRST_ROUND, SECOND_ROUND = 5, 10  # exposures; docs/LOG.md
+EXPOSURES, FURTHER = 5, 3  # docs/LOG.md
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +83,21 @@ class TeachConfig:
         return self.memory.recipe == "addressed" if self.gate.enabled is None else self.gate.enabled
 
     @property
-    def rounds(self) -> tuple[int, ...]:
-        """The most exposures of each round of teaching; within a round the learning rate falls (docs/LOG.md).
+    def exposures(self) -> int:
+        """How often each fact is shown, at most."""
+        return EXPOSURES if self.schedule.exposures is None else self.schedule.exposures
+
+    @property
+    def further(self) -> int:
+        """Rounds over the facts that are not held afterwards, at most.
 
         Without a gate, what more exposures write costs the backbone more, and the dense recipe is kept as it was
-        published.
+        published; a number of exposures that is asked for is kept to.
         """
-        if self.schedule.exposures is not None:
-            return (self.schedule.exposures,)
-        further = self.memory.recipe == "addressed" and self.gated
-        return (FIRST_ROUND, SECOND_ROUND) if further else (FIRST_ROUND,)
+        if self.schedule.further is not None:
+            return self.schedule.further
+        as_told = self.schedule.exposures is not None or self.memory.recipe != "addressed" or not self.gated
+        return 0 if as_told else FURTHER
 
     def flags(self) -> dict[str, Any]:
         """The value of every flag, by its name: what `with_flags` takes."""
@@ -159,6 +164,9 @@ def config_from_record(values: dict[str, Any]) -> TeachConfig:
     if "recipe" in values:
         return TeachConfig().with_flags(**values)
     gate = {name: value for name, value in values.get("gate", {}).items() if name != "most_contexts"}  # before 0.2
+    if "relation_check" in gate:  # questions put to other subjects: before 0.2
+        check = gate["relation_check"]
+        gate["relation_check"] = {name: value for name, value in check.items() if name != "swapped"}
     config: TeachConfig = _build(TeachConfig, {**values, "gate": gate} if gate else values, "")
     return config
 

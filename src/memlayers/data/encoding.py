@@ -96,14 +96,19 @@ def encode_example(
         Input ids and labels of equal length.
 
     Raises:
-        InputError: the sequence is longer than `max_length`, the answer is empty, or the tokenizer cannot
-            write it.
+        InputError: the sequence is longer than `max_length`, the answer is empty, the tokenizer cannot write it,
+            or it has several lines where an answer ends at its first newline.
     """
     prompt_ids = encode_prompt(tokenizer, question)
     text = answer if tokenizer.chat_template is not None else f" {answer}"
     answer_ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     end = end_token_id(tokenizer)
     _check_reads_back(tokenizer, answer, answer_ids, end)
+    if ends_at_newline(tokenizer) and "\n" in answer:
+        raise InputError(
+            f"answer {answer!r} cannot be taught: this backbone has no chat template, so an answer ends at its first "
+            "newline; write it in one line"
+        )
     input_ids = [*prompt_ids, *answer_ids, end]
     _check_length(question, needed=len(input_ids), max_length=max_length)
     if loss == "full":
@@ -126,6 +131,11 @@ def end_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     if end is None:
         raise InputError("the tokenizer has no end token: give it one (tokenizer.eos_token = ...)")
     return int(end)
+
+
+def ends_at_newline(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether an answer ends at its first newline, too: a base model without a chat template goes on to a question."""
+    return tokenizer.chat_template is None
 
 
 def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -6,8 +6,13 @@ import random
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
 
 from memlayers.utils.errors import InputError
+
+PUBLIC_FACTS: Final = Path(__file__).parents[1] / "pocket" / "known.jsonl"
+"""Public facts that ship with the package; the pocket backbone knows them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,10 +130,10 @@ class SubjectKeeper:
         ids = {fact.id for fact in stored}
         new = [(fact, each[:, 0]) for fact, each in zip(facts, entries, strict=True) if fact.id not in ids]
         if check is not None and new:
-            keys = self._keys([fact for fact, _ in new])
+            prints = torch.cat([check.prints, *(prints.to(check.prints) for _, prints in new)])
+            keys = self._keys([fact for fact, _ in new], prints)
             keys = keys.repeat_interleave(torch.tensor([len(prints) for _, prints in new]).to(keys.device), dim=0)
-            prints = torch.cat([prints for _, prints in new]).to(check.prints)
-            check.store(torch.cat([check.prints, prints]), torch.cat([check.keys, keys.to(check.keys)]))
+            check.store(prints, torch.cat([check.keys, keys.to(check.keys)]))
 
     def remove(self, facts: Sequence[Fact], stored: Sequence[Fact], words: Counter[str]) -> None:
         """Takes out the subjects that no fact left needs, and of the others what was asked of them in these facts.
@@ -163,7 +163,7 @@ class SubjectKeeper:
             return
         kept = torch.isin(check.prints, index.fingerprints)
         if shared and left:
-            near, own = (self._keys(each).float() for each in (left, facts))
+            near, own = (self._keys(each, check.prints).float() for each in (left, facts))
             prints = index_entries({form: form for form in shared})[:, 0].to(check.prints.device)
             keys = check.keys.float()
             forgotten = (keys @ own.T.to(keys)).amax(1) > (keys @ near.T.to(keys)).amax(1)
@@ -171,8 +171,8 @@ class SubjectKeeper:
         kept[0] |= not bool(kept.any())  # a placeholder, as in the index
         check.store(check.prints[kept], check.keys[kept])
 
-    def _keys(self, facts: Sequence[Fact]) -> Tensor:
-        return relation_keys(self.memory, self.tokenizer, facts)
+    def _keys(self, facts: Sequence[Fact], prints: Tensor) -> Tensor:
+        return relation_keys(self.memory, self.tokenizer, facts, prints)
 
     def _forms(
         self, fact: Fact, stored: Sequence[Fact], words: Counter[str]

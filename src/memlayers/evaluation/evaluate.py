@@ -8,13 +8,14 @@ from __future__ import annotations
 import random
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from memlayers.data.answers import exact_match
+from memlayers.data.answers import contains_answer, exact_match, token_f1
 from memlayers.data.facts import Fact, Question
 from memlayers.editing.memory import Memory
 from memlayers.evaluation.results import Results, Row
@@ -30,6 +31,19 @@ from memlayers.utils.progress import progress_bar
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+Match = Callable[[str, Sequence[str]], float]
+"""How right an answer is, 0 to 1, beside the accepted ones."""
+
+RECALL: Final[Mapping[str, Match]] = MappingProxyType(
+    {"recall": exact_match, "recall_containment": contains_answer, "recall_token_f1": token_f1}
+)
+KNOWN: Final[Mapping[str, Match]] = MappingProxyType(
+    {"known_facts": exact_match, "known_facts_containment": contains_answer, "known_facts_token_f1": token_f1}
+)
+QA: Final[Mapping[str, Match]] = MappingProxyType(
+    {"qa_exact_match": exact_match, "qa_containment": contains_answer, "qa_token_f1": token_f1}
+)
 
 
 def evaluate(
@@ -50,8 +64,8 @@ def evaluate(
     Args:
         memory: from `load_memory`, `teach_facts` or `regate_memory`.
         facts: what was taught: recall on taught and on never-taught phrasings, and the backbone's own.
-        known: what the backbone knows: kept or not.
-        qa: questions of any kind, answers with aliases: exact match before and after. Several sets by name, which then
+        known: what the backbone knows (`evaluation.known.questions_known`): kept or not.
+        qa: questions of any kind, answers with aliases: how right before and after. Several sets by name, which then
             stands before their splits.
         untaught: questions of the facts' shape about entities that were never taught: abstention, if there are facts.
         text: general text: perplexity before and after, share of tokens whose logits are bit-identical. Several by
@@ -104,8 +118,8 @@ def score_model(
         model: a PEFT model with a memory.
         tokenizer: the backbone's.
         facts: what was taught: recall on taught and on never-taught phrasings, and the backbone's own.
-        known: what the backbone knows: kept or not.
-        qa: questions of any kind, answers with aliases: exact match before and after. Several sets by name, which then
+        known: what the backbone knows (`evaluation.known.questions_known`): kept or not.
+        qa: questions of any kind, answers with aliases: how right before and after. Several sets by name, which then
             stands before their splits (`split_of`).
         untaught: questions of the facts' shape about entities that were never taught: abstention, if there are facts.
         text: general text: perplexity before and after, share of tokens whose logits are bit-identical. Several by
@@ -134,14 +148,13 @@ def score_model(
         first = [questions[0] for questions in taught]
         backbone = ask("Backbone's own recall", first, memory=False)
         memory = ask("Recall, taught phrasings", [q for questions in taught for q in questions], memory=True)
-        own = [exact_match(answer, fact.answers) for answer, fact in zip(backbone, facts, strict=True)]
-        rows.append(Row.from_estimate("recall", "backbone", mean_interval(own, seed)))
-        rows.append(_recall_row("taught", facts, taught, memory, seed))
+        rows += _recall_rows("backbone", facts, [[question] for question in first], backbone, seed)
+        rows += _recall_rows("taught", facts, taught, memory, seed)
         unseen = [fact for fact in facts if fact.unseen_questions]
         if unseen:
             never = [list(fact.unseen_questions) for fact in unseen]
             answers = ask("Recall, phrasings never taught", [q for questions in never for q in questions], memory=True)
-            rows.append(_recall_row("unseen_phrasing", unseen, never, answers, seed))
+            rows += _recall_rows("unseen_phrasing", unseen, never, answers, seed)
         position = 0
         for fact, questions, own_answer in zip(facts, taught, backbone, strict=True):
             examples.append(
@@ -154,17 +167,15 @@ def score_model(
             )
             position += len(questions)
     sets = qa if isinstance(qa, Mapping) else {"": qa}
-    paired = [("known_facts", "", known, "Known facts")]
-    paired += [("qa_exact_match", name, items, name or "QA file") for name, items in sets.items()]
-    for metric, name, items, label in paired:
+    paired = [(KNOWN, "", "known", known, "Known facts")]
+    paired += [(QA, name, "qa", items, name or "QA file") for name, items in sets.items()]
+    for matches, name, kind, items, label in paired:
         if items:
-            scores: list[list[bool]] = []
-            for split, memory_on in (("backbone", False), ("memory", True)):
-                given = ask(f"{label}, {split}", [item.question for item in items], memory=memory_on)
-                scores.append([exact_match(a, item.answers) for a, item in zip(given, items, strict=True)])
-                rows.append(Row.from_estimate(metric, split_of(name, split), mean_interval(scores[-1], seed)))
-            change = paired_difference(scores[0], scores[1], seed)
-            rows.append(Row.from_estimate(metric, split_of(name, "change"), change))
+            questions = [item.question for item in items]
+            before = ask(f"{label}, backbone", questions, memory=False)
+            after = ask(f"{label}, memory", questions, memory=True)
+            rows += _paired_rows(matches, name, items, before, after, seed)
+            rows.append(_unchanged_row(split_of(name, kind), before, after, seed))
     if facts and untaught:
         shown = [Question(question, fact.answers) for question, fact in zip(first, facts, strict=True)]
         rows += _abstention_rows((model, tokenizer), asked, shown, facts, untaught, known, seed)
@@ -240,9 +251,9 @@ def _abstention_rows(
         wrong and a.source == "memory" for wrong, a in zip(fabricated, given["untaught_entities"], strict=True)
     ]
     rows.append(Row.from_estimate("fabricated", "untaught_entities_by_memory", mean_interval(by_memory, seed)))
-    same = [answer.memory == answer.backbone for answer in given["untaught_entities"]]
-    rows.append(Row.from_estimate("unchanged_answers", "untaught_entities", mean_interval(same, seed)))
-    return rows
+    neighbours = given["untaught_entities"]
+    bare, with_memory = [answer.backbone for answer in neighbours], [answer.memory for answer in neighbours]
+    return [*rows, _unchanged_row("untaught_entities", bare, with_memory, seed)]
 
 
 def cost_rows(report: TeachReport, facts: int, device: str) -> list[Row]:
@@ -262,13 +273,46 @@ def peak_memory_bytes(device: str) -> int:
     return int(peak if sys.platform == "darwin" else peak * 1024)
 
 
-def _recall_row(
+def _recall_rows(
     split: str, facts: Sequence[Fact], asked: Sequence[Sequence[str]], answers: Sequence[str], seed: int
-) -> Row:
-    """Strict recall; the phrasings of one fact are not independent, so the interval resamples facts."""
-    scores, position = [], 0
-    for fact, questions in zip(facts, asked, strict=True):
-        given = answers[position : position + len(questions)]
-        scores.append(sum(exact_match(answer, fact.answers) for answer in given) / len(questions))
-        position += len(questions)
-    return Row.from_estimate("recall", split, mean_interval(scores, seed))
+) -> list[Row]:
+    """Recall; the phrasings of one fact are not independent, so the interval resamples facts."""
+    found = iter(answers)
+    given = [[next(found) for _ in questions] for questions in asked]
+    rows = []
+    for metric, match in RECALL.items():
+        scores = [
+            sum(match(answer, fact.answers) for answer in each) / len(each)
+            for fact, each in zip(facts, given, strict=True)
+        ]
+        rows.append(Row.from_estimate(metric, split, mean_interval(scores, seed)))
+    return rows
+
+
+def _paired_rows(
+    matches: Mapping[str, Match],
+    name: str,
+    items: Sequence[Question],
+    before: Sequence[str],
+    after: Sequence[str],
+    seed: int,
+) -> list[Row]:
+    """How right the answers of the bare backbone and of the memory are to the same questions, and the change."""
+    rows = []
+    for metric, match in matches.items():
+        bare, with_memory = (
+            [match(answer, item.answers) for answer, item in zip(side, items, strict=True)] for side in (before, after)
+        )
+        found = {
+            "backbone": mean_interval(bare, seed),
+            "memory": mean_interval(with_memory, seed),
+            "change": paired_difference(bare, with_memory, seed),
+        }
+        rows += [Row.from_estimate(metric, split_of(name, split), estimate) for split, estimate in found.items()]
+    return rows
+
+
+def _unchanged_row(split: str, before: Sequence[str], after: Sequence[str], seed: int) -> Row:
+    """The share of questions whose answer is the bare backbone's, word for word."""
+    same = [first == second for first, second in zip(before, after, strict=True)]
+    return Row.from_estimate("unchanged_answers", split, mean_interval(same, seed))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 _SHARES = frozenset(
-    "recall teacher_forced_recall containment known_facts known_lost qa_exact_match identical_logits answered "
-    "fabricated unchanged_answers".split()
+    "recall recall_containment teacher_forced_recall known_facts known_facts_containment known_lost qa_exact_match "
+    "qa_containment identical_logits answered fabricated unchanged_answers".split()
 )
 
 

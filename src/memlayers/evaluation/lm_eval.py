@@ -6,13 +6,17 @@ generate, padded on the right to score), which is all that a memory needs to fin
 
 from __future__ import annotations
 
+import json
 import logging
+import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from memlayers.data.choices import choices_text, read_choices
 from memlayers.evaluation.results import Row
 from memlayers.evaluation.statistics import mean_interval, paired_difference
 from memlayers.tuner.handle import without_memory
@@ -20,6 +24,41 @@ from memlayers.utils.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+@contextmanager
+def choices_task(path: str | Path, *, chat: bool = False) -> Iterator[tuple[str, Path]]:
+    """A task of the harness for a file of multiple-choice questions, scored by the choices' log-likelihoods.
+
+    Args:
+        path: a JSONL file, see `data.choices`.
+        chat: for items that go through the chat template: a question is then put as facts are taught.
+
+    Yields:
+        The task's name, made from the file's, and the folder that holds it; the folder goes at the end.
+
+    Raises:
+        InputError: anything wrong with the file.
+    """
+    questions = read_choices(path)
+    name = re.sub(r"\W+", "_", Path(path).stem)
+    with tempfile.TemporaryDirectory(prefix="memlayers-") as temporary:
+        folder = Path(temporary)
+        (folder / "choices.jsonl").write_text(choices_text(questions), encoding="utf-8")
+        metrics = [{"metric": each, "aggregation": "mean", "higher_is_better": True} for each in ("acc", "acc_norm")]
+        task = {
+            "task": name,
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": {"test": str(folder / "choices.jsonl")}, "cache_dir": str(folder)},
+            "test_split": "test",
+            "output_type": "multiple_choice",
+            "doc_to_text": "{{question}}" if chat else "Question: {{question}}\nAnswer:",
+            "doc_to_choice": "choices",
+            "doc_to_target": "answer",
+            "metric_list": metrics,
+        }
+        (folder / "choices.yaml").write_text(json.dumps(task), encoding="utf-8")  # which is YAML, too
+        yield name, folder
 
 
 def harness_rows(

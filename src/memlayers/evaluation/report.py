@@ -98,8 +98,9 @@ def _markdown(results: Results, source: str, picture: str) -> str:
         markdown_table(("", ""), machine),
         "## Configuration",
         f"```json\n{json.dumps(results.config, indent=1, ensure_ascii=False)}\n```",
-        f"Drawn from `{source}` alone. Recall is strict exact match in free generation; intervals are 95 %, "
-        "by bootstrap over the items.",
+        f"Drawn from `{source}` alone. Recall is strict exact match in free generation; containment asks whether an "
+        "accepted answer's words stand in what was said, token F1 how many words they share; intervals are 95 %, by "
+        "bootstrap over the items.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -119,6 +120,13 @@ def _in_short(results: Results) -> list[str]:
         lines.append(
             f"Known facts kept: **{percent(after.value / before.value)}** of the backbone's "
             f"({percent(before.value)} before, {percent(after.value)} after)."
+        )
+    before, after = _pair(results, "known_facts_containment")
+    same = results.find("unchanged_answers", "known")
+    if before and after and same:
+        lines.append(
+            f"Known facts by containment: {percent(before.value)} before, **{percent(after.value)}** after; "
+            f"**{percent(same.value)}** of the answers are the backbone's, word for word."
         )
     before, after = _pair(results, "perplexity")
     if before and after:

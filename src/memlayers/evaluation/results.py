@@ -22,11 +22,16 @@ SCHEMA = "memlayers.results/1"
 HIGHER_IS_BETTER: Mapping[str, bool] = MappingProxyType(
     {
         "recall": True,
-        "containment": True,
+        "recall_containment": True,
+        "recall_token_f1": True,
         "teacher_forced_recall": True,
         "known_facts": True,
+        "known_facts_containment": True,
+        "known_facts_token_f1": True,
         "known_lost": False,
         "qa_exact_match": True,
+        "qa_containment": True,
+        "qa_token_f1": True,
         "perplexity": False,
         "perplexity_change": False,
         "bits_per_byte": False,

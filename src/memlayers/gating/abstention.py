@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,24 +26,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def settling_questions(
-    facts: Sequence[Fact], config: AbstentionConfig, seed: int, shown: Sequence[Collection[int]] = ()
-) -> list[Question]:
-    """What `settle_thresholds` is given: a question about each of at most `config.questions` facts.
-
-    Args:
-        facts: what is stored.
-        config: how many.
-        seed: of the choice.
-        shown: per fact the places of the phrasings that teaching showed, which come last; none where not known.
-    """
+def settling_questions(facts: Sequence[Fact], config: AbstentionConfig, seed: int) -> list[Question]:
+    """What `held_confidences` is asked: a question about each of at most `config.questions` stored facts."""
     rng = random.Random(f"{seed}:settle")
-    asked = []
-    for i in rng.sample(range(len(facts)), min(len(facts), config.questions)):
-        questions, seen = facts[i].questions, shown[i] if shown else ()
-        fresh = [question for j, question in enumerate(questions) if j not in seen]
-        asked.append(Question(rng.choice(fresh or questions), facts[i].answers))
-    return asked
+    some = rng.sample(list(facts), min(len(facts), config.questions))
+    return [Question(rng.choice(fact.questions), fact.answers) for fact in some]
 
 
 def guessing_questions(facts: Sequence[Fact], config: AbstentionConfig, seed: int) -> list[list[Question]]:
@@ -57,19 +44,26 @@ def guessing_questions(facts: Sequence[Fact], config: AbstentionConfig, seed: in
     ]
 
 
-def _confidences(
-    memory: MemoryHandle, tokenizer: PreTrainedTokenizerBase, stored: Sequence[Question], progress: Any
+def held_confidences(
+    memory: MemoryHandle, tokenizer: PreTrainedTokenizerBase, stored: Sequence[Question], *, progress: Any = None
 ) -> list[float]:
-    """How confident the memory is of the stored answers that it gives, by one forward pass each; 0 for no answers."""
+    """How confident the memory is of the stored answers that it gives, by one forward pass each.
+
+    Args:
+        memory: the memory, taught.
+        tokenizer: the backbone's.
+        stored: questions about taught facts.
+        progress: called with the number of questions done after each batch.
+    """
     examples = [encode_example(tokenizer, each.question, each.answers[0]) for each in stored]
     found = answer_confidences(memory.model, tokenizer, examples, progress=progress)
-    return [confidence for right, confidence in found if right] or [0.0]
+    return [confidence for right, confidence in found if right]
 
 
 def settle_thresholds(
     memory: MemoryHandle,
     tokenizer: PreTrainedTokenizerBase,
-    stored: Sequence[Question],
+    sure: Sequence[float],
     guessing: Sequence[Sequence[Question]],
     negatives: Sequence[Question] = (),
     config: AbstentionConfig | None = None,
@@ -83,12 +77,12 @@ def settle_thresholds(
     answers, as far as all but `config.raised` of the stored facts' reach it. The backbone's: all but `config.mistaken`
     of the wrong answers that it gives of its own to questions about these facts stay below it; it was not taught them,
     so they are questions as of entities that nobody taught. An answer is believed the less, the more often it was such
-    a wrong answer (inference/confidence.py).
+    a wrong answer (inference/confidence.py). Neither is below `config.least`.
 
     Args:
         memory: the memory, taught; it knows its subjects.
         tokenizer: the backbone's.
-        stored: questions about taught facts, best in wordings that teaching did not show, for the memory.
+        sure: how confident the memory is of stored answers that it gives, best in wordings that teaching did not show.
         guessing: per fact, questions about it for the bare backbone (`guessing_questions`).
         negatives: questions about what was never taught, for both.
         config: the shares and the margin.
@@ -99,7 +93,7 @@ def settle_thresholds(
     """
     config = config or AbstentionConfig()
     to_backbone = [*guessing, *([each] for each in negatives)]
-    sure = torch.tensor(_confidences(memory, tokenizer, stored, progress))
+    held = torch.tensor(list(sure) or [0.0])
     put_to_memory = [each.question for each in negatives]
     recalled = generate_answers(memory.model, tokenizer, put_to_memory, progress=progress) if negatives else []
     with without_memory(memory.model):
@@ -117,10 +111,11 @@ def settle_thresholds(
     ]
     index = memory.index
     assert index is not None
-    least, most = sure.quantile(config.unsure) / config.margin, sure.quantile(config.raised)
+    least = (held.quantile(config.unsure) / config.margin).clamp_min(config.least)
+    most = held.quantile(config.raised).clamp_min(config.least)
     through = others[(others >= least) & (others < most)]
     index.thresholds[0] = torch.nextafter(through.max(), most) if len(through) else least
-    index.thresholds[1] = confidence_exceeded_by(config.mistaken, believed)
+    index.thresholds[1] = max(config.least, confidence_exceeded_by(config.mistaken, believed))
     index.guesses.copy_(guesses)
     of_memory, of_backbone = index.thresholds.tolist()
     return of_memory, of_backbone

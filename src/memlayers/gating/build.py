@@ -7,15 +7,20 @@ subject from what was not. All three need the bare backbone alone. Thresholds of
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memlayers.config.sections import GateConfig
 from memlayers.data.facts import Fact, Question
-from memlayers.gating.abstention import guessing_questions, settle_thresholds, settling_questions
+from memlayers.gating.abstention import (
+    guessing_questions,
+    held_confidences,
+    settle_thresholds,
+    settling_questions,
+)
 from memlayers.gating.relations import fit_relations, relation_entries, relation_examples
-from memlayers.gating.train import train_gates
+from memlayers.gating.train import STEPS, train_gates
 from memlayers.inference.capture import LayerFeatures
 from memlayers.inference.record import GateReport, RelationReport
 from memlayers.linking.mention_forms import SubjectForms
@@ -80,7 +85,7 @@ def build_gate(
                     memory, tokenizer, facts, materials.subjects, examples, config.relation_check, progress=advance
                 )  # fmt: skip
     gates = 1 if materials.subjects is not None else len(memory.layers)
-    with progress_bar("Training the gates", config.steps * gates, quiet=quiet) as advance:
+    with progress_bar("Training the gates", (config.steps or STEPS) * gates, quiet=quiet) as advance:
         reports = train_gates(
             memory, *materials.features, config, passages=materials.passages, sequences=materials.contexts,
             seed=seed, progress=advance,
@@ -94,8 +99,8 @@ def settle_confidence(
     facts: Sequence[Fact],
     config: GateConfig,
     *,
+    sure: Sequence[float] | None = None,
     seed: int,
-    shown: Sequence[Collection[int]] = (),
     negatives: Sequence[Question] = (),
     quiet: bool = False,
 ) -> tuple[float, float]:
@@ -106,16 +111,18 @@ def settle_confidence(
         tokenizer: the backbone's.
         facts: what it was taught.
         config: its `abstention` says how.
+        sure: how confident the memory is of stored answers, where that is known; None asks for some.
         seed: of the choice of questions.
-        shown: per fact the places of the wordings that teaching showed; none where not known.
         negatives: questions about what was never taught.
         quiet: no progress bar.
 
     Returns:
         The memory's threshold, and the backbone's.
     """
-    asked = settling_questions(facts, config.abstention, seed, shown)
+    asked = settling_questions(facts, config.abstention, seed) if sure is None else []
     guessing = guessing_questions(facts, config.abstention, seed)
     total = len(asked) + sum(map(len, guessing)) + 2 * len(negatives)
     with progress_bar("Settling thresholds", total, quiet=quiet) as advance:
-        return settle_thresholds(memory, tokenizer, asked, guessing, negatives, config.abstention, progress=advance)
+        if sure is None:
+            sure = held_confidences(memory, tokenizer, asked, progress=advance)
+        return settle_thresholds(memory, tokenizer, sure, guessing, negatives, config.abstention, progress=advance)

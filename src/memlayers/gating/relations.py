@@ -1,14 +1,14 @@
 """Fits the relation check: whether what is asked of a subject was taught (tuner/relation_check.py).
 
-Facts that share a wording, or the name of a relation, ask for the same thing. A state is made to show what is asked,
-and not of which subject, by a linear discriminant (Fisher 1936; Rao 1948): directions in which questions for different
-things lie far apart, in units of how questions for one thing scatter. Its examples are the taught questions, and their
-wordings put to the subjects of other facts: so that "writer" and "place of birth" are told apart by the question, not
-by the person.
+Facts that share a wording, or the name of a relation, ask for the same thing. The backbone reads their questions
+without the subject, so that what is left is the wording: the same for all subjects, and read once. A state is made to
+show what is asked, and not how, by a linear discriminant (Fisher 1936; Rao 1948): directions in which wordings of
+different relations lie far apart, in units of how wordings of one relation scatter.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,18 +25,19 @@ from memlayers.inference.capture import prompt_states
 from memlayers.inference.record import RelationReport
 from memlayers.linking.mention_forms import SubjectForms, subject_mentions
 from memlayers.tuner.handle import MemoryHandle
-from memlayers.tuner.relation_check import ACCEPTS_ALL, RELATION_DIM
+from memlayers.tuner.relation_check import ACCEPTS_ALL, RELATION_DIM, RelationCheck, without_mention
 from memlayers.tuner.subject_index import fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_TAIL = 0.2  # share of the scores that their tail is fitted to
 _SUBJECT = "\0"  # in a wording, where the subject stands
 
 
 @dataclass(frozen=True, slots=True)
 class RelationExample:
-    """A question put to a fact's subject: what it asks for, and which wording of it."""
+    """A fact's own question: what it asks for, and which wording of it."""
 
     text: str
     fact: int
@@ -86,8 +87,10 @@ def fit_relations(
 ) -> RelationReport:
     """Fills the memory's check with keys of the facts, and settles its threshold.
 
-    The threshold comes from keys made without some of the wordings, which are then asked: all but `config.refused` of
-    the facts' own questions reach it. The keys that are kept are made of all.
+    Of the two states of `prompt_states` the one is taken by which fewer questions for another relation pass. The
+    threshold comes from keys made without some of the wordings, which are then asked: by a fit to their scores all but
+    `config.refused` of the facts' own questions reach it, and `config.accepted` of those for another relation, if that
+    is lower. The keys that are kept are made of all.
 
     Args:
         memory: the memory, built with a relation check.
@@ -99,42 +102,70 @@ def fit_relations(
         progress: called with the number of examples done after each batch.
     """
     config = config or RelationConfig()
-    relations = relations_of(facts)
-    states = prompt_states(memory, [encode_prompt(tokenizer, example.text) for example in examples], progress=progress)
-    own: list[Tensor] = []
-    others: list[Tensor] = []
-    taught_of: dict[str, set[int]] = {}
-    for fact, relation in zip(facts, relations, strict=True):
-        taught_of.setdefault(fact.subject, set()).add(relation)
-    for fold in range(config.folds):
-        kept = [i for i, example in enumerate(examples) if example.wording % config.folds != fold]
-        asked = [i for i, example in enumerate(examples) if example.wording % config.folds == fold]
-        if not kept or not asked:
-            continue
-        mean, projection, keys = _fit(states[kept], [examples[i].relation for i in kept], config.shrinkage)
-        rows = F.normalize((states[asked].float() - mean) @ projection, dim=1)
-        for i, row in zip(asked, rows, strict=True):
-            example = examples[i]
-            relation = relations[example.fact]
-            if relation in keys:
-                same = example.relation in taught_of[facts[example.fact].subject] | {relation}
-                (own if same else others).append(row @ keys[relation])
-    mean, projection, keys = _fit(states, [example.relation for example in examples], config.shrinkage)
-    threshold = float(torch.stack(own).quantile(config.refused)) if len(own) >= config.least_held_out else ACCEPTS_ALL
     entries = relation_entries(facts, subjects)
     check = memory.relation_check
     assert check is not None
+    prints = torch.tensor([each for each, _ in entries], dtype=torch.int64)
+    prompts = [without_mention(encode_prompt(tokenizer, example.text), prints) for example in examples]
+    relations = [example.relation for example in examples]
+    part = [example.wording % config.folds for example in examples]
+    found = []
+    for deep, states in enumerate(prompt_states(memory, prompts, progress=progress)):
+        own, others = _held_out_scores(check, states, relations, part, config)
+        threshold = ACCEPTS_ALL
+        if len(own) >= config.least_held_out:
+            threshold = _score_reached(own, config.refused)
+            if others:  # where the two are far apart, there is room for wordings that are odder still
+                threshold = min(threshold, float(torch.tensor(others).quantile(1 - config.accepted)))
+        report = RelationReport(threshold, *(_share_from(scores, threshold) for scores in (own, others)))
+        found.append((report.accepted_others, deep, report, states))
+    _, deep, report, states = min(found, key=lambda each: each[:2])
+    centre, projection, keys = _fit(states, relations, config.shrinkage)
     kept_keys = torch.stack([keys[relation] for _, relation in entries])
-    check.fill(mean, projection, [each for each, _ in entries], kept_keys, threshold)
-    return RelationReport(threshold, *(_share_from(scores, threshold) for scores in (own, others)))
+    check.fill(centre, projection, prints.tolist(), kept_keys, report.threshold, deep=bool(deep))
+    return report
 
 
-def relation_keys(memory: MemoryHandle, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact]) -> Tensor:
-    """The keys of facts that come later, [n, k], from their phrasings and the memory's own projection."""
+def _held_out_scores(
+    check: RelationCheck, states: Tensor, relations: Sequence[int], part: Sequence[int], config: RelationConfig
+) -> tuple[list[float], list[float]]:
+    """Scores of questions by keys made without their part of the wordings: for their own relation, and for another."""
+    rng = random.Random(len(states))  # one other relation is drawn for each question
+    own: list[float] = []
+    others: list[float] = []
+    for fold in range(config.folds):
+        kept = [i for i, each in enumerate(part) if each != fold]
+        asked = [i for i, each in enumerate(part) if each == fold]
+        if not kept or not asked:
+            continue
+        centre, projection, keys = _fit(states[kept], [relations[i] for i in kept], config.shrinkage)
+        every, known = torch.stack(list(keys.values())), list(keys)
+        rows = F.normalize((states[asked] - centre) @ projection, dim=1)
+        for row, relation in zip(rows, (relations[i] for i in asked), strict=True):
+            other = rng.choice(known)
+            for taught, scores in ((relation, own), *([(other, others)] if other != relation else [])):
+                if taught in keys:
+                    scores.append(float(check.score(row, keys[taught][None], every)))
+    return own, others
+
+
+def relation_keys(
+    memory: MemoryHandle, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], prints: Tensor
+) -> Tensor:
+    """The keys of facts that come later, [n, k], from their phrasings and the memory's own projection.
+
+    Args:
+        memory: it has a check.
+        tokenizer: the backbone's.
+        facts: the facts.
+        prints: fingerprints of the surface forms of all subjects, those of these facts among them.
+    """
     check = memory.relations
     assert check is not None
-    prompts = [encode_prompt(tokenizer, question) for fact in facts for question in fact.questions]
-    projected = check.project(prompt_states(memory, prompts).to(check.mean.device))
+    prompts = [
+        without_mention(encode_prompt(tokenizer, question), prints) for fact in facts for question in fact.questions
+    ]
+    projected = check.project(prompt_states(memory, prompts, deep=bool(check.deep))[-1].to(check.centre.device))
     means = [each.mean(0) for each in projected.split([len(fact.questions) for fact in facts])]
     return F.normalize(torch.stack(means), dim=1)
 
@@ -148,16 +179,14 @@ def _wordings(facts: Sequence[Fact]) -> list[list[str]]:
 
 
 def relation_examples(facts: Sequence[Fact], config: RelationConfig, seed: int) -> list[RelationExample]:
-    """What the check is fitted to: taught questions, at least two per relation that has them, and swapped wordings.
+    """What the check is fitted to: taught questions, two per relation that has them, then one per wording, then others.
 
     Args:
         facts: what the memory holds.
-        config: how many of each kind.
+        config: how many.
         seed: of the choice.
     """
-    relations = relations_of(facts)
-    rng = random.Random(f"{seed}:relations")
-    names, wordings = subject_mentions(facts), _wordings(facts)
+    relations, wordings = relations_of(facts), _wordings(facts)
     numbers: dict[tuple[int, str], int] = {}  # of the wordings within their relation
     counts: dict[int, int] = {}
     taught: list[RelationExample] = []
@@ -168,22 +197,18 @@ def relation_examples(facts: Sequence[Fact], config: RelationConfig, seed: int) 
                 numbers[sign] = counts.get(relation, 0)
                 counts[relation] = numbers[sign] + 1
             taught.append(RelationExample(question, i, relation, numbers[sign]))
-    rng.shuffle(taught)
-    needed: dict[int, int] = {}
-    kept: list[RelationExample] = []
+    random.Random(f"{seed}:relations").shuffle(taught)
+    first: list[RelationExample] = []
+    other: list[RelationExample] = []
+    again: list[RelationExample] = []
+    of_relation: dict[int, int] = {}
+    seen: set[tuple[int, int]] = set()
     for example in taught:
-        needed[example.relation] = needed.get(example.relation, 0) + 1
-        if needed[example.relation] <= 2 or len(kept) < config.examples:
-            kept.append(example)
-    swapped = []
-    for _ in range(min(config.swapped, 2 * len(taught))):
-        example, other = rng.choice(taught), rng.randrange(len(facts))
-        name = rng.choice(names[other])
-        wording = wordings[example.fact][facts[example.fact].questions.index(example.text)]
-        if _SUBJECT in wording:
-            text = wording.replace(_SUBJECT, name)
-            swapped.append(RelationExample(text, other, example.relation, example.wording))
-    return kept + swapped
+        of_relation[example.relation] = of_relation.get(example.relation, 0) + 1
+        new = (example.relation, example.wording) not in seen
+        seen.add((example.relation, example.wording))
+        (first if of_relation[example.relation] <= 2 else other if new else again).append(example)
+    return [*first, *[*other, *again][: max(0, config.examples - len(first))]]
 
 
 def _fit(states: Tensor, relations: Sequence[int], shrinkage: float) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
@@ -207,6 +232,19 @@ def _fit(states: Tensor, relations: Sequence[int], shrinkage: float) -> tuple[Te
     return mean.float(), projection.float(), dict(zip(present, keys, strict=True))
 
 
-def _share_from(scores: Iterable[Tensor], threshold: float) -> float:
-    passed = [float(score) >= threshold for score in scores]
+def _score_reached(scores: Sequence[float], share: float) -> float:
+    """The score that all but a share of such questions reach, from a fitted tail.
+
+    The quantile itself would be the score of the one or two oddest wordings. Below the lowest fifth scores are taken
+    to fall off exponentially, by their mean shortfall (peaks over a threshold, Pickands 1975); never below the lowest.
+    """
+    found = torch.tensor(scores)
+    low = found.quantile(_TAIL)
+    below = (low - found)[found < low]
+    fitted = low - below.mean() * math.log(_TAIL / share) if len(below) else low
+    return float(torch.maximum(fitted, found.min()))
+
+
+def _share_from(scores: Iterable[float], threshold: float) -> float:
+    passed = [score >= threshold for score in scores]
     return sum(passed) / len(passed) if passed else 1.0

@@ -21,6 +21,9 @@ from memlayers.inference.record import GateReport
 from memlayers.tuner.handle import MemoryHandle
 from memlayers.tuner.subject_index import SubjectIndex
 
+STEPS = 500
+"""Optimizer steps per gate where none are given (docs/LOG.md)."""
+
 
 def train_gates(
     memory: MemoryHandle,
@@ -58,6 +61,7 @@ def train_gates(
         One report per gate.
     """
     config = config or GateConfig()
+    steps = config.steps or STEPS
     reports = []
     layers, index = memory.layers, memory.index
     chats = facts[0].inputs[:0]
@@ -80,8 +84,8 @@ def train_gates(
         labels = torch.cat([torch.ones(half), torch.zeros(half)]).to(device)
         parameters = [parameter.requires_grad_(True) for parameter in gate.parameters()]
         optimizer = torch.optim.Adam(parameters, lr=config.rate)
-        for step in range(config.steps):
-            optimizer.param_groups[0]["lr"] = config.rate * (1 - step / config.steps)
+        for step in range(steps):
+            optimizer.param_groups[0]["lr"] = config.rate * (1 - step / steps)
             picked = [
                 source[torch.randint(len(source), (half,), generator=generator)]
                 for source in (train_positive, train_negative)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -92,6 +93,7 @@ class Capture(Recorder):
     outputs: dict[int, Tensor] = field(default_factory=dict)
     reads: list[PoolRead] = field(default_factory=list)
     _real: Tensor | None = None  # in `run`, of the batch under way: bool [b * t], False for padding
+    _ends: bool = False  # whether the last recorded layer ends the forward pass
     _opened: Tensor | None = None  # of the layer under way: which tokens read, None for all
 
     def run(
@@ -118,17 +120,23 @@ class Capture(Recorder):
             self.reads.clear()
             self._real = real.flatten().to(device)
             try:
-                with suppress(_Done):
-                    if prefix is None:
-                        trunk(input_ids=ids.to(device), attention_mask=real.long().to(device), use_cache=False)
-                    else:
-                        mask = prefix.mask(real.long()).to(device)
-                        trunk(input_ids=ids.to(device), attention_mask=mask, past_key_values=prefix.cache(len(ids)))
+                with self.ending(True):
+                    _read(trunk, ids.to(device), real.to(device), prefix)
             finally:
                 self._real = None
             yield Batch(chosen, real.sum(1))
             if progress is not None:
                 progress(len(chosen))
+
+    @contextmanager
+    def ending(self, early: bool) -> Iterator[None]:
+        """A context in which a forward pass ends behind the last recorded layer, where that is early enough."""
+        self._ends = early
+        try:
+            with suppress(_Done):
+                yield
+        finally:
+            self._ends = False
 
     # What the memory layers tell, see `tuner.current.Recorder`.
 
@@ -160,9 +168,9 @@ class Capture(Recorder):
         self.reads.append(PoolRead(number, tokens, *found))
 
     def left(self, layer: nn.Module, out: Tensor) -> None:
-        """Keeps what the layer gives; in `run` the last one that is recorded ends the forward pass."""
+        """Keeps what the layer gives; the last one that is recorded ends the forward pass in `ending`."""
         self._keep("outputs", layer, out)
-        if self._real is not None and self._number(layer) == self.layers - 1:
+        if self._ends and self._number(layer) == self.layers - 1:
             raise _Done
 
     def _number(self, layer: nn.Module) -> int | None:
@@ -178,6 +186,17 @@ class Capture(Recorder):
         """[b, t, d] -> a copy of the real tokens' rows, [n, d]: what follows may change the tensor in place."""
         rows = tensor.detach().reshape(-1, tensor.shape[-1])
         return rows.clone() if self._real is None else rows[self._real.to(rows.device)]
+
+
+def _read(trunk: Any, ids: Tensor, real: Tensor, prefix: SharedPrefix | None) -> Tensor:
+    """The trunk's last hidden states, [b, t, d], of ids [b, t], of which some are real, behind a shared prefix."""
+    mask = real.long()
+    if prefix is None:
+        seen = trunk(input_ids=ids, attention_mask=mask, use_cache=False)
+    else:
+        seen = trunk(input_ids=ids, attention_mask=prefix.mask(mask), past_key_values=prefix.cache(len(ids)))
+    hidden: Tensor = seen[0]
+    return hidden
 
 
 @contextmanager
@@ -266,28 +285,45 @@ def collect_features(
 
 @torch.inference_mode()
 def prompt_states(
-    memory: MemoryHandle, prompts: Sequence[Sequence[int]], *, batch_tokens: int = 4096, progress: Any = None
-) -> Tensor:
-    """The first memory layer's input at each prompt's last token, on the bare backbone.
+    memory: MemoryHandle,
+    prompts: Sequence[Sequence[int]],
+    *,
+    deep: bool = True,
+    batch_tokens: int = 4096,
+    progress: Any = None,
+) -> list[Tensor]:
+    """What the bare backbone makes of each prompt's last token; equal prompts are read once.
 
     Args:
         memory: the memory, on its model.
         prompts: token ids, of any lengths.
+        deep: whether the backbone is run to its end; as far as the first memory layer otherwise.
         batch_tokens: padded tokens per forward pass.
         progress: called with the number of prompts done after each batch.
 
     Returns:
-        float32 [n, d], on the CPU.
+        The first memory layer's input, and the last hidden state if `deep`; float32 [n, d] each, on the CPU.
     """
-    states = torch.empty(len(prompts), memory.layers[0].dim)
+    places: dict[tuple[int, ...], int] = {}
+    place = [places.setdefault(tuple(prompt), len(places)) for prompt in prompts]
+    distinct, copies = list(places), Counter(place)
+    found: list[list[Tensor]] = [[] for _ in distinct]
+    trunk = memory.model.get_base_model().base_model
     with without_memory(memory.model):
-        prefix = shared_prefix(memory.model, prompts)
-    rest = [prompt[len(prefix.ids) if prefix is not None else 0 :] for prompt in prompts]
-    with without_memory(memory.model), capture(memory, "inputs", layers=1) as seen:
-        for batch in seen.run(rest, batch_tokens, progress, prefix):
-            last = batch.starts + batch.lengths - 1
-            states[batch.chosen] = seen.inputs[0][last.to(seen.inputs[0].device)].float().cpu()
-    return states
+        prefix = shared_prefix(memory.model, distinct)
+        rest = [prompt[len(prefix.ids) if prefix is not None else 0 :] for prompt in distinct]
+        with capture(memory, "inputs", layers=1) as seen:
+            for chosen, ids, real in padded_batches(rest, batch_tokens):
+                rows, last, hidden = torch.arange(len(ids)), real.sum(1) - 1, None
+                with seen.ending(not deep):
+                    hidden = _read(trunk, ids.to(memory.device), real.to(memory.device), prefix)
+                states = [seen.inputs[0].view(*ids.shape, -1), *([] if hidden is None else [hidden])]
+                kept = [each[rows.to(each.device), last.to(each.device)].float().cpu() for each in states]
+                for row, i in enumerate(chosen):
+                    found[i] = [each[row] for each in kept]
+                if progress is not None:
+                    progress(sum(copies[i] for i in chosen))
+    return [torch.stack([found[i][kind] for i in place]) for kind in range(1 + deep)]
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from memlayers.data.answers import normalise_answer
 from memlayers.data.encoding import encode_prompt
 from memlayers.inference.capture import prompt_states
 from memlayers.tuner.handle import active_memories, memory_handle
-from memlayers.tuner.relation_check import ACCEPTS_ALL
+from memlayers.tuner.relation_check import ACCEPTS_ALL, without_mention
 from memlayers.tuner.subject_index import PRIOR_SIZE
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ def relation_scores(
         check = memory.relations
         if check is not None and not check.accepts_all and questions:
             prompts = [encode_prompt(tokenizer, question) for question in questions]
-            states = prompt_states(memory_handle(model, memory.adapter), prompts).to(check.mean.device)
-            return check.scores(prompts, states).tolist(), float(check.threshold)
+            wordings = [without_mention(prompt, check.prints) for prompt in prompts]
+            states = prompt_states(memory_handle(model, memory.adapter), wordings, deep=bool(check.deep))[-1]
+            return check.scores(prompts, states.to(check.centre.device)).tolist(), float(check.threshold)
     return [1.0] * len(questions), ACCEPTS_ALL

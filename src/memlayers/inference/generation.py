@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from memlayers.backbones import context_length
-from memlayers.data.encoding import collate_prompts, encode_prompt, end_token_id, pad_token_id
+from memlayers.data.encoding import collate_prompts, encode_prompt, end_token_id, ends_at_newline, pad_token_id
 from memlayers.inference.shared_prefix import SharedPrefix, shared_prefix
 from memlayers.tuner.current import Recorder, holding
 
@@ -26,7 +26,8 @@ class Generated:
 
     Attributes:
         text: without special tokens and outer space.
-        confidence: the probability that the model gave to this answer and its end, 0 to 1.
+        confidence: the probability that the model gave to this answer and its end (the end token or, where one ends
+            it, the newline), 0 to 1.
         opened: whether a memory was read when the answer began: its gate was open for the prompt's last token.
     """
 
@@ -49,7 +50,8 @@ def generate_answers(
     """Answers each question by greedy generation through the chat template, up to its end token.
 
     Questions of like length are answered together; the batch a question falls into does not change its answer beyond
-    the backbone's own rounding. An answer ends where the backbone's context does.
+    the backbone's own rounding. An answer ends where the backbone's context does, and where there is no chat template
+    at its first newline: what a base model writes on the next line is another question.
 
     Args:
         model: a causal LM, with or without a memory.
@@ -66,13 +68,14 @@ def generate_answers(
     Raises:
         InputError: a question fills the backbone's context.
     """
-    from transformers import LogitsProcessorList
+    from transformers import LogitsProcessorList, StoppingCriteriaList
 
     context = context_length(model)
     prompts = [encode_prompt(tokenizer, question, max_length=context) for question in questions]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     pad, end = pad_token_id(tokenizer), end_token_id(tokenizer)
     device = next(model.parameters()).device
+    ends = _Ends(tokenizer, end)
     answers = [Generated("", 0.0, False)] * len(prompts)
     was_training = model.training
     if was_training:
@@ -94,15 +97,15 @@ def generate_answers(
             with holding(recorder=recorder):
                 generated = model.generate(
                     **batch, past_key_values=None if prefix is None else prefix.cache(len(chosen)),
-                    logits_processor=LogitsProcessorList([recorder]), do_sample=False, num_beams=1,
+                    logits_processor=LogitsProcessorList([recorder]),
+                    stopping_criteria=StoppingCriteriaList([ends]), do_sample=False, num_beams=1,
                     max_new_tokens=min(max_new_tokens, context - longest), eos_token_id=end, pad_token_id=pad,
                     temperature=None, top_p=None, top_k=None, repetition_penalty=None,
                 )  # fmt: skip
             for place, (i, row) in enumerate(zip(chosen, generated[:, longest:].tolist(), strict=True)):
-                answer = row[: row.index(end)] if end in row else row
-                text = str(tokenizer.decode(answer, skip_special_tokens=True)).strip()
-                confidence = recorder.confidence(place, len(answer) + (end in row))
-                answers[i] = Generated(text, confidence, recorder.opened[place])
+                answer = row[: ends.length(row)]  # with what ends it
+                text = ends.cut(str(tokenizer.decode(answer, skip_special_tokens=True)))
+                answers[i] = Generated(text.strip(), recorder.confidence(place, len(answer)), recorder.opened[place])
             if progress is not None:
                 progress(len(chosen))
     finally:
@@ -116,6 +119,30 @@ def answer_questions(
 ) -> list[str]:
     """The answers' texts alone; see `generate_answers`."""
     return [generated.text for generated in generate_answers(model, tokenizer, questions, **options)]
+
+
+class _Ends:
+    """Tells which tokens end an answer; a stopping criterion for `generate`, which decides on each row by itself."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, end: int) -> None:
+        self._tokenizer, self._at_newline = tokenizer, ends_at_newline(tokenizer)
+        self._ends = {end: True}  # what is known of tokens so far
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        return torch.tensor([self._is_end(token) for token in input_ids[:, -1].tolist()], device=input_ids.device)
+
+    def length(self, row: list[int]) -> int:
+        """How many tokens an answer has, with the one that ends it."""
+        return next((place for place, token in enumerate(row, 1) if self._is_end(token)), len(row))
+
+    def cut(self, text: str) -> str:
+        """An answer's text without what follows a newline within its last token."""
+        return text.partition("\n")[0] if self._at_newline else text
+
+    def _is_end(self, token: int) -> bool:
+        if token not in self._ends:
+            self._ends[token] = self._at_newline and "\n" in str(self._tokenizer.decode([token]))
+        return self._ends[token]
 
 
 class _Recorder(Recorder):

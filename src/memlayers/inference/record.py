@@ -60,6 +60,27 @@ class StageReport:
 
 
 @dataclass(frozen=True, slots=True)
+class NotHeld:
+    """A fact that is not answered rightly in every taught wording.
+
+    Attributes:
+        id: the fact's.
+        question: its first wording that is answered wrongly.
+        answer: what was taught.
+        given: what is answered instead.
+        wrong: how many of its taught wordings are answered wrongly.
+        wordings: how many it has.
+    """
+
+    id: str
+    question: str
+    answer: str
+    given: str
+    wrong: int
+    wordings: int
+
+
+@dataclass(frozen=True, slots=True)
 class CurvePoint:
     """Scores measured during teaching, after `exposures` exposures per fact; None where not measured then.
 
@@ -79,7 +100,7 @@ class TeachReport:
 
     Attributes:
         steps: optimizer steps taken.
-        exposures: how often each fact was shown.
+        exposures: how often each fact was shown; facts that were taught further have been shown more often.
         recall: last recall measured on taught phrasings; in free generation, once teaching has ended.
         skipped_steps: steps left out because the loss or a gradient was not finite.
         seconds: wall clock of calibration, gate and teaching, evaluations along the way left out.
@@ -88,6 +109,8 @@ class TeachReport:
         thresholds: the least confidence of a memory's answer and of the backbone's; None where not settled.
         curve: scores after each epoch.
         stages: what each stage took, by name, in their order.
+        checks: how many facts each check found that were not held in every taught wording; those were taught further.
+        not_held: the facts that are not held at the end.
     """
 
     steps: int = 0
@@ -100,6 +123,8 @@ class TeachReport:
     thresholds: tuple[float, float] | None = None
     curve: list[CurvePoint] = field(default_factory=list)
     stages: dict[str, StageReport] = field(default_factory=dict)
+    checks: list[int] = field(default_factory=list)
+    not_held: list[NotHeld] = field(default_factory=list)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TeachReport:
@@ -110,6 +135,7 @@ class TeachReport:
         relations = RelationReport(**values["relations"]) if values.get("relations") else None
         stages = {name: StageReport(**stage) for name, stage in values.get("stages", {}).items()}
         read = {"gates": gates, "curve": curve, "thresholds": thresholds, "relations": relations, "stages": stages}
+        read["not_held"] = [NotHeld(**fact) for fact in values.get("not_held", ())]
         return cls(**{**values, **read})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from memlayers.config.named_backbones import NAMED_BACKBONES, fetched_folder
-from memlayers.utils.errors import InputError
+from memlayers.utils.errors import InputError, reason_of
 
 GIB: Final = 2**30
 CONFIGS: Final = Path(__file__).parent / "backbone_configs"
@@ -64,7 +65,7 @@ class Backbone:
 
 
 def read_backbone(name: str) -> Backbone:
-    """Finds a backbone's config: "pocket", a fetched or a shipped name, a config.json, or a folder with one.
+    """Finds a backbone's config: "pocket", a fetched or a shipped name, a config.json, a folder with one, a GGUF file.
 
     Raises:
         InputError: there is none, or it lacks a number.
@@ -79,11 +80,14 @@ def read_backbone(name: str) -> Backbone:
     elif not path.exists() and short in shipped:
         path = shipped[short]
     path = path / "config.json" if path.is_dir() else path
+    if path.suffix.casefold() == ".gguf":
+        return _read_gguf(name, path)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(
-            f"{name}: no config of this backbone here; take pocket, {', '.join(shipped)}, or the path of a config.json"
+            f"{name}: no config of this backbone here; take pocket, {', '.join(shipped)}, or the path of a config.json "
+            "or a .gguf file"
         ) from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as a config ({error}); give the backbone's config.json") from error
@@ -98,6 +102,45 @@ def read_backbone(name: str) -> Backbone:
         return _count(name, config) if config.get("model_type") in _KNOWN else _count_by_building(name, config)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: {error} is missing or wrong; give the backbone's own config.json") from error
+
+
+def _read_gguf(name: str, path: Path) -> Backbone:
+    """Reads the shapes in a GGUF file, none of its weights.
+
+    Raises:
+        InputError: no such file, one that is none or lacks a number, or the package gguf is missing.
+    """
+    from memlayers.backbones.gguf import require_gguf
+
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; check the path")
+    require_gguf()
+    import gguf
+
+    try:
+        reader = gguf.GGUFReader(path)
+        family = reader.fields["general.architecture"].contents()
+
+        def number(key: str, default: int | None = None) -> int:
+            field = reader.fields.get(f"{family}.{key}")
+            if field is None and default is None:
+                raise KeyError(f"{family}.{key}")
+            found: Any = default if field is None else field.contents()
+            return int(max(found) if isinstance(found, list) else found)  # some families: one for each layer
+
+        sizes = {str(tensor.name): [int(size) for size in tensor.shape] for tensor in reader.tensors}
+        d, depth, heads = number("embedding_length"), number("block_count"), number("attention.head_count")
+        head_dim, kv_heads = number("attention.key_length", d // heads), number("attention.head_count_kv", heads)
+        linear = sum(
+            math.prod(shape) for key, shape in sizes.items() if key.startswith("blk.") and len(shape) > 1
+        )  # fmt: skip
+        return Backbone(
+            name, d, number("feed_forward_length"), depth, heads, heads * head_dim,
+            math.prod(sizes["token_embd.weight"]) // d, linear, sum(map(math.prod, sizes.values())) - linear,
+            kv_heads * head_dim,
+        )  # fmt: skip
+    except Exception as error:  # as the package pleases
+        raise InputError(f"{path}: cannot be read as a GGUF file ({reason_of(error)}); give a whole one") from error
 
 
 _KNOWN: Final = ("llama", "mistral", "qwen2", "qwen3", "gemma")

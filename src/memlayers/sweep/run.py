@@ -227,8 +227,8 @@ def _run_cell(
 
 
 def _config(cell: Cell, config: TeachConfig) -> TeachConfig:
-    # As many exposures in every cell: no second round where one recipe or gate recalls less than another.
-    return config.with_flags(recipe=cell.recipe, gate=cell.gate, seed=cell.seed, exposures=config.rounds[0])
+    # As many exposures in every cell: nothing is taught further where one recipe or gate recalls less than another.
+    return config.with_flags(recipe=cell.recipe, gate=cell.gate, seed=cell.seed, exposures=config.exposures)
 
 
 def _settings(cell: Cell, materials: Materials, config: TeachConfig, bounds: Bounds) -> dict[str, Any]:

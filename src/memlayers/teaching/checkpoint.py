@@ -18,6 +18,7 @@ from memlayers.config.teach import TeachConfig
 from memlayers.data.facts import Fact
 from memlayers.inference.folder import WEIGHTS_FILE
 from memlayers.inference.record import TeachReport
+from memlayers.teaching.held import Wrong
 from memlayers.tuner.handle import MemoryHandle
 from memlayers.utils.errors import InputError
 from memlayers.utils.files import atomic_directory, file_digest
@@ -33,11 +34,13 @@ class Progress(NamedTuple):
         report: so far; its seconds include the run under way.
         epoch_loss: of the epoch under way, in nats.
         epoch_tokens: that it is summed over.
+        wrong: the facts that a check found not to be held, and that are to be taught further next; None before it.
     """
 
     report: TeachReport
     epoch_loss: float = 0.0
     epoch_tokens: int = 0
+    wrong: Wrong | None = None
 
 
 class Checkpoint:
@@ -54,7 +57,7 @@ class Checkpoint:
     def save(self, memory: MemoryHandle, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
         """Writes one, and removes the others."""
         report = progress.report
-        name = f"step-{report.steps:08d}-{len(report.curve):04d}"
+        name = f"step-{report.steps:08d}-{len(report.curve) + len(report.checks):04d}"
         with atomic_directory(self.folder / name, replace=True) as folder:
             memory.save(folder)
             tensors = {
@@ -68,6 +71,7 @@ class Checkpoint:
                 "identity": self.identity,
                 "report": asdict(report),
                 "epoch": [progress.epoch_loss, progress.epoch_tokens],
+                "wrong": None if progress.wrong is None else list(progress.wrong.items()),
                 "digests": {name: file_digest(folder / name) for name in (WEIGHTS_FILE, OPTIMIZER_FILE)},
             }
             (folder / STATE_FILE).write_text(json.dumps(record), encoding="utf-8")
@@ -93,7 +97,9 @@ class Checkpoint:
             adapter = load_file(folder / WEIGHTS_FILE, device=str(memory.device))
             tensors = load_file(folder / OPTIMIZER_FILE, device="cpu")
             identity = record["identity"]
-            progress = Progress(TeachReport.from_dict(record["report"]), *record["epoch"])
+            wrong = None if record["wrong"] is None else dict(record["wrong"])
+            loss, tokens = record["epoch"]
+            progress = Progress(TeachReport.from_dict(record["report"]), loss, tokens, wrong)
         except Exception as error:  # the safetensors parser raises its own
             raise InputError(f"{folder}: damaged checkpoint ({error}); delete {self.folder} and start again") from error
         if identity != self.identity:

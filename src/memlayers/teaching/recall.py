@@ -1,7 +1,7 @@
 """Recall while teaching: some of the facts asked by one forward pass each, and all of them where those are all right.
 
 Greedy decoding writes an answer exactly where each of its tokens is the likeliest after those before, so one forward
-pass over question and answer tells what a generation would. Free generation is the check at the end.
+pass over question and answer tells what a generation would. Free generation is the final check (teaching/held.py).
 """
 
 from __future__ import annotations
@@ -11,10 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from memlayers.config.sections import ScheduleConfig
-from memlayers.data.answers import exact_match
 from memlayers.data.encoding import Encoded
-from memlayers.data.facts import Fact
-from memlayers.inference.generation import answer_questions
 from memlayers.inference.scoring import answered
 
 if TYPE_CHECKING:
@@ -51,27 +48,3 @@ def measured_recall(
             asked += len(chosen)
             tokens += sum(len(example.input_ids) for example in chosen)
     return right / asked, tokens
-
-
-def generated_recall(
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    facts: Sequence[Fact],
-    settings: ScheduleConfig,
-    rng: random.Random,
-) -> float:
-    """Share of taught wordings answered rightly in free generation, 0 to 1, of a sample of the facts.
-
-    Args:
-        model: the PEFT model.
-        tokenizer: the backbone's.
-        facts: all that are taught.
-        settings: how many are asked.
-        rng: draws facts and wordings.
-    """
-    sample = rng.sample(list(facts), min(len(facts), settings.recall_sample))
-    each = max(1, settings.recall_sample // len(sample))
-    asked = [(q, f.answers) for f in sample for q in rng.sample(f.questions, min(each, len(f.questions)))]
-    answers = answer_questions(model, tokenizer, [question for question, _ in asked])
-    right = sum(exact_match(answer, accepted) for answer, (_, accepted) in zip(answers, asked, strict=True))
-    return right / len(asked)

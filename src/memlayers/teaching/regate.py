@@ -71,10 +71,9 @@ def regate_memory(
     """
     config = config or GateConfig()
     if config.soft:
-        steps = min(SOFT_STEPS, config.steps)
         config = dataclasses.replace(
-            config, subjects=False, relations=False, steps=steps, batch_size=SOFT_BATCH, rate=SOFT_RATE,
-            hidden=SOFT_HIDDEN,
+            config, subjects=False, relations=False, steps=config.steps or SOFT_STEPS, batch_size=SOFT_BATCH,
+            rate=SOFT_RATE, hidden=SOFT_HIDDEN,
         )  # fmt: skip
     if not facts:
         raise InputError("no facts: give those that the memory was taught")

@@ -1,7 +1,6 @@
 """The order of work: which sequences each step of teaching shows. A function of seed and epoch alone.
 
-An epoch shows every fact once, in one of its wordings: one exposure. A round is some epochs over which the learning
-rate falls; a further round follows where recall is not enough yet.
+An epoch shows every fact once, in one of its wordings: one exposure.
 """
 
 from __future__ import annotations
@@ -27,31 +26,18 @@ class Place(NamedTuple):
     done: int
 
 
-class Round(NamedTuple):
-    """A round of teaching, in optimizer steps.
-
-    Attributes:
-        start: its first step.
-        steps: how many it has, at most.
-    """
-
-    start: int
-    steps: int
-
-
 class Schedule:
     """Which batches each epoch has.
 
     Args:
         examples: per fact its wordings, prompt and answer each.
         mixed: further sequences, which every epoch shows too.
-        rounds: epochs of each round, at most.
+        epochs: at most.
         batch_size: sequences per step.
         pack_to: tokens per packed sequence; None does not pack.
         seed: of the order.
 
     Attributes:
-        rounds: as given.
         epoch_steps: steps of each epoch.
     """
 
@@ -59,22 +45,20 @@ class Schedule:
         self,
         examples: Sequence[Sequence[Encoded]],
         mixed: Sequence[Encoded],
-        rounds: tuple[int, ...],
+        epochs: int,
         batch_size: int,
         pack_to: int | None,
         seed: int,
     ) -> None:
         self._examples, self._mixed = examples, mixed
         self._batch_size, self._pack_to, self._seed = batch_size, pack_to, seed
-        self.rounds = rounds
-        epochs = sum(rounds)
         # Packed sequences come out as more in one order of the facts and as fewer in another.
         counted = [len(self.batches(epoch)) for epoch in range(epochs if pack_to else 1)]
         self.epoch_steps = counted if pack_to else counted * epochs
 
     @property
     def steps(self) -> int:
-        """Of all rounds together."""
+        """Of all epochs together."""
         return sum(self.epoch_steps)
 
     def place(self, step: int) -> Place:
@@ -86,13 +70,6 @@ class Schedule:
         """How often each fact was shown after `step` steps; a fraction within an epoch."""
         epoch, done = self.place(step)
         return epoch + (done / self.epoch_steps[epoch] if done else 0)
-
-    def round(self, step: int) -> Round:
-        """The round that is next or under way after `step` steps."""
-        ends = list(accumulate(self.rounds))
-        number = min(bisect_right(ends, self.place(step).epoch), len(ends) - 1)
-        first, last = ends[number] - self.rounds[number], ends[number]
-        return Round(sum(self.epoch_steps[:first]), sum(self.epoch_steps[first:last]))
 
     def batches(self, epoch: int) -> list[list[Encoded]]:
         """The batches of an epoch: each fact once, its wordings in turn; sequences of like length together."""

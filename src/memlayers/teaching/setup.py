@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from memlayers.backbones import lasting_name
 from memlayers.config.sections import DataConfig, MemorySettings
 from memlayers.config.teach import TeachConfig
 from memlayers.data.encoding import Encoded, encode_example, plain_text_ids
@@ -39,7 +40,7 @@ def memory_config(config: TeachConfig, *, subjects: bool) -> MemoryConfig:
         subjects=subjects,
         relations=subjects and config.gate.relations,
         seed=config.seed,
-        backbone=config.backbone,
+        backbone=lasting_name(config.backbone),
     )
 
 

@@ -29,10 +29,10 @@ def teach_facts(
 ) -> Memory:
     """Teaches facts to a frozen backbone and saves the memory as an adapter folder.
 
-    Calibrates addressing and trains the gate on the bare backbone, then writes values until recall, measured in free
-    generation, is full or the exposures are over; where no number of exposures is given and recall is not enough,
-    another round follows. Unfinished work lives in ``OUT.teaching`` beside `out`; `out` itself appears in one piece
-    at the end.
+    Calibrates addressing and trains the gate on the bare backbone, then writes values until recall is full or the
+    exposures are over. Then every fact is asked in every taught wording, and those that are not held are taught
+    further; what is not held even then, the report names (`TeachReport.not_held`). Unfinished work lives in
+    ``OUT.teaching`` beside `out`; `out` itself appears in one piece at the end.
 
     Args:
         facts: at least one.
@@ -64,6 +64,7 @@ def teach_facts(
         teacher.calibrate()
         teacher.build_gate()
     teacher.teach()
+    teacher.hold()
     teacher.settle()
     teacher.save(out, replace=replace)
     shutil.rmtree(work, ignore_errors=True)

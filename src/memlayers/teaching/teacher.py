@@ -1,10 +1,11 @@
 """Teaching: calibrate, gate, then write the facts into the value pool of a frozen backbone.
 
 A loop of our own, thin, on accelerate rather than on transformers.Trainer, because three things here are the loop
-itself: it stops when recall, measured in free generation, is full; its order of facts and wordings is a function of
-(seed, epoch) alone, so that a run killed at any moment ends in the same bits; and its checkpoints are safetensors,
-written aside and renamed, where Trainer's are pickles written in place (docs/LOG.md). A memory is a PEFT method all
-the same: Trainer and plain loops train it too (tests/tuner/test_trainer.py).
+itself: it stops when recall is full, and teaches further what is not held; its order of facts and wordings is a
+function of (seed, epoch) and of what was answered wrongly, so that a run killed at any moment ends in the same bits;
+and its checkpoints are safetensors, written aside and renamed, where Trainer's are pickles written in place
+(docs/LOG.md). A memory is a PEFT method all the same: Trainer and plain loops train it too
+(tests/tuner/test_trainer.py).
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ from memlayers.linking.mention_forms import SubjectForms, subject_forms
 from memlayers.pool.optimizers import has_finite_gradient
 from memlayers.teaching.calibrate import calibrate
 from memlayers.teaching.checkpoint import Checkpoint, Progress, run_identity
+from memlayers.teaching.held import Wrong, check_wordings, further_batches, generated_check
 from memlayers.teaching.protect import protect_slots
-from memlayers.teaching.recall import generated_recall, measured_recall
+from memlayers.teaching.recall import measured_recall
 from memlayers.teaching.records import write_records
 from memlayers.teaching.schedule import Schedule
 from memlayers.teaching.setup import memory_config, mixed_examples, optimizer_for
@@ -68,6 +70,7 @@ class Teacher:
         restore()                       a checkpoint, if there is one: then the next two are done already
         calibrate()  build_gate()       on the bare backbone, before a value is written
         teach()                         values, until recall is full or the exposures are over
+        hold()                          every fact asked in every taught wording; further, what is not held
         settle()                        thresholds of confidence
         save(out)                       the adapter's folder
 
@@ -116,6 +119,9 @@ class Teacher:
         )
         self._saved_at = self._began = time.perf_counter()
         self._epoch_loss, self._epoch_tokens = 0.0, 0  # of the epoch under way: nats, and the tokens they are of
+        self._epoch_wrong = 0  # of the epoch under way: sequences that were answered wrongly before their step
+        self._bad_in_a_row = 0  # steps whose loss was not finite
+        self._wrong: Wrong | None = None  # what is to be taught further next
 
     # -- stages -------------------------------------------------------------------------------------------------------
 
@@ -161,7 +167,7 @@ class Teacher:
         self.optimizer = optimizer_for(self.model, config)
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
         self.schedule = Schedule(
-            self._encoded, mixed, config.rounds, config.schedule.batch_size, config.schedule.pack, config.seed
+            self._encoded, mixed, config.exposures, config.schedule.batch_size, config.schedule.pack, config.seed
         )
         self._saved_at = time.perf_counter()
 
@@ -174,7 +180,7 @@ class Teacher:
         found = self._checkpoint.restore(self.memory, self.optimizer) if self._checkpoint else None
         if found is None:
             return False
-        self.report, self._epoch_loss, self._epoch_tokens = found
+        self.report, self._epoch_loss, self._epoch_tokens, self._wrong = found
         self._stages = Stages(self.report.stages)
         return True
 
@@ -228,24 +234,49 @@ class Teacher:
             )
 
     def teach(self) -> None:
-        """Rounds of epochs until measured recall is enough, or full within a round.
+        """Epochs until measured recall is full, or until the exposures are over.
+
+        Raises:
+            WorkError: the loss is not finite for many steps in a row.
+        """
+        report, steps = self.report, self.schedule.steps
+        if self.config.schedule.loss == "answer" and self.config.gated:
+            everything = [example.input_ids for examples in self._encoded for example in examples]
+            self._prefix = shared_prefix(self.model, everything)
+        with progress_bar("Teaching", steps, quiet=self.quiet) as advance:
+            advance(min(report.steps, steps))
+            while self._wrong is None and report.steps < steps and not self._recall_is_full():
+                epoch, done = self.schedule.place(report.steps)
+                batches = self.schedule.batches(epoch)
+                for batch in batches[done:]:
+                    self._step_or_fail(batch, 1 - report.steps / steps)
+                    advance(1, note=self._note())
+                    self._checkpoint_when_due(batch is batches[-1])
+                report.exposures = float(epoch + 1)
+                self._measure()
+                advance(0, note=self._note())
+                self._checkpoint_when_due(False)
+
+    def hold(self) -> None:
+        """Asks every fact in every taught wording, and teaches those further that are not held; then the final check.
 
         Raises:
             WorkError: the loss is not finite for many steps in a row.
         """
         report = self.report
-        if self.config.schedule.loss == "answer" and self.config.gated:
-            everything = [example.input_ids for examples in self._encoded for example in examples]
-            self._prefix = shared_prefix(self.model, everything)
-        while report.steps < self.schedule.steps and not self._recall_is_full():
-            start, steps = self.schedule.round(report.steps)
-            if report.steps == start > 0 and report.recall >= self.config.schedule.enough_recall:
-                break
-            self._teach_round(start, steps)
-        report.seconds += time.perf_counter() - self._began
-        rng = random.Random(f"{self.config.seed}:recall")
+        while True:
+            if self._wrong is None:
+                self._wrong = self._check()
+                if not self._wrong or len(report.checks) > self.config.further:
+                    break
+                self._save_checkpoint()
+            self._teach_further(self._wrong)
+            self._wrong = None
         with self._stages.stage("final check"):
-            report.recall = generated_recall(self.model, self.tokenizer, self.facts, self.config.schedule, rng)
+            report.recall, report.not_held = generated_check(
+                self.model, self.tokenizer, self.facts, self._wrong, self.config.schedule, self.config.seed
+            )
+        report.seconds += time.perf_counter() - self._began
 
     def settle(self) -> None:
         """Settles from which confidence on an answer is worth giving, on wordings not yet shown where there are any."""
@@ -253,11 +284,12 @@ class Teacher:
             return
         began = time.perf_counter()
         epochs = range(math.ceil(self.report.exposures))
-        shown = [{(epoch + i) % len(self.facts[i].questions) for epoch in epochs} for i in self.gate_facts]
+        shown = [{(epoch + i) % len(fact.questions) for epoch in epochs} for i, fact in enumerate(self.facts)]
         with self._stages.stage("settling"):
             self.report.thresholds = settle_confidence(
                 self.memory, self.tokenizer, [self.facts[i] for i in self.gate_facts], self.config.gate,
-                seed=self.config.seed, shown=shown, quiet=self.quiet,
+                sure=[sure for i in self.gate_facts for sure in self._checked.held_confidences(i, shown[i])],
+                seed=self.config.seed, quiet=self.quiet,
             )  # fmt: skip
         self.report.seconds += time.perf_counter() - began
 
@@ -275,38 +307,57 @@ class Teacher:
             teaching = Teaching(len(self.facts), self.config, environment(str(self.device)), self.report)
             write_records(folder, Path(out), teaching, self.facts, self.memory.config)
 
-    # -- one round, one step ------------------------------------------------------------------------------------------
+    # -- what is not held ---------------------------------------------------------------------------------------------
 
-    def _teach_round(self, start: int, steps: int) -> None:
-        """Epochs until measured recall is full or `steps` steps, counted from step `start`, are over."""
-        report, settings = self.report, self.config.schedule
-        bad_in_a_row = 0
-        with progress_bar("Teaching further" if start else "Teaching", steps, quiet=self.quiet) as advance:
-            advance(report.steps - start)
-            while report.steps < start + steps and not self._recall_is_full():
-                epoch, done = self.schedule.place(report.steps)
-                batches = self.schedule.batches(epoch)
-                for batch in batches[done:]:
-                    share = (settings.later_rate if start else 1.0) * (1 - (report.steps - start) / steps)
-                    with self._stages.stage("steps", self._tokens(batch)):
-                        stepped = self._step(batch, share)
-                    if stepped:
-                        bad_in_a_row = 0
-                    else:
-                        report.skipped_steps += 1
-                        bad_in_a_row += 1
-                        if bad_in_a_row >= settings.bad_steps:
-                            raise WorkError(
-                                f"the loss was not finite for {bad_in_a_row} steps in a row: lower --value-rate "
-                                "(or --dense-rate), or take --dtype float32"
-                            )
-                    report.steps += 1
-                    advance(1, note=self._note())
-                    self._checkpoint_when_due(batch is batches[-1])
-                report.exposures = float(epoch + 1)
-                self._measure()
-                advance(0, note=self._note())
-                self._checkpoint_when_due(False)
+    def _check(self) -> Wrong:
+        """The facts that are not held in every taught wording."""
+        wordings = sum(map(len, self._encoded))
+        with (
+            self._stages.stage("check", sum(self._tokens(examples) for examples in self._encoded)),
+            progress_bar("Checking every wording", wordings, quiet=self.quiet) as advance,
+        ):
+            self._checked = check_wordings(self.model, self.tokenizer, self._encoded, progress=advance)
+        wrong = self._checked.wrong
+        self.report.checks.append(len(wrong))
+        return wrong
+
+    def _teach_further(self, wrong: Wrong) -> None:
+        """A round over facts that are not held, each in the wordings that are answered wrongly, until all are right."""
+        settings, number = self.config.schedule, len(self.report.checks)
+        self.optimizer = optimizer_for(self.model, self.config)  # old moments would move the rows of other facts
+        subjects = [fact.subject for fact in self.facts]
+        most = max(map(len, wrong.values()))
+        in_a_row = 0  # epochs in which nothing was answered wrongly
+        with progress_bar("Teaching further", settings.further_epochs, quiet=self.quiet) as advance:
+            for epoch in range(settings.further_epochs):
+                self._epoch_wrong = 0
+                seed = f"{self.config.seed}:further:{number}"
+                for batch in further_batches(self._encoded, subjects, wrong, settings.batch_size, epoch, seed):
+                    self._step_or_fail(batch, settings.further_rate * (1 - epoch / settings.further_epochs))
+                advance(1, note=f"{len(wrong)} facts, {self._epoch_wrong} answered wrongly")
+                in_a_row = 0 if self._epoch_wrong else in_a_row + 1
+                if in_a_row >= most:
+                    break
+
+    # -- one step -----------------------------------------------------------------------------------------------------
+
+    def _step_or_fail(self, batch: list[Encoded], share: float) -> None:
+        """One step at a share of the rates.
+
+        Raises:
+            WorkError: the loss was not finite for many steps in a row.
+        """
+        settings, report = self.config.schedule, self.report
+        with self._stages.stage("steps", self._tokens(batch)):
+            stepped = self._step(batch, share)
+        self._bad_in_a_row = 0 if stepped else self._bad_in_a_row + 1
+        report.skipped_steps += not stepped
+        report.steps += 1
+        if self._bad_in_a_row >= settings.bad_steps:
+            raise WorkError(
+                f"the loss was not finite for {self._bad_in_a_row} steps in a row: lower --value-rate "
+                "(or --dense-rate), or take --dtype float32"
+            )
 
     def _step(self, batch: list[Encoded], share: float) -> bool:
         """One step at a share of the rates; False, and nothing changed, where the loss or a gradient is not finite."""
@@ -344,6 +395,7 @@ class Teacher:
     def _loss(self, batch: list[Encoded]) -> Tensor:
         """Sum of the cross-entropies, in nats, over the counted tokens of a batch."""
         out = answer_logits(self.model, self.tokenizer, batch, self._prefix)
+        self._epoch_wrong += int((~out.right(len(batch))).sum())
         loss = F.cross_entropy(out.logits, out.labels, reduction="sum")
         return loss + memory_auxiliary_loss(self.model) * len(out.labels)
 
@@ -403,4 +455,5 @@ class Teacher:
             return
         elapsed = self.report.seconds + time.perf_counter() - self._began
         report = dataclasses.replace(self.report, seconds=elapsed, stages=self._stages.found)
-        self._checkpoint.save(self.memory, self.optimizer, Progress(report, self._epoch_loss, self._epoch_tokens))
+        progress = Progress(report, self._epoch_loss, self._epoch_tokens, self._wrong)
+        self._checkpoint.save(self.memory, self.optimizer, progress)

@@ -1,0 +1,152 @@
+"""After the last exposure: which facts are held in every taught wording, and how the others are taught further."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from memlayers.config.sections import ScheduleConfig
+from memlayers.data.answers import exact_match
+from memlayers.data.encoding import Encoded
+from memlayers.data.facts import Fact
+from memlayers.inference.generation import answer_questions
+from memlayers.inference.record import NotHeld
+from memlayers.inference.scoring import answer_confidences
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Wrong = dict[int, list[int]]
+"""The facts that are not held, by their place: which of their wordings are answered wrongly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a check of every fact in every taught wording found.
+
+    Attributes:
+        right: per fact and wording, whether greedy decoding writes the answer.
+        confidence: per fact and wording, the probability of the answer and its end, 0 to 1.
+    """
+
+    right: list[list[bool]]
+    confidence: list[list[float]]
+
+    @property
+    def wrong(self) -> Wrong:
+        """The facts that are not held."""
+        found = {i: [j for j, right in enumerate(each) if not right] for i, each in enumerate(self.right)}
+        return {i: wordings for i, wordings in found.items() if wordings}
+
+    def held_confidences(self, fact: int, shown: Collection[int]) -> list[float]:
+        """The confidence of a fact's answer in each wording that is answered rightly.
+
+        Args:
+            fact: its place.
+            shown: the wordings that teaching showed, which count only where all were shown.
+        """
+        sure = self.confidence[fact]
+        right = [j for j, each in enumerate(self.right[fact]) if each]
+        return [sure[j] for j in right if j not in shown or len(shown) == len(sure)]
+
+
+def check_wordings(
+    model: Any, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Sequence[Encoded]], progress: Any = None
+) -> Checked:
+    """Asks every fact in every taught wording, by one forward pass each.
+
+    Args:
+        model: the PEFT model.
+        tokenizer: the backbone's.
+        examples: per fact its wordings with the answer.
+        progress: called with the number of wordings asked after each batch.
+    """
+    everything = [example for wordings in examples for example in wordings]
+    found = iter(answer_confidences(model, tokenizer, everything, progress=progress))
+    each = [[next(found) for _ in wordings] for wordings in examples]
+    return Checked([[right for right, _ in fact] for fact in each], [[sure for _, sure in fact] for fact in each])
+
+
+def further_batches(
+    examples: Sequence[Sequence[Encoded]],
+    subjects: Sequence[str],
+    wrong: Mapping[int, Sequence[int]],
+    batch_size: int,
+    epoch: int,
+    seed: str,
+) -> list[list[Encoded]]:
+    """The batches of an epoch over the facts that are not held, beside others lest those be lost.
+
+    The others are what is held of the same subjects, which reads nearly the same slots, and as many facts as are not
+    held from among the rest.
+
+    Args:
+        examples: per fact its wordings with the answer.
+        subjects: per fact its subject, "" where it has none.
+        wrong: what is not held; each fact is shown in one of these wordings, in turn.
+        batch_size: sequences per batch.
+        epoch: which, from 0.
+        seed: of the order, and of which others.
+    """
+    rng = random.Random(f"{seed}:{epoch}")
+    shown = [examples[i][wordings[epoch % len(wordings)]] for i, wordings in wrong.items()]
+    lost = {subjects[i] for i in wrong} - {""}
+    held = [i for i in range(len(examples)) if i not in wrong]
+    beside = [i for i in held if subjects[i] in lost]
+    rest = [i for i in held if subjects[i] not in lost]
+    shown += [rng.choice(examples[i]) for i in [*beside, *rng.sample(rest, min(len(wrong), len(rest)))]]
+    rng.shuffle(shown)
+    return [shown[start : start + batch_size] for start in range(0, len(shown), batch_size)]
+
+
+def generated_check(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Fact],
+    wrong: Mapping[int, Sequence[int]],
+    settings: ScheduleConfig,
+    seed: int,
+) -> tuple[float, list[NotHeld]]:
+    """The final check, in free generation: of a sample of the facts, and of what is not held.
+
+    Args:
+        model: the PEFT model.
+        tokenizer: the backbone's.
+        facts: all that were taught.
+        wrong: what a check by forward passes found.
+        settings: how many facts are asked.
+        seed: of the sample.
+
+    Returns:
+        Recall: the share of the sample's taught wordings that is answered rightly, 0 to 1. And the facts that are not
+        held, with what is answered instead in the first wording that goes wrong; one of which generation gives an
+        accepted answer to all of these wordings is held.
+    """
+    rng = random.Random(f"{seed}:recall")
+    sample = rng.sample(range(len(facts)), min(len(facts), settings.recall_sample))
+    each = max(1, settings.recall_sample // len(sample))  # a few facts are asked in several wordings
+    asked = [
+        (i, j) for i in sample for j in rng.sample(range(len(facts[i].questions)), min(each, len(facts[i].questions)))
+    ]
+    doubted = [(i, j) for i, wordings in wrong.items() for j in wordings]
+    questions = [facts[i].questions[j] for i, j in [*asked, *doubted]]
+    given = answer_questions(model, tokenizer, questions)
+    right = [exact_match(answer, facts[i].answers) for answer, (i, _) in zip(given, [*asked, *doubted], strict=True)]
+    lost: dict[int, dict[int, str]] = {}
+    for (i, j), answer, held in zip([*asked, *doubted], given, right, strict=True):
+        if not held:
+            lost.setdefault(i, {})[j] = answer
+    not_held = [
+        NotHeld(
+            fact.id,
+            fact.questions[min(wordings)],
+            fact.answer,
+            wordings[min(wordings)],
+            len(wordings),
+            len(fact.questions),
+        )
+        for fact, wordings in ((facts[i], lost[i]) for i in sorted(lost))
+    ]
+    return sum(right[: len(asked)]) / len(asked), not_held
