@@ -23,7 +23,7 @@ def test_options_reach_the_comparison(command: Command, monkeypatch: pytest.Monk
     assert (code, out) == (0, f"the page is {tmp_path}/out/compare.md\n")
     ((_, methods, materials, config, bounds),) = seen
     assert methods == ["bare", "memory", "rag-1", "rag-5"]
-    assert (config.backbone, config.seed, config.rounds) == ("smollm2", 7, (9,))
+    assert (config.backbone, config.seed, config.exposures) == ("smollm2", 7, 9)
     assert (bounds.facts, bounds.questions, bounds.phrasings, bounds.updates) == (7, 5, 2, 0)
     assert len(materials.facts) == 500 and len(materials.known) == 2222 and materials.untaught and materials.text
 
