@@ -71,7 +71,8 @@ def test_one_exam_scores_whatever_answers(config: TeachConfig, tmp_path: Path) -
             "And the sky?": "up"}  # fmt: skip
     rows, said = teach_and_score(Parrot(config, tmp_path, quiet=True), exam, bare, quiet=True)
     found = {(row.metric, row.split): row.value for row in rows}
-    assert found["recall", "taught"] == 0.0 and found["recall_containment", "taught"] == 1.0  # a sentence around the answer
+    # A sentence around the answer.
+    assert found["recall", "taught"] == 0.0 and found["recall_containment", "taught"] == 1.0
     assert found["unchanged_answers", "untaught_entities"] == 0.5
     assert found["known_lost", "known"] == 1.0  # of the one question that the backbone answered
     assert next(row.n for row in rows if row.metric == "known_lost") == 1
