@@ -29,7 +29,11 @@ def test_recall_is_full_only_when_every_fact_was_asked(
         generated.append(questions)
         return ["?" if wrong in q else next(f.answer for f in FACTS if f.subject in q) for q in questions]
 
+    def confidences(model: Any, tokenizer: Any, examples: list[Any], **_: Any) -> list[tuple[bool, float]]:
+        return [(wrong not in tokenizer.decode(example.input_ids), 1.0) for example in examples]
+
     monkeypatch.setattr("memlayers.teaching.recall.answered", answered)
+    monkeypatch.setattr("memlayers.teaching.held.answer_confidences", confidences)
     monkeypatch.setattr("memlayers.teaching.held.answer_questions", answers)
     report = teach(tmp_path / "memory", configure(exposures=6, recall_sample=3)).report
     assert report.exposures == 6  # it never stopped early

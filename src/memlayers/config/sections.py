@@ -270,7 +270,7 @@ class ScheduleConfig:
     accumulation: int = option(1, "Forward passes that a step is split into.", check=at_least(1))
     stop_at_recall: float = option(1.0, "Stop when measured recall reaches it.", check=positive)
     recall_sample: int = option(
-        128,
+        64,
         "Facts asked after each exposure. By one forward pass each; all are asked where the sample is full.",
         check=at_least(1),
     )

@@ -18,6 +18,9 @@ from memlayers.inference.scoring import answer_confidences
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Wording = tuple[int, int]
+"""A fact's place, and that of one of its wordings."""
+
 Wrong = dict[int, list[int]]
 """The facts that are not held, by their place: which of their wordings are answered wrongly."""
 
@@ -33,6 +36,12 @@ class Checked:
 
     right: list[list[bool]]
     confidence: list[list[float]]
+
+    @property
+    def recall(self) -> float:
+        """Share of all wordings that are answered rightly, 0 to 1."""
+        everything = [right for fact in self.right for right in fact]
+        return sum(everything) / len(everything)
 
     @property
     def wrong(self) -> Wrong:
@@ -69,36 +78,86 @@ def check_wordings(
     return Checked([[right for right, _ in fact] for fact in each], [[sure for _, sure in fact] for fact in each])
 
 
+def check_again(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Sequence[Encoded]],
+    before: Checked,
+    wrong: Mapping[int, Sequence[int]],
+    seed: str,
+) -> Checked:
+    """After a further round: asks the facts that were taught in it in every wording, and the others in one each.
+
+    If one of the others is answered wrongly, all are asked in every wording.
+
+    Args:
+        model: the PEFT model.
+        tokenizer: the backbone's.
+        examples: per fact its wordings with the answer.
+        before: the check before the round.
+        wrong: what was not held then.
+        seed: of the choice of wordings.
+    """
+    rng = random.Random(seed)
+    asked = [(i, j) for i in wrong for j in range(len(examples[i]))]
+    others = [(i, rng.randrange(len(examples[i]))) for i in range(len(examples)) if i not in wrong]
+    found = answer_confidences(model, tokenizer, [examples[i][j] for i, j in [*asked, *others]])
+    if not all(right for right, _ in found[len(asked) :]):
+        return check_wordings(model, tokenizer, examples)
+    right, sure = [list(each) for each in before.right], [list(each) for each in before.confidence]
+    for (i, j), (is_right, confidence) in zip([*asked, *others], found, strict=True):
+        right[i][j], sure[i][j] = is_right, confidence
+    return Checked(right, sure)
+
+
 def further_batches(
     examples: Sequence[Sequence[Encoded]],
     subjects: Sequence[str],
     wrong: Mapping[int, Sequence[int]],
     batch_size: int,
-    epoch: int,
     seed: str,
-) -> list[list[Encoded]]:
+) -> list[list[Wording]]:
     """The batches of an epoch over the facts that are not held, beside others lest those be lost.
 
-    The others are what is held of the same subjects, which reads nearly the same slots, and as many facts as are not
-    held from among the rest.
+    The others are what is held of the same subjects, which reads nearly the same slots, and half as many facts as are
+    not held from among the rest.
 
     Args:
         examples: per fact its wordings with the answer.
         subjects: per fact its subject, "" where it has none.
-        wrong: what is not held; each fact is shown in one of these wordings, in turn.
+        wrong: what is not held; each fact is shown in the first of these wordings.
         batch_size: sequences per batch.
-        epoch: which, from 0.
         seed: of the order, and of which others.
+
+    Returns:
+        Places of facts and of their wordings.
     """
-    rng = random.Random(f"{seed}:{epoch}")
-    shown = [examples[i][wordings[epoch % len(wordings)]] for i, wordings in wrong.items()]
+    rng = random.Random(seed)
+    shown = [(i, wordings[0]) for i, wordings in wrong.items()]
     lost = {subjects[i] for i in wrong} - {""}
     held = [i for i in range(len(examples)) if i not in wrong]
     beside = [i for i in held if subjects[i] in lost]
     rest = [i for i in held if subjects[i] not in lost]
-    shown += [rng.choice(examples[i]) for i in [*beside, *rng.sample(rest, min(len(wrong), len(rest)))]]
+    others = [*beside, *rng.sample(rest, min(-(-len(wrong) // 2), len(rest)))]
+    shown += [(i, rng.randrange(len(examples[i]))) for i in others]
     rng.shuffle(shown)
     return [shown[start : start + batch_size] for start in range(0, len(shown), batch_size)]
+
+
+def still_wrong(wrong: Mapping[int, Sequence[int]], shown: Mapping[Wording, bool]) -> Wrong:
+    """What of the wrong wordings is left after an epoch: one that was answered rightly when it was shown is not.
+
+    Args:
+        wrong: what was not held.
+        shown: the wordings that the epoch showed, and whether each was answered rightly before its step. One that was
+            not comes last of its fact's next.
+    """
+    left: Wrong = {}
+    for i, (first, *others) in wrong.items():
+        again = others if shown[i, first] else [*others, first]
+        if again:
+            left[i] = again
+    return left
 
 
 def generated_check(

@@ -37,7 +37,16 @@ from memlayers.linking.mention_forms import SubjectForms, subject_forms
 from memlayers.pool.optimizers import has_finite_gradient
 from memlayers.teaching.calibrate import calibrate
 from memlayers.teaching.checkpoint import Checkpoint, Progress, run_identity
-from memlayers.teaching.held import Wrong, check_wordings, further_batches, generated_check
+from memlayers.teaching.held import (
+    Checked,
+    Wording,
+    Wrong,
+    check_again,
+    check_wordings,
+    further_batches,
+    generated_check,
+    still_wrong,
+)
 from memlayers.teaching.protect import protect_slots
 from memlayers.teaching.recall import measured_recall
 from memlayers.teaching.records import write_records
@@ -119,7 +128,8 @@ class Teacher:
         )
         self._saved_at = self._began = time.perf_counter()
         self._epoch_loss, self._epoch_tokens = 0.0, 0  # of the epoch under way: nats, and the tokens they are of
-        self._epoch_wrong = 0  # of the epoch under way: sequences that were answered wrongly before their step
+        self._step_right: list[bool] = []  # of the last step: whether each sequence was answered rightly before it
+        self._checked: Checked | None = None  # what the last check found
         self._bad_in_a_row = 0  # steps whose loss was not finite
         self._wrong: Wrong | None = None  # what is to be taught further next
 
@@ -266,7 +276,9 @@ class Teacher:
         report = self.report
         while True:
             if self._wrong is None:
-                self._wrong = self._check()
+                checked = self._check()
+                self._wrong = checked.wrong
+                report.checks.append(len(self._wrong))
                 if not self._wrong or len(report.checks) > self.config.further:
                     break
                 self._save_checkpoint()
@@ -282,13 +294,13 @@ class Teacher:
         """Settles from which confidence on an answer is worth giving, on wordings not yet shown where there are any."""
         if self._subjects is None:
             return
-        began = time.perf_counter()
+        began, checked = time.perf_counter(), self._check()
         epochs = range(math.ceil(self.report.exposures))
         shown = [{(epoch + i) % len(fact.questions) for epoch in epochs} for i, fact in enumerate(self.facts)]
         with self._stages.stage("settling"):
             self.report.thresholds = settle_confidence(
                 self.memory, self.tokenizer, [self.facts[i] for i in self.gate_facts], self.config.gate,
-                sure=[sure for i in self.gate_facts for sure in self._checked.held_confidences(i, shown[i])],
+                sure=[sure for i in self.gate_facts for sure in checked.held_confidences(i, shown[i])],
                 seed=self.config.seed, quiet=self.quiet,
             )  # fmt: skip
         self.report.seconds += time.perf_counter() - began
@@ -309,35 +321,37 @@ class Teacher:
 
     # -- what is not held ---------------------------------------------------------------------------------------------
 
-    def _check(self) -> Wrong:
-        """The facts that are not held in every taught wording."""
-        wordings = sum(map(len, self._encoded))
-        with (
-            self._stages.stage("check", sum(self._tokens(examples) for examples in self._encoded)),
-            progress_bar("Checking every wording", wordings, quiet=self.quiet) as advance,
-        ):
-            self._checked = check_wordings(self.model, self.tokenizer, self._encoded, progress=advance)
-        wrong = self._checked.wrong
-        self.report.checks.append(len(wrong))
-        return wrong
+    def _check(self) -> Checked:
+        """The last check, or a new one where something was taught since."""
+        if self._checked is None:
+            tokens = sum(self._tokens(examples) for examples in self._encoded)
+            with (
+                self._stages.stage("check", tokens),
+                progress_bar("Checking every wording", sum(map(len, self._encoded)), quiet=self.quiet) as advance,
+            ):
+                self._checked = check_wordings(self.model, self.tokenizer, self._encoded, progress=advance)
+        return self._checked
 
     def _teach_further(self, wrong: Wrong) -> None:
         """A round over facts that are not held, each in the wordings that are answered wrongly, until all are right."""
-        settings, number = self.config.schedule, len(self.report.checks)
+        settings, seed = self.config.schedule, f"{self.config.seed}:further:{len(self.report.checks)}"
+        before, self._checked = self._check(), None
         self.optimizer = optimizer_for(self.model, self.config)  # old moments would move the rows of other facts
         subjects = [fact.subject for fact in self.facts]
-        most = max(map(len, wrong.values()))
-        in_a_row = 0  # epochs in which nothing was answered wrongly
+        left = wrong
         with progress_bar("Teaching further", settings.further_epochs, quiet=self.quiet) as advance:
             for epoch in range(settings.further_epochs):
-                self._epoch_wrong = 0
-                seed = f"{self.config.seed}:further:{number}"
-                for batch in further_batches(self._encoded, subjects, wrong, settings.batch_size, epoch, seed):
-                    self._step_or_fail(batch, settings.further_rate * (1 - epoch / settings.further_epochs))
-                advance(1, note=f"{len(wrong)} facts, {self._epoch_wrong} answered wrongly")
-                in_a_row = 0 if self._epoch_wrong else in_a_row + 1
-                if in_a_row >= most:
+                shown: dict[Wording, bool] = {}
+                for batch in further_batches(self._encoded, subjects, left, settings.batch_size, f"{seed}:{epoch}"):
+                    share = settings.further_rate * (1 - epoch / settings.further_epochs)
+                    self._step_or_fail([self._encoded[i][j] for i, j in batch], share)
+                    shown.update(zip(batch, self._step_right, strict=True))
+                left = still_wrong(left, shown)
+                advance(1, note=f"{len(left)} of {len(wrong)} facts left")
+                if not left:
                     break
+        with self._stages.stage("check"), progress_bar("Checking again", quiet=self.quiet):
+            self._checked = check_again(self.model, self.tokenizer, self._encoded, before, wrong, seed)
 
     # -- one step -----------------------------------------------------------------------------------------------------
 
@@ -370,7 +384,7 @@ class Teacher:
         for layer in self.memory.layers:
             layer.training = True  # its own flag (for the load-balance loss), not its MLP block's dropout
         counted = sum(label != IGNORED_LABEL for example in batch for label in example.labels[1:])
-        finite, total_loss = True, 0.0
+        finite, total_loss, self._step_right = True, 0.0, []
         size = -(-len(batch) // self.config.schedule.accumulation)
         for start in range(0, len(batch), size):
             loss = self._loss(batch[start : start + size]) / counted
@@ -395,21 +409,25 @@ class Teacher:
     def _loss(self, batch: list[Encoded]) -> Tensor:
         """Sum of the cross-entropies, in nats, over the counted tokens of a batch."""
         out = answer_logits(self.model, self.tokenizer, batch, self._prefix)
-        self._epoch_wrong += int((~out.right(len(batch))).sum())
+        self._step_right += out.right(len(batch)).tolist()
         loss = F.cross_entropy(out.logits, out.labels, reduction="sum")
         return loss + memory_auxiliary_loss(self.model) * len(out.labels)
 
     # -- recall -------------------------------------------------------------------------------------------------------
 
     def _measure(self) -> None:
-        """Recall on taught wordings, and what the caller watches."""
+        """Recall on taught wordings, of all of them after the last exposure, and what the caller watches."""
         paused = time.perf_counter()
         rng = random.Random(f"{self.config.seed}:recall:{len(self.report.curve)}")
-        with self._stages.stage("recall"):
-            self.report.recall, tokens = measured_recall(
-                self.model, self.tokenizer, self._encoded, self.config.schedule, rng
-            )
-        self._stages.add("recall", 0.0, 0.0, tokens)
+        self._checked = None
+        if self.report.steps < self.schedule.steps:
+            with self._stages.stage("recall"):
+                self.report.recall, tokens = measured_recall(
+                    self.model, self.tokenizer, self._encoded, self.config.schedule, rng
+                )
+            self._stages.add("recall", 0.0, 0.0, tokens)
+        else:  # the last exposure: everything is asked anyway
+            self.report.recall = self._check().recall
         perplexity, known = self.watch(self.model, self.tokenizer) if self.watch else (None, None)
         loss = self._epoch_loss / self._epoch_tokens if self._epoch_tokens else None
         self.report.curve.append(CurvePoint(self.report.exposures, self.report.recall, perplexity, known, loss))
