@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from helpers.teaching import ANSWERS, FACTS, Configure, teach
 from memlayers.data.encoding import Encoded
 from memlayers.inference.record import read_teaching
-from memlayers.teaching import held
-from memlayers.teaching.held import Checked, check_again, further_batches, still_wrong
+from memlayers.teaching.held import Checked, further_batches, still_wrong
 
 EXAMPLES = [[Encoded([fact, wording], [-100, wording]) for wording in range(3)] for fact in range(8)]
 SUBJECTS = ["a", "a", "b", "c", "d", "e", "f", ""]
@@ -45,26 +41,6 @@ def test_a_wording_is_shown_until_it_is_right_and_the_next_one_then() -> None:
     assert still_wrong(wrong, {(0, 2): False, (7, 0): True, (1, 0): False}) == {0: [1, 2]}
     assert still_wrong(wrong, {(0, 2): True, (7, 0): False}) == {0: [1], 7: [0]}
     assert still_wrong({0: [1]}, {(0, 1): True}) == {}
-
-
-@pytest.mark.parametrize("lost", [False, True])
-def test_after_a_round_others_are_asked_once_and_all_where_one_is_lost(
-    monkeypatch: pytest.MonkeyPatch, lost: bool
-) -> None:
-    asked: list[list[tuple[int, int]]] = []
-
-    def answer_confidences(model: Any, tokenizer: Any, examples: list[Encoded], **_: Any) -> list[tuple[bool, float]]:
-        asked.append([(example.input_ids[0], example.input_ids[1]) for example in examples])
-        return [(not (lost and fact == 3), 0.5) for fact, _ in asked[-1]]
-
-    monkeypatch.setattr(held, "answer_confidences", answer_confidences)
-    wrong = {0: [1], 7: [0, 2]}
-    found = check_again(None, None, EXAMPLES, _check(wrong), wrong, "seed")  # type: ignore[arg-type]
-    assert len(asked[0]) == 2 * 3 + 6 and len({fact for fact, _ in asked[0]}) == 8
-    assert [len(each) for each in asked[1:]] == ([24] if lost else [])
-    assert found.wrong == ({3: [0, 1, 2]} if lost else {})
-    assert found.confidence[0] == [0.5] * 3
-    assert lost or sorted(found.confidence[1]) == [0.5, 0.9, 0.9]
 
 
 def test_facts_that_are_not_held_are_taught_until_they_are(

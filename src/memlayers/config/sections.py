@@ -284,7 +284,7 @@ class ScheduleConfig:
     )
     checkpoint_seconds: float = option(60.0, "Between checkpoints, at least.", advanced=True, check=not_negative)
     further_epochs: int = option(20, "Epochs of a further round, at most.", flag=None)
-    further_rate: float = option(0.5, "Where the rate of a further round begins, as a share of the first's.", flag=None)
+    further_rate: float = option(0.2, "Where the rate of a further round begins, as a share of the first's.", flag=None)
     bad_steps: int = option(10, "Steps in a row whose loss is not finite, before teaching fails.", flag=None)
 
     def __post_init__(self) -> None:

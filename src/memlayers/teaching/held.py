@@ -78,38 +78,6 @@ def check_wordings(
     return Checked([[right for right, _ in fact] for fact in each], [[sure for _, sure in fact] for fact in each])
 
 
-def check_again(
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    examples: Sequence[Sequence[Encoded]],
-    before: Checked,
-    wrong: Mapping[int, Sequence[int]],
-    seed: str,
-) -> Checked:
-    """After a further round: asks the facts that were taught in it in every wording, and the others in one each.
-
-    If one of the others is answered wrongly, all are asked in every wording.
-
-    Args:
-        model: the PEFT model.
-        tokenizer: the backbone's.
-        examples: per fact its wordings with the answer.
-        before: the check before the round.
-        wrong: what was not held then.
-        seed: of the choice of wordings.
-    """
-    rng = random.Random(seed)
-    asked = [(i, j) for i in wrong for j in range(len(examples[i]))]
-    others = [(i, rng.randrange(len(examples[i]))) for i in range(len(examples)) if i not in wrong]
-    found = answer_confidences(model, tokenizer, [examples[i][j] for i, j in [*asked, *others]])
-    if not all(right for right, _ in found[len(asked) :]):
-        return check_wordings(model, tokenizer, examples)
-    right, sure = [list(each) for each in before.right], [list(each) for each in before.confidence]
-    for (i, j), (is_right, confidence) in zip([*asked, *others], found, strict=True):
-        right[i][j], sure[i][j] = is_right, confidence
-    return Checked(right, sure)
-
-
 def further_batches(
     examples: Sequence[Sequence[Encoded]],
     subjects: Sequence[str],

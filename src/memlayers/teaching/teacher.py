@@ -41,7 +41,6 @@ from memlayers.teaching.held import (
     Checked,
     Wording,
     Wrong,
-    check_again,
     check_wordings,
     further_batches,
     generated_check,
@@ -335,7 +334,7 @@ class Teacher:
     def _teach_further(self, wrong: Wrong) -> None:
         """A round over facts that are not held, each in the wordings that are answered wrongly, until all are right."""
         settings, seed = self.config.schedule, f"{self.config.seed}:further:{len(self.report.checks)}"
-        before, self._checked = self._check(), None
+        self._checked = None
         self.optimizer = optimizer_for(self.model, self.config)  # old moments would move the rows of other facts
         subjects = [fact.subject for fact in self.facts]
         left = wrong
@@ -350,8 +349,6 @@ class Teacher:
                 advance(1, note=f"{len(left)} of {len(wrong)} facts left")
                 if not left:
                     break
-        with self._stages.stage("check"), progress_bar("Checking again", quiet=self.quiet):
-            self._checked = check_again(self.model, self.tokenizer, self._encoded, before, wrong, seed)
 
     # -- one step -----------------------------------------------------------------------------------------------------
 
