@@ -24,7 +24,7 @@ from memlayers.utils.errors import WorkError
 pytestmark = pytest.mark.usefixtures("short_answers")
 
 
-def test_the_rate_falls_and_begins_anew_lower_for_what_is_not_held(
+def test_the_rate_falls_and_begins_anew_at_half_for_what_is_not_held(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     factors, step = [], Teacher._step
@@ -39,7 +39,7 @@ def test_the_rate_falls_and_begins_anew_lower_for_what_is_not_held(
     config = replace(config, schedule=replace(config.schedule, further_epochs=4))
     report = teach(tmp_path / "memory", config).report
     assert report.exposures == len(report.curve) == 5 and report.checks == [6, 6]
-    falls = [1 - i / 10 for i in range(10)] + [0.2 * (1 - epoch / 4) for epoch in range(4) for _ in range(2)]
+    falls = [1 - i / 10 for i in range(10)] + [0.5 * (1 - epoch / 4) for epoch in range(4) for _ in range(2)]
     assert factors == pytest.approx(falls) and report.steps == len(falls)
 
 

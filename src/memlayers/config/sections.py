@@ -261,7 +261,7 @@ class ScheduleConfig:
     further: int | None = option(
         None,
         "Rounds over facts not held, at most. After the last exposure every fact is asked in every taught wording; "
-        "those answered wrongly are taught further, up to 20 times a round. 3 if not given, and 0 with a number of "
+        "those answered wrongly are taught further, up to 40 times a round. 3 if not given, and 0 with a number of "
         "exposures, without a gate, or with the recipe dense.",
         check=not_negative,
         shown="3",
@@ -283,8 +283,13 @@ class ScheduleConfig:
         shown="off",
     )
     checkpoint_seconds: float = option(60.0, "Between checkpoints, at least.", advanced=True, check=not_negative)
-    further_epochs: int = option(20, "Epochs of a further round, at most.", flag=None)
-    further_rate: float = option(0.2, "Where the rate of a further round begins, as a share of the first's.", flag=None)
+    further_epochs: int = option(40, "Epochs of a further round, at most.", flag=None)
+    further_rate: float = option(
+        0.5,
+        "Where the rate of a further round begins, as a share of the first's, at most. The share of the facts that are "
+        "not held, where that is less.",
+        flag=None,
+    )
     bad_steps: int = option(10, "Steps in a row whose loss is not finite, before teaching fails.", flag=None)
 
     def __post_init__(self) -> None:

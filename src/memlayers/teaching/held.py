@@ -78,6 +78,12 @@ def check_wordings(
     return Checked([[right for right, _ in fact] for fact in each], [[sure for _, sure in fact] for fact in each])
 
 
+def of_their_subjects(subjects: Sequence[str], facts: Collection[int]) -> list[int]:
+    """These facts and all others of their subjects, by their places in order; "" is no subject."""
+    named = {subjects[i] for i in facts} - {""}
+    return [i for i, subject in enumerate(subjects) if i in facts or subject in named]
+
+
 def further_batches(
     examples: Sequence[Sequence[Encoded]],
     subjects: Sequence[str],
@@ -102,11 +108,9 @@ def further_batches(
     """
     rng = random.Random(seed)
     shown = [(i, wordings[0]) for i, wordings in wrong.items()]
-    lost = {subjects[i] for i in wrong} - {""}
-    held = [i for i in range(len(examples)) if i not in wrong]
-    beside = [i for i in held if subjects[i] in lost]
-    rest = [i for i in held if subjects[i] not in lost]
-    others = [*beside, *rng.sample(rest, min(-(-len(wrong) // 2), len(rest)))]
+    together = of_their_subjects(subjects, wrong)
+    rest = sorted(set(range(len(examples))) - set(together))
+    others = [i for i in together if i not in wrong] + rng.sample(rest, min(-(-len(wrong) // 2), len(rest)))
     shown += [(i, rng.randrange(len(examples[i]))) for i in others]
     rng.shuffle(shown)
     return [shown[start : start + batch_size] for start in range(0, len(shown), batch_size)]

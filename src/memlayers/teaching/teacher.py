@@ -44,6 +44,7 @@ from memlayers.teaching.held import (
     check_wordings,
     further_batches,
     generated_check,
+    of_their_subjects,
     still_wrong,
 )
 from memlayers.teaching.protect import protect_slots
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 LEAST_RATE = 0.05  # of the full rate, where the linear fall ends
+LEAST_FURTHER = 0.1  # of the full rate, where a round over few facts that are not held begins
 TEXT_TOKENS = 256  # of a general text's sequences, at most
 
 
@@ -332,20 +334,32 @@ class Teacher:
         return self._checked
 
     def _teach_further(self, wrong: Wrong) -> None:
-        """A round over facts that are not held, each in the wordings that are answered wrongly, until all are right."""
+        """A round over facts that are not held, each in the wordings that are answered wrongly, until all are right.
+
+        What is answered rightly when it is shown may be overwritten by what is shown after it. So the round goes on
+        until these facts, and all others of their subjects, are answered rightly in every wording.
+        """
         settings, seed = self.config.schedule, f"{self.config.seed}:further:{len(self.report.checks)}"
         self._checked = None
         self.optimizer = optimizer_for(self.model, self.config)  # old moments would move the rows of other facts
         subjects = [fact.subject for fact in self.facts]
+        together = of_their_subjects(subjects, wrong)
+        # Many wrong: they are hardly taught. Few: as little as possible of the others shall be overwritten.
+        rate = min(settings.further_rate, max(LEAST_FURTHER, len(wrong) / len(self.facts)))
         left = wrong
         with progress_bar("Teaching further", settings.further_epochs, quiet=self.quiet) as advance:
             for epoch in range(settings.further_epochs):
                 shown: dict[Wording, bool] = {}
                 for batch in further_batches(self._encoded, subjects, left, settings.batch_size, f"{seed}:{epoch}"):
-                    share = settings.further_rate * (1 - epoch / settings.further_epochs)
-                    self._step_or_fail([self._encoded[i][j] for i, j in batch], share)
+                    self._step_or_fail(
+                        [self._encoded[i][j] for i, j in batch], rate * (1 - epoch / settings.further_epochs)
+                    )
                     shown.update(zip(batch, self._step_right, strict=True))
                 left = still_wrong(left, shown)
+                if not left:
+                    with self._stages.stage("check"):
+                        found = check_wordings(self.model, self.tokenizer, [self._encoded[i] for i in together])
+                    left = {together[i]: wordings for i, wordings in found.wrong.items()}
                 advance(1, note=f"{len(left)} of {len(wrong)} facts left")
                 if not left:
                     break
