@@ -125,7 +125,7 @@ def test_labels_always_decode_to_the_answer(question: str, answer: str):
         try:
             example = encode_example(tokenizer, question, answer)
         except InputError:
-            assert not answer.strip()
+            assert not answer.strip() or (template is None and "\n" in answer)
             continue
         *answer_ids, end = _answer_ids(example)
         assert end == end_token_id(tokenizer)
