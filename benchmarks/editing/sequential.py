@@ -35,7 +35,7 @@ from benchmarks.common import SEED
 from memlayers import EditConfig, Fact, TeachConfig, load_memory, teach_facts
 from memlayers.backbones import load_backbone
 from memlayers.data.encoding import encode_example
-from memlayers.evaluation.known import public_questions
+from memlayers.data.fact_files import public_questions
 from memlayers.evaluation.statistics import mean_interval
 from memlayers.evaluation.text_scores import perplexity_on
 from memlayers.inference.folder import stored_facts

@@ -25,10 +25,9 @@ from benchmarks.gating.prompts import RESULTS, STORED, TAUGHT, opened_memory, pr
 from memlayers import Fact, Memory
 from memlayers.backbones import POCKET
 from memlayers.data.answers import exact_match
-from memlayers.data.fact_files import read_facts
+from memlayers.data.fact_files import public_questions, read_facts
 from memlayers.data.facts import Question
 from memlayers.evaluation.evaluate import score_model
-from memlayers.evaluation.known import public_questions
 from memlayers.evaluation.statistics import auroc
 from memlayers.evaluation.text_scores import score_text
 from memlayers.inference.confidence import answer_thresholds

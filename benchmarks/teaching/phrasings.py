@@ -19,8 +19,8 @@ from typing import Any
 from benchmarks import common
 from benchmarks.teaching.learned_query import LearnedQueryTeacher
 from memlayers import Fact, TeachConfig
+from memlayers.data.fact_files import public_questions
 from memlayers.evaluation.formatting import percent
-from memlayers.evaluation.known import public_questions
 from memlayers.evaluation.statistics import mean_interval, paired_difference
 from memlayers.inference.generation import answer_questions
 from memlayers.tuner import without_memory

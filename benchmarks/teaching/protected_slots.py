@@ -15,8 +15,8 @@ from pathlib import Path
 
 from benchmarks import common
 from memlayers import TeachConfig
+from memlayers.data.fact_files import public_questions
 from memlayers.evaluation.evaluate import cost_rows, score_model
-from memlayers.evaluation.known import public_questions
 from memlayers.evaluation.results import Results, read_results, write_results
 from memlayers.utils.environment import environment
 from memlayers.utils.files import atomic_write_text

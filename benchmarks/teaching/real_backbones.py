@@ -28,14 +28,15 @@ from memlayers import TeachConfig, load_memory, teach_facts
 from memlayers.backbones import POCKET
 from memlayers.config.named_backbones import NAMED_BACKBONES
 from memlayers.config.teach import read_teach_config
-from memlayers.data.fact_files import read_questions
+from memlayers.data.fact_files import public_questions, read_questions
 from memlayers.data.facts import Fact, Question
 from memlayers.editing.memory import Memory
 from memlayers.evaluation.evaluate import cost_rows, score_model
 from memlayers.evaluation.formatting import format_value, percent
-from memlayers.evaluation.known import known_text, public_questions, questions_known
+from memlayers.evaluation.known import known_text, questions_known
 from memlayers.evaluation.plots import to_png
 from memlayers.evaluation.results import Results, read_results, write_results
+from memlayers.sweep.page import COLOURS, new_figure
 from memlayers.teaching.folders import work_folder
 from memlayers.utils.environment import environment
 from memlayers.utils.errors import InputError
@@ -63,7 +64,7 @@ COLUMNS = (
     ("exposures", "exposures_per_fact", "all"),
 )
 
-BARS = (
+BARS = (  # the first is where the curve begins
     ("bare backbone\nrecalls", "recall", "backbone"),
     ("taught\nwordings", "recall", "taught"),
     ("wordings\nnever taught", "recall", "unseen_phrasing"),
@@ -71,7 +72,6 @@ BARS = (
     ("TriviaQA,\nsame words", "unchanged_answers", "qa"),
     ("WikiText-2,\nsame logits", "identical_logits", "general_text"),
 )
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # Okabe and Ito's: told apart by the colour-blind too
 
 Item = TypeVar("Item")
 
@@ -198,23 +198,19 @@ def _of_rows(cells: Sequence[Results], metric: str, split: str) -> str:
 
 def picture(cells: Sequence[Results]) -> bytes:
     """Recall after each exposure, and what is recalled, kept and left alone at the end; the means of the seeds, PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     groups: dict[str, list[Results]] = defaultdict(list)
     for cell in cells:
         if not cell.config["label"] and cell.config["backbone"] in NAMED_BACKBONES:
             groups[f"{NAMED_BACKBONES[cell.config['backbone']].model}, {cell.config['facts']} facts"].append(cell)
-    figure = Figure(figsize=(11, 3.8), dpi=150, layout="constrained")  # no pyplot: no state shared between calls
-    FigureCanvasAgg(figure)
+    figure = new_figure(11, 3.8)
     curve, bars = figure.subplots(1, 2, width_ratios=(1, 1.5))
     for place, (name, each) in enumerate(groups.items()):
         colour = COLOURS[place % len(COLOURS)]
         last = min(len(cell.curve) for cell in each)
         values = [mean(cell.curve[i].recall for cell in each) for i in range(last)]
-        curve.plot(range(last + 1), [0.0, *(100 * value for value in values)], "o-", color=colour, label=name)
         shown = [[row for cell in each if (row := cell.find(metric, split))] for _, metric, split in BARS]
         heights = [100 * mean(row.value for row in rows) if rows else 0.0 for rows in shown]
+        curve.plot(range(last + 1), [heights[0], *(100 * value for value in values)], "o-", color=colour, label=name)
         lows, highs = (
             [100 * pick(getattr(row, end) for row in rows if getattr(row, end) is not None) if rows else 0.0
              for rows in shown]

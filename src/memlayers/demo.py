@@ -10,12 +10,12 @@ from typing import Any
 from memlayers.backbones import POCKET
 from memlayers.config.teach import TeachConfig
 from memlayers.data.answers import exact_match
-from memlayers.data.fact_files import read_facts, read_questions
+from memlayers.data.fact_files import public_questions, read_facts, read_questions
 from memlayers.data.facts import Fact, Question
 from memlayers.editing.journal import carry_over
 from memlayers.editing.memory import Memory, load_memory
 from memlayers.evaluation.evaluate import cost_rows, score_model
-from memlayers.evaluation.known import public_questions, questions_known
+from memlayers.evaluation.known import questions_known
 from memlayers.evaluation.report import write_report
 from memlayers.evaluation.results import Results, Row, write_results
 from memlayers.evaluation.text_scores import perplexity_on

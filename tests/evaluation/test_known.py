@@ -11,10 +11,10 @@ from peft import get_peft_model
 from torch import nn
 
 from memlayers.backbones import backbone_fingerprint, load_backbone
-from memlayers.data.fact_files import read_questions
+from memlayers.data.fact_files import public_questions, read_questions
 from memlayers.data.facts import PUBLIC_FACTS, Question
 from memlayers.evaluation import known
-from memlayers.evaluation.known import known_record, known_text, public_questions, questions_known
+from memlayers.evaluation.known import known_record, known_text, questions_known
 from memlayers.inference.generation import Generated, answer_questions
 from memlayers.tuner import MemoryConfig, memory_handle
 from memlayers.utils.errors import WorkError

@@ -106,7 +106,8 @@ def known(
     check_output_file(record)
     read = [question for path in questions or () for question in read_questions(path)]
     from memlayers.backbones import device_chosen, load_backbone
-    from memlayers.evaluation.known import known_record, known_text, public_questions, questions_known
+    from memlayers.data.fact_files import public_questions
+    from memlayers.evaluation.known import known_record, known_text, questions_known
 
     asked = read if questions else public_questions()
     if limit is not None:

@@ -20,10 +20,9 @@ from memlayers.comparison.page import result_path, write_page
 from memlayers.config.teach import TeachConfig
 from memlayers.data.facts import Fact, Question
 from memlayers.evaluation.results import Results, read_results, write_results
-from memlayers.sweep.run import check_settings, digest
+from memlayers.sweep.run import check_continued, check_settings, digest
 from memlayers.utils.environment import environment
-from memlayers.utils.errors import InputError, WorkError, reason_of
-from memlayers.utils.files import check_output_directory
+from memlayers.utils.errors import WorkError, reason_of
 
 if TYPE_CHECKING:
     from memlayers.comparison.method import Method
@@ -100,9 +99,7 @@ def run_comparison(
         WorkError: the backbone itself cannot be scored.
     """
     out, bounds = Path(out), bounds or Bounds()
-    check_output_directory(out, replace=True)
-    if out.is_dir() and any(out.iterdir()) and not (out / "methods").is_dir():
-        raise InputError(f"{out}: exists and holds no comparison; give another folder")
+    check_continued(out, "methods", "comparison")
     drawn = materials.drawn(bounds, config.seed)
     paths = {name: result_path(out, name, config.seed) for name in methods}
     settings = {name: _settings(name, drawn, config, bounds) for name in methods}

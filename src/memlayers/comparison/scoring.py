@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from memlayers.data.answers import contains_answer, exact_match
 from memlayers.data.facts import Fact, Question
+from memlayers.evaluation.evaluate import recall_rows, unchanged_row
 from memlayers.evaluation.results import Row
 from memlayers.evaluation.statistics import mean_interval
 from memlayers.evaluation.text_scores import perplexity_estimate
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 TIMED = 9  # questions, one by one; the first is not counted
 BATCH = 32  # questions answered together
+RECALL = MappingProxyType({"recall": exact_match, "recall_containment": contains_answer})
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,10 @@ def teach_and_score(
         ("unseen_phrasing", unseen, [fact.unseen_questions for fact in unseen]),
     ):
         if facts:
-            rows += _recall_rows(split, facts, wordings, asked, exam.seed)
+            answers = asked(
+                split, [Question(q, f.answers) for f, each in zip(facts, wordings, strict=True) for q in each]
+            )
+            rows += recall_rows(split, facts, wordings, answers, exam.seed, RECALL)
     rows += _neighbour_rows(exam, asked, bare)
     rows.append(
         Row.from_estimate(
@@ -146,33 +152,14 @@ class _Asked:
         return answers
 
 
-def _recall_rows(
-    split: str, facts: Sequence[Fact], wordings: Sequence[Sequence[str]], asked: _Asked, seed: int
-) -> list[Row]:
-    """Recall, strict and by containment; the wordings of a fact are one item."""
-    questions = [Question(q, fact.answers) for fact, each in zip(facts, wordings, strict=True) for q in each]
-    answers = dict(zip((each.question for each in questions), asked(split, questions), strict=True))
-
-    def share(right: Callable[[str, Sequence[str]], bool], fact: Fact, each: Sequence[str]) -> float:
-        return float(np.mean([right(answers[q], fact.answers) for q in each]))
-
-    return [
-        Row.from_estimate(
-            metric, split,
-            mean_interval([share(right, fact, each) for fact, each in zip(facts, wordings, strict=True)], seed),
-        )
-        for metric, right in (("recall", exact_match), ("recall_containment", contains_answer))
-    ]  # fmt: skip
-
-
 def _neighbour_rows(exam: Exam, asked: _Asked, bare: Mapping[str, str]) -> list[Row]:
     """Neighbours whose answer is the backbone's, word for word; what the backbone knows, and what of it is lost."""
     rows = []
     if exam.untaught:
         answers = asked("untaught", exam.untaught)
         if bare:
-            same = [a == bare[q.question] for q, a in zip(exam.untaught, answers, strict=True)]
-            rows.append(Row.from_estimate("unchanged_answers", "untaught_entities", mean_interval(same, exam.seed)))
+            before = [bare[each.question] for each in exam.untaught]
+            rows.append(unchanged_row("untaught_entities", before, answers, exam.seed))
     if exam.known:
         answers = asked("known", exam.known)
         right = [contains_answer(a, q.answers) for q, a in zip(exam.known, answers, strict=True)]

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from memlayers.data.fact_rows import BadRow, fact_of, row_of
-from memlayers.data.facts import Fact, FactReport, Question, check_facts, question_key
+from memlayers.data.facts import PUBLIC_FACTS, Fact, FactReport, Question, check_facts, question_key
 from memlayers.data.row_readers import CSV_COLUMNS, NumberedRows, csv_rows, json_line_rows, json_list_rows
 from memlayers.utils.errors import InputError
 from memlayers.utils.files import StrPath, atomic_write_text, check_output_file, read_text
@@ -212,3 +212,9 @@ def _checked(path: StrPath, facts: Iterable[Fact]) -> list[Fact]:
             raise InputError(f"{path}: two facts have the id {fact.id!r}; give each its own")
         ids.add(fact.id)
     return facts
+
+
+def public_questions() -> list[Question]:
+    """Questions about public facts, one per fact of the shipped ``known.jsonl``; the pocket backbone knows them."""
+    facts = read_facts(PUBLIC_FACTS)
+    return [Question(fact.questions[i % len(fact.questions)], fact.answers) for i, fact in enumerate(facts)]

@@ -148,13 +148,13 @@ def score_model(
         first = [questions[0] for questions in taught]
         backbone = ask("Backbone's own recall", first, memory=False)
         memory = ask("Recall, taught phrasings", [q for questions in taught for q in questions], memory=True)
-        rows += _recall_rows("backbone", facts, [[question] for question in first], backbone, seed)
-        rows += _recall_rows("taught", facts, taught, memory, seed)
+        rows += recall_rows("backbone", facts, [[question] for question in first], backbone, seed)
+        rows += recall_rows("taught", facts, taught, memory, seed)
         unseen = [fact for fact in facts if fact.unseen_questions]
         if unseen:
             never = [list(fact.unseen_questions) for fact in unseen]
             answers = ask("Recall, phrasings never taught", [q for questions in never for q in questions], memory=True)
-            rows += _recall_rows("unseen_phrasing", unseen, never, answers, seed)
+            rows += recall_rows("unseen_phrasing", unseen, never, answers, seed)
         position = 0
         for fact, questions, own_answer in zip(facts, taught, backbone, strict=True):
             examples.append(
@@ -175,7 +175,7 @@ def score_model(
             before = ask(f"{label}, backbone", questions, memory=False)
             after = ask(f"{label}, memory", questions, memory=True)
             rows += _paired_rows(matches, name, items, before, after, seed)
-            rows.append(_unchanged_row(split_of(name, kind), before, after, seed))
+            rows.append(unchanged_row(split_of(name, kind), before, after, seed))
     if facts and untaught:
         shown = [Question(question, fact.answers) for question, fact in zip(first, facts, strict=True)]
         rows += _abstention_rows((model, tokenizer), asked, shown, facts, untaught, known, seed)
@@ -253,7 +253,7 @@ def _abstention_rows(
     rows.append(Row.from_estimate("fabricated", "untaught_entities_by_memory", mean_interval(by_memory, seed)))
     neighbours = given["untaught_entities"]
     bare, with_memory = [answer.backbone for answer in neighbours], [answer.memory for answer in neighbours]
-    return [*rows, _unchanged_row("untaught_entities", bare, with_memory, seed)]
+    return [*rows, unchanged_row("untaught_entities", bare, with_memory, seed)]
 
 
 def cost_rows(report: TeachReport, facts: int, device: str) -> list[Row]:
@@ -273,14 +273,28 @@ def peak_memory_bytes(device: str) -> int:
     return int(peak if sys.platform == "darwin" else peak * 1024)
 
 
-def _recall_rows(
-    split: str, facts: Sequence[Fact], asked: Sequence[Sequence[str]], answers: Sequence[str], seed: int
+def recall_rows(
+    split: str,
+    facts: Sequence[Fact],
+    asked: Sequence[Sequence[str]],
+    answers: Sequence[str],
+    seed: int,
+    matches: Mapping[str, Match] = RECALL,
 ) -> list[Row]:
-    """Recall; the phrasings of one fact are not independent, so the interval resamples facts."""
+    """Recall; the phrasings of one fact are not independent, so the interval resamples facts.
+
+    Args:
+        split: of the rows.
+        facts: those that were asked about.
+        asked: per fact the phrasings, at least one.
+        answers: to all of them, in their order.
+        seed: of the intervals.
+        matches: metric -> how right an answer is.
+    """
     found = iter(answers)
     given = [[next(found) for _ in questions] for questions in asked]
     rows = []
-    for metric, match in RECALL.items():
+    for metric, match in matches.items():
         scores = [
             sum(match(answer, fact.answers) for answer in each) / len(each)
             for fact, each in zip(facts, given, strict=True)
@@ -312,7 +326,7 @@ def _paired_rows(
     return rows
 
 
-def _unchanged_row(split: str, before: Sequence[str], after: Sequence[str], seed: int) -> Row:
+def unchanged_row(split: str, before: Sequence[str], after: Sequence[str], seed: int) -> Row:
     """The share of questions whose answer is the bare backbone's, word for word."""
     same = [first == second for first, second in zip(before, after, strict=True)]
     return Row.from_estimate("unchanged_answers", split, mean_interval(same, seed))

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from memlayers.backbones import backbone_fingerprint
 from memlayers.data.answers import contains_answer, exact_match
-from memlayers.data.fact_files import read_facts
-from memlayers.data.facts import PUBLIC_FACTS, Question
+from memlayers.data.facts import Question
 from memlayers.inference.generation import MAX_NEW_TOKENS, generate_answers
 from memlayers.tuner.handle import without_memory
 from memlayers.utils.environment import environment
@@ -20,12 +19,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SCHEMA = "memlayers.known/1"
-
-
-def public_questions() -> list[Question]:
-    """Questions about public facts, one per fact of the shipped ``known.jsonl``; the pocket backbone knows them."""
-    facts = read_facts(PUBLIC_FACTS)
-    return [Question(fact.questions[i % len(fact.questions)], fact.answers) for i, fact in enumerate(facts)]
 
 
 def questions_known(

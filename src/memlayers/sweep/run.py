@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from memlayers.config.teach import TeachConfig
 from memlayers.data.entity_questions import read_entity_questions
-from memlayers.data.fact_files import read_facts, read_questions
+from memlayers.data.fact_files import public_questions, read_facts, read_questions
 from memlayers.data.facts import Fact, Question
 from memlayers.evaluation.results import Results, write_results
 from memlayers.sweep.grid import Cell, Grid, cell_path, read_cells
@@ -110,7 +110,7 @@ def read_materials(
         named = {fact.subject for fact in (*demo, *own)}
         facts, untaught = read_entity_questions(facts_dir, without=named), None
     if known is None:  # as the demo asks them: one phrasing each
-        asked = [Question(fact.questions[i % len(fact.questions)], fact.answers) for i, fact in enumerate(own)]
+        asked = public_questions()
     else:
         asked = read_questions(known)
     return Materials(
@@ -118,6 +118,17 @@ def read_materials(
         {name: read_questions(path) for name, path in qa.items()},
         {"": read_text(POCKET / "heldout.txt"), **{name: read_text(path) for name, path in texts.items()}},
     )  # fmt: skip
+
+
+def check_continued(out: Path, inside: str, what: str) -> None:
+    """Checks that a folder is new, empty, or an earlier call's, by the folder that such a call makes in it first.
+
+    Raises:
+        InputError: it is in the way, or cannot be written.
+    """
+    check_output_directory(out, replace=True)
+    if out.is_dir() and any(out.iterdir()) and not (out / inside).is_dir():
+        raise InputError(f"{out}: exists and holds no {what}; give another folder")
 
 
 def run_protocol(
@@ -150,9 +161,7 @@ def run_protocol(
             in the way.
     """
     out, bounds = Path(out), bounds or Bounds()
-    check_output_directory(out, replace=True)
-    if out.is_dir() and any(out.iterdir()) and not (out / "cells").is_dir():
-        raise InputError(f"{out}: exists and holds no cells of this protocol; give another folder")
+    check_continued(out, "cells", "cells of this protocol")
     largest = max(grid.sizes)
     if largest > materials.most_facts:
         more = (
