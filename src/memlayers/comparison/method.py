@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from memlayers.backbones import device_chosen, dtype_on, load_backbone
+from memlayers.backbones import device_chosen, load_backbone
 from memlayers.config.teach import TeachConfig
 from memlayers.data.facts import Fact
 from memlayers.inference.generation import answer_questions
@@ -81,8 +81,7 @@ class Method:
     def load(self) -> None:
         """Loads the backbone afresh."""
         device = device_chosen(self.config.machine.device)
-        dtype = dtype_on(device, self.config.machine.dtype)
-        self.model, self.tokenizer = load_backbone(self.config.backbone, dtype, device)
+        self.model, self.tokenizer = load_backbone(self.config.backbone, self.config.machine.dtype, device)
 
 
 def model_bytes(model: nn.Module) -> int:

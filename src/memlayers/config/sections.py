@@ -352,7 +352,7 @@ class MachineConfig:
     """Where it runs."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
-        "auto", "Number format of the backbone. auto is float32 on a CPU and the checkpoint's own elsewhere."
+        "auto", "Number format of the backbone. auto is the checkpoint's own; on a CPU float32, unless bfloat16 is faster there."
     )
     device: str | None = option(None, "cpu, cuda, cuda:1 ...; chosen if not given.")
 

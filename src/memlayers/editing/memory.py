@@ -332,7 +332,7 @@ def load_memory(
     Args:
         folder: an adapter folder, as ``memlayers teach`` or ``save_pretrained`` wrote it.
         backbone: "pocket", a folder or a hub name; None for the one the memory was taught on.
-        dtype: of the backbone; "auto" is float32 on a CPU, the checkpoint's own elsewhere.
+        dtype: of the backbone; as in `load_backbone`.
         device: None chooses.
         gate: False reads the memory for every token; such a memory is not edited.
         edits: how edits write; None for the defaults.

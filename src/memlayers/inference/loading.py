@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memlayers.backbones import device_chosen, dtype_on, load_backbone, quiet_wrapping
+from memlayers.backbones import device_chosen, load_backbone, quiet_wrapping
 from memlayers.inference.folder import WEIGHTS_FILE, read_adapter_config
 from memlayers.tuner import set_gate_enabled
 from memlayers.utils.errors import InputError
@@ -28,7 +28,7 @@ def load_adapter(
     Args:
         folder: an adapter folder.
         backbone: "pocket", a folder or a hub name; None for the one the memory was taught on.
-        dtype: of the backbone; "auto" is float32 on a CPU, the checkpoint's own elsewhere.
+        dtype: of the backbone; as in `load_backbone`.
         device: None chooses.
         gate: False reads the memory for every token.
 
@@ -46,7 +46,7 @@ def load_adapter(
     if not source:
         raise InputError(f"{folder}: names no backbone; say which with --backbone")
     chosen = device_chosen(device)
-    model, tokenizer = load_backbone(source, dtype_on(chosen, dtype), chosen)
+    model, tokenizer = load_backbone(source, dtype, chosen)
     try:
         with (
             quiet_wrapping(),

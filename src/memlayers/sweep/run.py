@@ -236,24 +236,29 @@ def _run_cell(
 
 
 def _config(cell: Cell, config: TeachConfig) -> TeachConfig:
+    from memlayers.backbones import device_chosen
+
+    # CPUs differ in what "auto" stands for on them, and cells may be shared out among machines.
+    machine = config.machine
+    on_cpu = machine.dtype == "auto" and device_chosen(machine.device).type == "cpu"
     # As many exposures in every cell: nothing is taught further where one recipe or gate recalls less than another.
-    return config.with_flags(recipe=cell.recipe, gate=cell.gate, seed=cell.seed, exposures=config.exposures)
+    return config.with_flags(
+        recipe=cell.recipe, gate=cell.gate, seed=cell.seed, exposures=config.exposures,
+        dtype="float32" if on_cpu else machine.dtype,
+    )  # fmt: skip
 
 
 def _settings(cell: Cell, materials: Materials, config: TeachConfig, bounds: Bounds) -> dict[str, Any]:
     """All that the figures of a cell depend on, but for the code: how it is taught, and digests of what with.
 
-    Not the device: cells may be shared out among machines. The backbone's dtype is told as it is.
+    Not the device: cells may be shared out among machines.
     """
-    from memlayers.backbones import device_chosen, dtype_on
-
     facts, untaught = materials.split(cell)
     taught = _config(cell, config).flags()
-    device = device_chosen(taught.pop("device"))
+    del taught["device"]
     settings = {
         "facts": cell.facts,
         **taught,
-        "dtype": dtype_on(device, config.machine.dtype),
         **asdict(bounds),
         "taught": digest(facts),
         "untaught": digest(untaught),

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from memlayers.backbones import context_length, device_named, dtype_on, load_backbone, quiet_wrapping
+from memlayers.backbones import context_length, device_named, load_backbone, quiet_wrapping
 from memlayers.config.teach import TeachConfig
 from memlayers.data.encoding import IGNORED_LABEL, Encoded, encode_example, sampled_texts, tokens_in
 from memlayers.data.facts import Fact
@@ -152,9 +152,8 @@ class Teacher:
         # No mixed precision of accelerate's: a frozen backbone is simply loaded in the dtype it shall run in.
         self._accelerator = Accelerator(mixed_precision="no", cpu=self.device.type == "cpu")
         set_seed(config.seed)
-        dtype = dtype_on(self.device, config.machine.dtype)
         with progress_bar("Loading the backbone", quiet=self.quiet):
-            backbone, self.tokenizer = load_backbone(config.backbone, dtype, self.device)
+            backbone, self.tokenizer = load_backbone(config.backbone, config.machine.dtype, self.device)
         self._longest = context_length(backbone)
         self._encoded = [
             [
