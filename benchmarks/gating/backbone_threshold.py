@@ -2,12 +2,13 @@
 
 The threshold is settled on wrong answers that the bare backbone gives to up to 1,000 questions about the facts to be
 taught (`gating.abstention`: all but a share of such answers stay below). Three ways, the last one shipped:
-``confidence``, a quantile of the answers' confidence; ``calibrated``, one of the calibrated confidence, which takes
-into account to how many other facts an answer was a wrong one; ``calibrated, fitted tail``, the same from a fitted
-tail. For several shares and numbers of facts: how many wrong answers about 500 other entities pass, and how many of 500
-questions that the backbone knows are still answered. Facts and entities are those of ``memlayers sweep`` (seeds 137, 7,
-23; ways and share were chosen looking at these), and those of three seeds that nothing was chosen on (1, 2, 3). No
-memory is taught, since the question is put to the bare backbone.
+``confidence``, a quantile of the answers' confidence, which is that of their least likely token; ``calibrated``, one
+of the calibrated confidence, which takes into account to how many other facts an answer was a wrong one;
+``calibrated, fitted tail``, the same from a fitted tail. For several shares and numbers of facts: how many wrong
+answers about 500 other entities pass, and how many of 500 questions that the backbone knows are still answered. Facts
+and entities are those of ``memlayers sweep`` (seeds 137, 7, 23; ways and share were chosen looking at these), and
+those of three seeds that nothing was chosen on (1, 2, 3). No memory is taught, since the question is put to the bare
+backbone.
 
 Example: ``python -m benchmarks.gating.backbone_threshold``; results and table in ``benchmarks/results/gate``
 """
@@ -100,7 +101,7 @@ def measure() -> list[dict[str, Any]]:
 def scores(given: Sequence[Generated], counted: Sequence[int] | None, own: int = 0) -> list[float]:
     """Each answer's calibrated confidence, given the counts of wrong answers (None: not counted), `own` its own."""
     counts = [0 if counted is None else counted[prior_entry(answer.text)] - own for answer in given]
-    return [calibrated_confidence(answer.confidence, count) for answer, count in zip(given, counts, strict=True)]
+    return [calibrated_confidence(answer.least, count) for answer, count in zip(given, counts, strict=True)]
 
 
 def quantile(values: Sequence[float], share: float) -> float:

@@ -110,7 +110,7 @@ def test_known_keeps_what_the_backbone_answers_itself(
     right[next(iter(right))] = "somewhere else"
 
     def generate(model: object, tokenizer: object, questions: list[str], **_: object) -> list[Generated]:
-        return [Generated(f"It is {right.get(question, '?')}.", 1.0, False) for question in questions]
+        return [Generated(f"It is {right.get(question, '?')}.", 1.0, False, 1.0) for question in questions]
 
     monkeypatch.setattr(known, "generate_answers", generate)
     more = tmp_path / "more.jsonl"

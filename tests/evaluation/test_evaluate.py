@@ -44,7 +44,7 @@ class Oracle(nn.Module):
         assert model is self
         self.asked += [(self.enabled, question) for question in questions]
         known = self.memory if self.enabled else self.backbone
-        return [Generated(known.get(question, "?"), 1.0, True) for question in questions]
+        return [Generated(known.get(question, "?"), 1.0, True, 1.0) for question in questions]
 
 
 def _evaluate(

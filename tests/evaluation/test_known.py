@@ -34,7 +34,7 @@ def test_what_is_answered_rightly_is_known(strict: bool, kept: list[str], monkey
 
     def generate(model: Any, tokenizer: Any, questions: list[str], **_: Any) -> list[Generated]:
         asked.extend(questions)
-        return [Generated(said[question], 1.0, False) for question in questions]
+        return [Generated(said[question], 1.0, False, 1.0) for question in questions]
 
     monkeypatch.setattr(known, "generate_answers", generate)
     backbone: Any = nn.Identity()

@@ -217,7 +217,7 @@ def test_a_memory_with_subjects_has_one_gate_trained_behind_the_subject(tiny_bac
 
 
 def _said(*confidences: float, opened: bool = True, text: str = "right") -> list[Generated]:
-    return [Generated(text, confidence, opened) for confidence in confidences]
+    return [Generated(text, confidence, opened, confidence) for confidence in confidences]
 
 
 def _generates(monkeypatch: pytest.MonkeyPatch, *generated: list[Generated]) -> None:
@@ -231,7 +231,7 @@ def test_thresholds_keep_the_stored_and_leave_out_wrong_guesses(
 ) -> None:
     model = _subject_model(tiny_backbone(), [(7, 8)])
     hundred = [0.5 + i / 200 for i in range(100)]
-    wrong = [Generated(f"wrong {i}", confidence, True) for i, confidence in enumerate(hundred[:-1])]
+    wrong = [Generated(f"wrong {i}", confidence, True, confidence) for i, confidence in enumerate(hundred[:-1])]
     _generates(monkeypatch, [*wrong, *_said(1.0)])
     stored = [Question(str(i), ("right",)) for i in range(100)]
     memory, backbone = settle_thresholds(memory_handle(model, "default"), None, hundred, [[each] for each in stored])  # type: ignore[arg-type]
@@ -253,17 +253,17 @@ def test_an_answer_is_less_believed_the_more_often_it_was_a_wrong_guess(
     backbone = settle_thresholds(memory_handle(model, "default"), None, [0.9], asked)[1]  # type: ignore[arg-type]
     # The ten are believed as 0.9 : 10 * 0.1, nine others beside each, so the odd guess (of one fact) says what is sure.
     assert 0.98 < backbone < 0.99
-    given = [Generated(text, 0.99, False) for text in ("jazz", "Fado", "Morna")]
-    closed = [Generated("", 0.0, False)] * 3
+    given = [Generated(text, 0.99, False, 0.99) for text in ("jazz", "Fado", "Morna")]
+    closed = [Generated("", 0.0, False, 0.0)] * 3
     judged = judge_answers(model, None, ["?"] * 3, closed, given)  # type: ignore[arg-type]
     assert [answer.source for answer in judged] == ["unknown", "unknown", "backbone"]
 
 
 def test_the_backbone_is_asked_about_all_facts_evenly() -> None:
-    facts = [Fact(str(i), f"s{i}", f"a{i}", tuple(f"{i} {j}" for j in range(3))) for i in range(400)]
+    facts = [Fact(str(i), f"s{i}", f"a{i}", tuple(f"{i} {j}" for j in range(3))) for i in range(300)]
     asked = guessing_questions(facts, AbstentionConfig(), 0)
     assert len({each.question for fact in asked for each in fact}) == AbstentionConfig().guesses
-    assert Counter(map(len, asked)) == {1: 400} and len({fact[0].answers for fact in asked}) == 400
+    assert Counter(map(len, asked)) == {1: 300} and len({fact[0].answers for fact in asked}) == 300
     several = guessing_questions(facts[:150], AbstentionConfig(), 0)
     assert Counter(map(len, several)) == {3: 100, 2: 50}
     assert asked == guessing_questions(facts, AbstentionConfig(), 0) != guessing_questions(facts, AbstentionConfig(), 1)

@@ -18,11 +18,16 @@ from memlayers.tuner import MemoryConfig, memory_layers
 @pytest.mark.parametrize(
     ("memory", "backbone", "source", "text"),
     [
-        (Generated("m", 0.6, True), Generated("b", 0.9, False), "memory", "m"),
-        (Generated("m", 0.4, True), Generated("b", 0.9, False), "backbone", "b"),
-        (Generated("m", 0.4, True), Generated("b", 0.7, False), "unknown", UNKNOWN),
-        (Generated("b", 0.9, False), Generated("b", 0.9, False), "backbone", "b"),  # sure, but not by the memory
-        (Generated("b", 0.7, False), Generated("b", 0.7, False), "unknown", UNKNOWN),
+        (Generated("m", 0.6, True, 0.6), Generated("b", 0.9, False, 0.9), "memory", "m"),
+        (Generated("m", 0.4, True, 0.4), Generated("b", 0.9, False, 0.9), "backbone", "b"),
+        (Generated("m", 0.4, True, 0.4), Generated("b", 0.7, False, 0.7), "unknown", UNKNOWN),
+        (
+            Generated("b", 0.9, False, 0.9),
+            Generated("b", 0.9, False, 0.9),
+            "backbone",
+            "b",
+        ),  # sure, but not by the memory
+        (Generated("b", 0.7, False, 0.7), Generated("b", 0.7, False, 0.7), "unknown", UNKNOWN),
     ],
 )
 def test_the_source_is_who_is_sure_enough(
@@ -48,7 +53,7 @@ def test_thresholds_come_with_the_memory(chat_backbone: Path, tmp_path: Path) ->
     model.save_pretrained(tmp_path / "memory")
     loaded = load_memory(tmp_path / "memory")
     assert answer_thresholds(loaded.model) == (0.25, 0.75)
-    closed, given = Generated("", 0.0, False), Generated(" Jazz", 0.8, False)
+    closed, given = Generated("", 0.0, False, 0.0), Generated(" Jazz", 0.8, False, 0.8)
     assert (
         judge_answers(loaded.model, loaded.tokenizer, ["?"], [closed], [given])[0].source == "unknown"
     )  # 0.8 : 4 * 0.2 is no more than 0.5

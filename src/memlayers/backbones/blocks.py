@@ -93,6 +93,16 @@ def context_length(model: nn.Module) -> int:
     return int(getattr(text_config(model), "max_position_embeddings", None) or 1_000_000)
 
 
+def takes_logits_to_keep(model: Any) -> bool:
+    """Whether the model's head can be applied to some positions alone (`logits_to_keep`, a tensor of them).
+
+    A tensor also where one number would do: of the last positions, as a slice, torch multiplies batch by batch, and in
+    bfloat16 on a CPU copies the head's weights for each sequence.
+    """
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return "logits_to_keep" in inspect.signature(bare.forward).parameters
+
+
 def text_config(model: nn.Module) -> Any:
     """The config of the text decoder.
 

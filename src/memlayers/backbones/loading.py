@@ -175,7 +175,6 @@ def device_chosen(name: str | None) -> torch.device:
     return device_named(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-
 def _has_bfloat16() -> bool:
     """Whether this machine's CPU has instructions for products of bfloat16 matrices.
 

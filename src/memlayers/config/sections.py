@@ -164,7 +164,7 @@ class AbstentionConfig:
     )
     questions: int = option(500, "Facts asked for the memory's threshold, at most.", flag=None)
     guesses: int = option(
-        400, "Questions asked for the backbone's, at most: few of its wrong answers are confident.", flag=None
+        300, "Questions asked for the backbone's, at most: few of its wrong answers are confident.", flag=None
     )
 
 
@@ -352,7 +352,8 @@ class MachineConfig:
     """Where it runs."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
-        "auto", "Number format of the backbone. auto is the checkpoint's own; on a CPU float32, unless bfloat16 is faster there."
+        "auto",
+        "Number format of the backbone. auto is the checkpoint's own; on a CPU float32, unless bfloat16 is faster.",
     )
     device: str | None = option(None, "cpu, cuda, cuda:1 ...; chosen if not given.")
 

@@ -105,7 +105,7 @@ def settle_thresholds(
     guesses = count_wrong_answers([given.text for given in fact] for fact in wrong)
     # Each is believed as far as other facts' guesses allow: a new question's own is not among them either.
     believed = [
-        calibrated_confidence(given.confidence, int(guesses[prior_entry(given.text)]) - 1)
+        calibrated_confidence(given.least, int(guesses[prior_entry(given.text)]) - 1)
         for fact in wrong
         for given in fact
     ]

@@ -114,9 +114,9 @@ def _calibrated(model: Any, backbone: Sequence[Generated]) -> list[float]:
     """The calibrated confidence of each of the bare backbone's answers, 0 to 1 (inference/confidence.py)."""
     index = next((memory.index for memory in active_memories(model) if memory.index is not None), None)
     if index is None:
-        return [answer.confidence for answer in backbone]
+        return [answer.least for answer in backbone]
     guesses = index.guesses.tolist()
-    return [calibrated_confidence(answer.confidence, guesses[prior_entry(answer.text)]) for answer in backbone]
+    return [calibrated_confidence(answer.least, guesses[prior_entry(answer.text)]) for answer in backbone]
 
 
 def _answer(

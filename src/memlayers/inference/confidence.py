@@ -56,7 +56,7 @@ def calibrated_confidence(confidence: float, wrong: int) -> float:
     """The calibrated confidence of an answer, 0 to 1: its confidence where it was never wrong, less where it was.
 
     Args:
-        confidence: the probability that the backbone gave to it, 0 to 1.
+        confidence: the probability that the backbone gave to its least likely token (`Generated.least`), 0 to 1.
         wrong: to how many facts it was a wrong answer.
     """
     return confidence / (confidence + (1 - confidence) * (1 + wrong))

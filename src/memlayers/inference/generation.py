@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from memlayers.backbones import context_length
+from memlayers.backbones import context_length, takes_logits_to_keep
 from memlayers.data.encoding import collate_prompts, encode_prompt, end_token_id, ends_at_newline, pad_token_id
 from memlayers.inference.shared_prefix import SharedPrefix, shared_prefix
 from memlayers.tuner.current import Recorder, holding
@@ -29,11 +29,14 @@ class Generated:
         confidence: the probability that the model gave to this answer and its end (the end token or, where one ends
             it, the newline), 0 to 1.
         opened: whether a memory was read when the answer began: its gate was open for the prompt's last token.
+        least: the probability of its least likely token, 0 to 1. A sentence may be put in many ways, so that the
+            probability of its whole says little; what it tells is as sure as the least sure of its words.
     """
 
     text: str
     confidence: float
     opened: bool
+    least: float
 
 
 @torch.inference_mode()
@@ -76,7 +79,7 @@ def generate_answers(
     pad, end = pad_token_id(tokenizer), end_token_id(tokenizer)
     device = next(model.parameters()).device
     ends = _Ends(tokenizer, end)
-    answers = [Generated("", 0.0, False)] * len(prompts)
+    answers = [Generated("", 0.0, False, 0.0)] * len(prompts)
     was_training = model.training
     if was_training:
         model.eval()
@@ -93,6 +96,8 @@ def generate_answers(
                 batch["input_ids"] = torch.cat([head, batch["input_ids"]], 1)
                 batch["attention_mask"] = prefix.mask(batch["attention_mask"])
             longest = batch["input_ids"].shape[1]
+            if takes_logits_to_keep(model):
+                batch["logits_to_keep"] = torch.tensor([-1], device=device)
             recorder = _Recorder(len(chosen))
             with holding(recorder=recorder):
                 generated = model.generate(
@@ -105,7 +110,8 @@ def generate_answers(
             for place, (i, row) in enumerate(zip(chosen, generated[:, longest:].tolist(), strict=True)):
                 answer = row[: ends.length(row)]  # with what ends it
                 text = ends.cut(str(tokenizer.decode(answer, skip_special_tokens=True)))
-                answers[i] = Generated(text.strip(), recorder.confidence(place, len(answer)), recorder.opened[place])
+                whole, least = recorder.confidence(place, len(answer))
+                answers[i] = Generated(text.strip(), whole, recorder.opened[place], least)
             if progress is not None:
                 progress(len(chosen))
     finally:
@@ -159,9 +165,10 @@ class _Recorder(Recorder):
         self.chances.append(scores.float().log_softmax(-1).amax(-1))
         return scores
 
-    def confidence(self, row: int, tokens: int) -> float:
-        """The probability of a row's first `tokens` tokens."""
-        return float(torch.stack([chance[row] for chance in self.chances[:tokens]]).sum().exp())
+    def confidence(self, row: int, tokens: int) -> tuple[float, float]:
+        """The probability of a row's first `tokens` tokens, and of the least likely of them."""
+        each = torch.stack([chance[row] for chance in self.chances[:tokens]])
+        return float(each.sum().exp()), float(each.min().exp())
 
     def decided(self, layer: nn.Module, adapter: str, opened: torch.Tensor | None, tokens: int) -> None:
         """Notes the rows in which the prompt's last token may read."""

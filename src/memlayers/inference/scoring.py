@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from memlayers.backbones import takes_logits_to_keep
 from memlayers.data.encoding import IGNORED_LABEL, Encoded, collate, pad_token_id
 from memlayers.inference.shared_prefix import SharedPrefix, shared_prefix
 from memlayers.tuner.handle import gates_off
@@ -74,8 +74,7 @@ def answer_logits(
         inputs["attention_mask"] = prefix.mask(inputs["attention_mask"])
     labels = F.pad(inputs.pop("labels")[:, 1:], (0, 1), value=IGNORED_LABEL)  # at the position that predicts it
     counted = labels != IGNORED_LABEL
-    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if "logits_to_keep" in inspect.signature(bare.forward).parameters:
+    if takes_logits_to_keep(model):
         kept = counted.any(0).nonzero().squeeze(-1)
         labels, counted = labels[:, kept], counted[:, kept]
         inputs["logits_to_keep"] = kept

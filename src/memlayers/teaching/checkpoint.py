@@ -18,7 +18,7 @@ from memlayers.config.teach import TeachConfig
 from memlayers.data.facts import Fact
 from memlayers.inference.folder import WEIGHTS_FILE
 from memlayers.inference.record import TeachReport
-from memlayers.teaching.held import Wrong
+from memlayers.teaching.held import Checked
 from memlayers.tuner.handle import MemoryHandle
 from memlayers.utils.errors import InputError
 from memlayers.utils.files import atomic_directory, file_digest
@@ -34,13 +34,13 @@ class Progress(NamedTuple):
         report: so far; its seconds include the run under way.
         epoch_loss: of the epoch under way, in nats.
         epoch_tokens: that it is summed over.
-        wrong: the facts that a check found not to be held, and that are to be taught further next; None before it.
+        checked: what the last check found; None where something was taught since.
     """
 
     report: TeachReport
     epoch_loss: float = 0.0
     epoch_tokens: int = 0
-    wrong: Wrong | None = None
+    checked: Checked | None = None
 
 
 class Checkpoint:
@@ -71,7 +71,7 @@ class Checkpoint:
                 "identity": self.identity,
                 "report": asdict(report),
                 "epoch": [progress.epoch_loss, progress.epoch_tokens],
-                "wrong": None if progress.wrong is None else list(progress.wrong.items()),
+                "checked": None if progress.checked is None else asdict(progress.checked),
                 "digests": {name: file_digest(folder / name) for name in (WEIGHTS_FILE, OPTIMIZER_FILE)},
             }
             (folder / STATE_FILE).write_text(json.dumps(record), encoding="utf-8")
@@ -97,9 +97,9 @@ class Checkpoint:
             adapter = load_file(folder / WEIGHTS_FILE, device=str(memory.device))
             tensors = load_file(folder / OPTIMIZER_FILE, device="cpu")
             identity = record["identity"]
-            wrong = None if record["wrong"] is None else dict(record["wrong"])
+            checked = None if record["checked"] is None else Checked(**record["checked"])
             loss, tokens = record["epoch"]
-            progress = Progress(TeachReport.from_dict(record["report"]), loss, tokens, wrong)
+            progress = Progress(TeachReport.from_dict(record["report"]), loss, tokens, checked)
         except Exception as error:  # the safetensors parser raises its own
             raise InputError(f"{folder}: damaged checkpoint ({error}); delete {self.folder} and start again") from error
         if identity != self.identity:

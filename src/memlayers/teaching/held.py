@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +18,16 @@ from memlayers.inference.scoring import answer_confidences
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+SURE = 0.5
+"""The probability from which an answer is likelier than all others together."""
+SAFE = 0.9
+"""The probability from which an answer was never lost to a round of teaching further (docs/LOG.md)."""
+
 Wording = tuple[int, int]
 """A fact's place, and that of one of its wordings."""
 
-Wrong = dict[int, list[int]]
-"""The facts that are not held, by their place: which of their wordings are answered wrongly."""
+Wordings = dict[int, list[int]]
+"""Of some facts, by their place, the places of some of their wordings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +49,13 @@ class Checked:
         return sum(everything) / len(everything)
 
     @property
-    def wrong(self) -> Wrong:
-        """The facts that are not held."""
-        found = {i: [j for j, right in enumerate(each) if not right] for i, each in enumerate(self.right)}
-        return {i: wordings for i, wordings in found.items() if wordings}
+    def wrong(self) -> Wordings:
+        """The facts that are not held, with the wordings that are answered wrongly."""
+        return self._where(lambda right, _: not right)
+
+    def below(self, confidence: float) -> Wordings:
+        """The wordings that are answered wrongly, or with less than this confidence."""
+        return self._where(lambda right, sure: not right or sure < confidence)
 
     def held_confidences(self, fact: int, shown: Collection[int]) -> list[float]:
         """The confidence of a fact's answer in each wording that is answered rightly.
@@ -59,6 +67,13 @@ class Checked:
         sure = self.confidence[fact]
         right = [j for j, each in enumerate(self.right[fact]) if each]
         return [sure[j] for j in right if j not in shown or len(shown) == len(sure)]
+
+    def _where(self, chosen: Callable[[bool, float], bool]) -> Wordings:
+        found = {
+            i: [j for j, each in enumerate(zip(right, sure, strict=True)) if chosen(*each)]
+            for i, (right, sure) in enumerate(zip(self.right, self.confidence, strict=True))
+        }
+        return {i: wordings for i, wordings in found.items() if wordings}
 
 
 def check_wordings(
@@ -72,10 +87,36 @@ def check_wordings(
         examples: per fact its wordings with the answer.
         progress: called with the number of wordings asked after each batch.
     """
-    everything = [example for wordings in examples for example in wordings]
-    found = iter(answer_confidences(model, tokenizer, everything, progress=progress))
-    each = [[next(found) for _ in wordings] for wordings in examples]
-    return Checked([[right for right, _ in fact] for fact in each], [[sure for _, sure in fact] for fact in each])
+    nothing = [[False] * len(wordings) for wordings in examples]
+    every = {i: list(range(len(wordings))) for i, wordings in enumerate(examples)}
+    before = Checked(nothing, [[0.0] * len(wordings) for wordings in examples])
+    return check_again(model, tokenizer, examples, before, every, progress)
+
+
+def check_again(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Sequence[Encoded]],
+    before: Checked,
+    wordings: Wordings,
+    progress: Any = None,
+) -> Checked:
+    """A check with some wordings asked again.
+
+    Args:
+        model: the PEFT model.
+        tokenizer: the backbone's.
+        examples: per fact its wordings with the answer.
+        before: what the check found; of it is what is not asked.
+        wordings: what is asked.
+        progress: called with the number of wordings asked after each batch.
+    """
+    places = [(i, j) for i, each in wordings.items() for j in each]
+    found = answer_confidences(model, tokenizer, [examples[i][j] for i, j in places], progress=progress)
+    right, sure = [list(each) for each in before.right], [list(each) for each in before.confidence]
+    for (i, j), each in zip(places, found, strict=True):
+        right[i][j], sure[i][j] = each
+    return Checked(right, sure)
 
 
 def of_their_subjects(subjects: Sequence[str], facts: Collection[int]) -> list[int]:
@@ -84,52 +125,67 @@ def of_their_subjects(subjects: Sequence[str], facts: Collection[int]) -> list[i
     return [i for i, subject in enumerate(subjects) if i in facts or subject in named]
 
 
+def doubted(checked: Checked, subjects: Sequence[str], taught: Collection[int]) -> Wordings:
+    """What a round of teaching further may have changed: what was not safe, and other facts of the same subjects.
+
+    Args:
+        checked: the check before the round.
+        subjects: per fact its subject, "" where it has none.
+        taught: the facts that the round was over.
+    """
+    others = [i for i in of_their_subjects(subjects, taught) if i not in taught]
+    return checked.below(SAFE) | {i: list(range(len(checked.right[i]))) for i in others}
+
+
+def one_of_the_rest(checked: Checked, asked: Wordings, rng: random.Random) -> Wordings:
+    """One wording, at random, of each fact that has some beyond those that are asked anyway."""
+    left = {i: [j for j in range(len(each)) if j not in asked.get(i, ())] for i, each in enumerate(checked.right)}
+    return {i: [rng.choice(wordings)] for i, wordings in left.items() if wordings}
+
+
 def further_batches(
     examples: Sequence[Sequence[Encoded]],
     subjects: Sequence[str],
-    wrong: Mapping[int, Sequence[int]],
+    left: Mapping[int, Sequence[int]],
     batch_size: int,
     seed: str,
 ) -> list[list[Wording]]:
-    """The batches of an epoch over the facts that are not held, beside others lest those be lost.
+    """The batches of an epoch over what is not held surely, beside others lest those be lost.
 
-    The others are what is held of the same subjects, which reads nearly the same slots, and half as many facts as are
-    not held from among the rest.
+    The others are the same subjects' other facts, which read nearly the same slots.
 
     Args:
         examples: per fact its wordings with the answer.
         subjects: per fact its subject, "" where it has none.
-        wrong: what is not held; each fact is shown in the first of these wordings.
+        left: what is not held surely; each fact is shown in the first of these wordings.
         batch_size: sequences per batch.
-        seed: of the order, and of which others.
+        seed: of the order, and of the others' wordings.
 
     Returns:
         Places of facts and of their wordings.
     """
     rng = random.Random(seed)
-    shown = [(i, wordings[0]) for i, wordings in wrong.items()]
-    together = of_their_subjects(subjects, wrong)
-    rest = sorted(set(range(len(examples))) - set(together))
-    others = [i for i in together if i not in wrong] + rng.sample(rest, min(-(-len(wrong) // 2), len(rest)))
+    shown = [(i, wordings[0]) for i, wordings in left.items()]
+    others = [i for i in of_their_subjects(subjects, left) if i not in left]
     shown += [(i, rng.randrange(len(examples[i]))) for i in others]
     rng.shuffle(shown)
     return [shown[start : start + batch_size] for start in range(0, len(shown), batch_size)]
 
 
-def still_wrong(wrong: Mapping[int, Sequence[int]], shown: Mapping[Wording, bool]) -> Wrong:
-    """What of the wrong wordings is left after an epoch: one that was answered rightly when it was shown is not.
+def still_left(left: Mapping[int, Sequence[int]], held: Mapping[Wording, bool]) -> Wordings:
+    """What is left after an epoch: not a wording whose answer was sure when it was shown.
 
     Args:
-        wrong: what was not held.
-        shown: the wordings that the epoch showed, and whether each was answered rightly before its step. One that was
-            not comes last of its fact's next.
+        left: what was not held surely before it.
+        held: the wordings that the epoch showed, and whether each was held surely before its step. One that was not
+            comes last of its fact's next.
     """
-    left: Wrong = {}
-    for i, (first, *others) in wrong.items():
-        again = others if shown[i, first] else [*others, first]
+    after: Wordings = {}
+    for i, (first, *others) in left.items():
+        again = others if held[i, first] else [*others, first]
         if again:
-            left[i] = again
-    return left
+            after[i] = again
+    return after
 
 
 def generated_check(
@@ -161,12 +217,12 @@ def generated_check(
     asked = [
         (i, j) for i in sample for j in rng.sample(range(len(facts[i].questions)), min(each, len(facts[i].questions)))
     ]
-    doubted = [(i, j) for i, wordings in wrong.items() for j in wordings]
-    questions = [facts[i].questions[j] for i, j in [*asked, *doubted]]
-    given = answer_questions(model, tokenizer, questions)
-    right = [exact_match(answer, facts[i].answers) for answer, (i, _) in zip(given, [*asked, *doubted], strict=True)]
+    lost_before = [(i, j) for i, wordings in wrong.items() for j in wordings]
+    put = [*asked, *lost_before]
+    given = answer_questions(model, tokenizer, [facts[i].questions[j] for i, j in put])
+    right = [exact_match(answer, facts[i].answers) for answer, (i, _) in zip(given, put, strict=True)]
     lost: dict[int, dict[int, str]] = {}
-    for (i, j), answer, held in zip([*asked, *doubted], given, right, strict=True):
+    for (i, j), answer, held in zip(put, given, right, strict=True):
         if not held:
             lost.setdefault(i, {})[j] = answer
     not_held = [

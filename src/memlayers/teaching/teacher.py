@@ -38,14 +38,17 @@ from memlayers.pool.optimizers import has_finite_gradient
 from memlayers.teaching.calibrate import calibrate
 from memlayers.teaching.checkpoint import Checkpoint, Progress, run_identity
 from memlayers.teaching.held import (
+    SURE,
     Checked,
     Wording,
-    Wrong,
+    Wordings,
+    check_again,
     check_wordings,
+    doubted,
     further_batches,
     generated_check,
-    of_their_subjects,
-    still_wrong,
+    one_of_the_rest,
+    still_left,
 )
 from memlayers.teaching.protect import protect_slots
 from memlayers.teaching.recall import measured_recall
@@ -129,10 +132,9 @@ class Teacher:
         )
         self._saved_at = self._began = time.perf_counter()
         self._epoch_loss, self._epoch_tokens = 0.0, 0  # of the epoch under way: nats, and the tokens they are of
-        self._step_right: list[bool] = []  # of the last step: whether each sequence was answered rightly before it
-        self._checked: Checked | None = None  # what the last check found
+        self._step_sure: list[bool] = []  # of the last step: whether each sequence's answer was sure before it
+        self._checked: Checked | None = None  # what the last check found; None where something was taught since
         self._bad_in_a_row = 0  # steps whose loss was not finite
-        self._wrong: Wrong | None = None  # what is to be taught further next
 
     # -- stages -------------------------------------------------------------------------------------------------------
 
@@ -190,7 +192,7 @@ class Teacher:
         found = self._checkpoint.restore(self.memory, self.optimizer) if self._checkpoint else None
         if found is None:
             return False
-        self.report, self._epoch_loss, self._epoch_tokens, self._wrong = found
+        self.report, self._epoch_loss, self._epoch_tokens, self._checked = found
         self._stages = Stages(self.report.stages)
         return True
 
@@ -255,7 +257,7 @@ class Teacher:
             self._prefix = shared_prefix(self.model, everything)
         with progress_bar("Teaching", steps, quiet=self.quiet) as advance:
             advance(min(report.steps, steps))
-            while self._wrong is None and report.steps < steps and not self._recall_is_full():
+            while self._checked is None and report.steps < steps and not self._recall_is_full():
                 epoch, done = self.schedule.place(report.steps)
                 batches = self.schedule.batches(epoch)
                 for batch in batches[done:]:
@@ -274,19 +276,12 @@ class Teacher:
             WorkError: the loss is not finite for many steps in a row.
         """
         report = self.report
-        while True:
-            if self._wrong is None:
-                checked = self._check()
-                self._wrong = checked.wrong
-                report.checks.append(len(self._wrong))
-                if not self._wrong or len(report.checks) > self.config.further:
-                    break
-                self._save_checkpoint()
-            self._teach_further(self._wrong)
-            self._wrong = None
+        while (checked := self._check()).wrong and len(report.checks) <= self.config.further:
+            self._save_checkpoint()
+            self._teach_further(checked)
         with self._stages.stage("final check"):
             report.recall, report.not_held = generated_check(
-                self.model, self.tokenizer, self.facts, self._wrong, self.config.schedule, self.config.seed
+                self.model, self.tokenizer, self.facts, checked.wrong, self.config.schedule, self.config.seed
             )
         report.seconds += time.perf_counter() - self._began
 
@@ -324,44 +319,57 @@ class Teacher:
     def _check(self) -> Checked:
         """The last check, or a new one where something was taught since."""
         if self._checked is None:
-            tokens = sum(self._tokens(examples) for examples in self._encoded)
             with (
-                self._stages.stage("check", tokens),
+                self._stages.stage("check", sum(self._tokens(examples) for examples in self._encoded)),
                 progress_bar("Checking every wording", sum(map(len, self._encoded)), quiet=self.quiet) as advance,
             ):
                 self._checked = check_wordings(self.model, self.tokenizer, self._encoded, progress=advance)
+            self.report.checks.append(len(self._checked.wrong))
         return self._checked
 
-    def _teach_further(self, wrong: Wrong) -> None:
-        """A round over facts that are not held, each in the wordings that are answered wrongly, until all are right.
+    def _teach_further(self, before: Checked) -> None:
+        """A round over what is not held, and what is not held surely: each in these wordings, until it is sure.
 
-        What is answered rightly when it is shown may be overwritten by what is shown after it. So the round goes on
-        until these facts, and all others of their subjects, are answered rightly in every wording.
+        Asked again after it is what the round may have changed. Beside that, one wording of each other fact is asked;
+        where one of these was lost, so is all the rest.
+
+        Args:
+            before: the check that found some facts not held.
         """
         settings, seed = self.config.schedule, f"{self.config.seed}:further:{len(self.report.checks)}"
         self._checked = None
         self.optimizer = optimizer_for(self.model, self.config)  # old moments would move the rows of other facts
         subjects = [fact.subject for fact in self.facts]
-        together = of_their_subjects(subjects, wrong)
         # Many wrong: they are hardly taught. Few: as little as possible of the others shall be overwritten.
-        rate = min(settings.further_rate, max(LEAST_FURTHER, len(wrong) / len(self.facts)))
-        left = wrong
+        rate = min(settings.further_rate, max(LEAST_FURTHER, len(before.wrong) / len(self.facts)))
+        taught = left = before.below(SURE)
         with progress_bar("Teaching further", settings.further_epochs, quiet=self.quiet) as advance:
             for epoch in range(settings.further_epochs):
-                shown: dict[Wording, bool] = {}
+                sure: dict[Wording, bool] = {}
                 for batch in further_batches(self._encoded, subjects, left, settings.batch_size, f"{seed}:{epoch}"):
                     self._step_or_fail(
                         [self._encoded[i][j] for i, j in batch], rate * (1 - epoch / settings.further_epochs)
                     )
-                    shown.update(zip(batch, self._step_right, strict=True))
-                left = still_wrong(left, shown)
-                if not left:
-                    with self._stages.stage("check"):
-                        found = check_wordings(self.model, self.tokenizer, [self._encoded[i] for i in together])
-                    left = {together[i]: wordings for i, wordings in found.wrong.items()}
-                advance(1, note=f"{len(left)} of {len(wrong)} facts left")
+                    sure.update(zip(batch, self._step_sure, strict=True))
+                left = still_left(left, sure)
+                advance(1, note=f"{len(left)} of {len(taught)} facts left")
                 if not left:
                     break
+        asked = doubted(before, subjects, taught)
+        control = one_of_the_rest(before, asked, random.Random(seed))
+        checked = self._ask_again(before, {i: [*asked.get(i, ()), *control.get(i, ())] for i in {*asked, *control}})
+        if all(checked.right[i][j] for i, wordings in control.items() for j in wordings):
+            self._checked = checked
+            self.report.checks.append(len(checked.wrong))
+
+    def _ask_again(self, before: Checked, wordings: Wordings) -> Checked:
+        """A check with these wordings asked again."""
+        examples = [self._encoded[i][j] for i, each in wordings.items() for j in each]
+        with (
+            self._stages.stage("check", self._tokens(examples)),
+            progress_bar("Checking again", len(examples), quiet=self.quiet) as advance,
+        ):
+            return check_again(self.model, self.tokenizer, self._encoded, before, wordings, progress=advance)
 
     # -- one step -----------------------------------------------------------------------------------------------------
 
@@ -394,7 +402,7 @@ class Teacher:
         for layer in self.memory.layers:
             layer.training = True  # its own flag (for the load-balance loss), not its MLP block's dropout
         counted = sum(label != IGNORED_LABEL for example in batch for label in example.labels[1:])
-        finite, total_loss, self._step_right = True, 0.0, []
+        finite, total_loss, self._step_sure = True, 0.0, []
         size = -(-len(batch) // self.config.schedule.accumulation)
         for start in range(0, len(batch), size):
             loss = self._loss(batch[start : start + size]) / counted
@@ -419,7 +427,8 @@ class Teacher:
     def _loss(self, batch: list[Encoded]) -> Tensor:
         """Sum of the cross-entropies, in nats, over the counted tokens of a batch."""
         out = answer_logits(self.model, self.tokenizer, batch, self._prefix)
-        self._step_right += out.right(len(batch)).tolist()
+        sure = out.log_probability(len(batch)).detach().exp() >= SURE
+        self._step_sure += (sure & out.right(len(batch))).tolist()
         loss = F.cross_entropy(out.logits, out.labels, reduction="sum")
         return loss + memory_auxiliary_loss(self.model) * len(out.labels)
 
@@ -483,5 +492,5 @@ class Teacher:
             return
         elapsed = self.report.seconds + time.perf_counter() - self._began
         report = dataclasses.replace(self.report, seconds=elapsed, stages=self._stages.found)
-        progress = Progress(report, self._epoch_loss, self._epoch_tokens, self._wrong)
+        progress = Progress(report, self._epoch_loss, self._epoch_tokens, self._checked)
         self._checkpoint.save(self.memory, self.optimizer, progress)
