@@ -85,7 +85,7 @@ def main() -> None:
     demo = common.demo_facts()
     relations = sorted({fact.relation for fact in demo})
     for name in arguments.names or BACKBONES:
-        backbone, tokenizer = load_backbone(name, "float32")
+        backbone, tokenizer = load_backbone(name)
         runs = []
         for seed in SEEDS:
             few = set(random.Random(seed).sample(relations, FEW))

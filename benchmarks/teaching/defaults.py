@@ -44,6 +44,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "layers-one": {"layers": (14 / 28,)},
     "layers-five": {"layers": (6 / 28, 10 / 28, 14 / 28, 18 / 28, 22 / 28)},
     **{f"heads-{heads}": {"heads": heads} for heads in (4, 16)},
+    **{f"subject-weight-{weight:g}": {"subject_weight": weight} for weight in (1.0, 4.0)},
     **{f"slots-{keys}x{keys}": {"sub_keys": keys} for keys in (192, 768)},
     **{f"gate-threshold-{logit}": {"gate_threshold": logit} for logit in (0.0, 2.0)},
     **{f"calibration-{tokens}": {"tokens": tokens} for tokens in (2_500, 5_000, 10_000, 20_000, 60_000)},

@@ -68,8 +68,10 @@ class FineTuning(Method):
         self.rank = rank
 
     def load(self) -> None:
-        """Loads the backbone afresh, and has it learn."""
+        """Loads the backbone afresh, and has it learn; all of its weights in float32, as bfloat16 rounds steps away."""
         super().load()
+        if self.rank is None:
+            self.model.float()
         self.model = trainable_model(self.model, self.rank, self.config.seed)
 
     def teach(self, facts: Sequence[Fact]) -> None:

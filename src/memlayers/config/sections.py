@@ -130,7 +130,7 @@ class RelationConfig:
         4, "Parts of the wordings that the threshold is settled on, each by keys made of the others.", flag=None
     )
     refused: float = option(
-        0.005, "Share of stored facts, in wordings that the keys were not made from, that may be refused.", flag=None
+        0.02, "Share of stored facts, in wordings that the keys were not made from, that may be refused.", flag=None
     )
     accepted: float = option(
         0.1, "Share of questions for another relation that pass where the facts' own leave room for it.", flag=None
