@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from helpers.teaching import ANSWERS, FACTS, Configure, teach
 from memlayers.data.encoding import Encoded
 from memlayers.inference.record import read_teaching
-from memlayers.teaching import held
 from memlayers.teaching.held import (
     SURE,
     Checked,
-    check_again,
-    doubted,
     further_batches,
-    one_of_the_rest,
     still_left,
 )
 
@@ -39,33 +31,11 @@ def test_what_is_wrong_is_told_by_fact_and_wording() -> None:
     assert checked.held_confidences(3, shown=[0, 1, 2]) == [0.9] * 3  # where all were shown, all count
 
 
-def test_what_is_doubted_is_what_was_not_safe_and_other_facts_of_the_subjects() -> None:
+def test_what_is_not_held_surely_is_what_could_be_lost_to_another_answer() -> None:
     right = [[True] * 3 for _ in range(8)]
-    sure = [[0.95, 0.95, 0.95] for _ in range(8)]
-    right[0][2], sure[0][1], sure[4][0], sure[5][2] = False, 0.4, 0.8, 0.6
-    checked = Checked(right, sure)
-    assert checked.below(SURE) == {0: [1, 2]}
-    asked = doubted(checked, SUBJECTS, [0])
-    assert asked == {0: [1, 2], 1: [0, 1, 2], 4: [0], 5: [2]}  # 1: of the same subject
-    assert doubted(checked, SUBJECTS, [7]) == {0: [1, 2], 4: [0], 5: [2]}  # "" is no subject
-    control = one_of_the_rest(checked, asked, random.Random(1))
-    assert control.keys() == {0, 2, 3, 4, 5, 6, 7} and control[0] == [0]  # all of 1 is asked anyway
-    assert not {(i, j) for i, each in asked.items() for j in each} & {(i, j) for i, (j,) in control.items()}
-
-
-def test_what_is_asked_again_replaces_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Encoded] = []
-
-    def answered(model: Any, tokenizer: Any, examples: list[Encoded], progress: Any = None) -> list[tuple[bool, float]]:
-        asked.extend(examples)
-        return [(False, 0.1) for _ in examples]
-
-    monkeypatch.setattr(held, "answer_confidences", answered)
-    before = _check({7: [0]})
-    after = check_again(None, None, EXAMPLES, before, {2: [1], 3: [0, 2]})  # type: ignore[arg-type]
-    assert asked == [EXAMPLES[2][1], EXAMPLES[3][0], EXAMPLES[3][2]]
-    assert after.wrong == {2: [1], 3: [0, 2], 7: [0]} and before.wrong == {7: [0]}
-    assert after.confidence[2] == [0.9, 0.1, 0.9]
+    sure = [[0.95, 0.5, 0.7] for _ in range(8)]
+    right[0][2], sure[0][1], sure[4][0] = False, 0.4, 0.49
+    assert Checked(right, sure).below(SURE) == {0: [1, 2], 4: [0]}
 
 
 def test_an_epoch_shows_what_is_left_beside_its_subjects_others() -> None:

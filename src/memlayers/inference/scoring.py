@@ -109,7 +109,8 @@ def answer_confidences(
 
     `progress` is called with the number of sequences done after each batch.
     """
-    order = sorted(range(len(examples)), key=lambda i: len(examples[i].input_ids))
+    # Of like length, for little padding, and with answers of like length: the head is applied where one has an answer.
+    order = sorted(range(len(examples)), key=lambda i: (len(examples[i].input_ids), _counted(examples[i])))
     prefix = shared_prefix(model, [example.input_ids for example in examples])
     found = [(False, 0.0)] * len(examples)
     for start in range(0, len(order), batch_size):
@@ -121,6 +122,10 @@ def answer_confidences(
         if progress is not None:
             progress(len(chosen))
     return found
+
+
+def _counted(example: Encoded) -> int:
+    return sum(label != IGNORED_LABEL for label in example.labels)
 
 
 @torch.no_grad()

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 SURE = 0.5
 """The probability from which an answer is likelier than all others together."""
-SAFE = 0.9
-"""The probability from which an answer was never lost to a round of teaching further (docs/LOG.md)."""
 
 Wording = tuple[int, int]
 """A fact's place, and that of one of its wordings."""
@@ -87,60 +85,16 @@ def check_wordings(
         examples: per fact its wordings with the answer.
         progress: called with the number of wordings asked after each batch.
     """
-    nothing = [[False] * len(wordings) for wordings in examples]
-    every = {i: list(range(len(wordings))) for i, wordings in enumerate(examples)}
-    before = Checked(nothing, [[0.0] * len(wordings) for wordings in examples])
-    return check_again(model, tokenizer, examples, before, every, progress)
-
-
-def check_again(
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    examples: Sequence[Sequence[Encoded]],
-    before: Checked,
-    wordings: Wordings,
-    progress: Any = None,
-) -> Checked:
-    """A check with some wordings asked again.
-
-    Args:
-        model: the PEFT model.
-        tokenizer: the backbone's.
-        examples: per fact its wordings with the answer.
-        before: what the check found; of it is what is not asked.
-        wordings: what is asked.
-        progress: called with the number of wordings asked after each batch.
-    """
-    places = [(i, j) for i, each in wordings.items() for j in each]
-    found = answer_confidences(model, tokenizer, [examples[i][j] for i, j in places], progress=progress)
-    right, sure = [list(each) for each in before.right], [list(each) for each in before.confidence]
-    for (i, j), each in zip(places, found, strict=True):
-        right[i][j], sure[i][j] = each
-    return Checked(right, sure)
+    everything = [example for wordings in examples for example in wordings]
+    found = iter(answer_confidences(model, tokenizer, everything, progress=progress))
+    each = [[next(found) for _ in wordings] for wordings in examples]
+    return Checked([[right for right, _ in fact] for fact in each], [[sure for _, sure in fact] for fact in each])
 
 
 def of_their_subjects(subjects: Sequence[str], facts: Collection[int]) -> list[int]:
     """These facts and all others of their subjects, by their places in order; "" is no subject."""
     named = {subjects[i] for i in facts} - {""}
     return [i for i, subject in enumerate(subjects) if i in facts or subject in named]
-
-
-def doubted(checked: Checked, subjects: Sequence[str], taught: Collection[int]) -> Wordings:
-    """What a round of teaching further may have changed: what was not safe, and other facts of the same subjects.
-
-    Args:
-        checked: the check before the round.
-        subjects: per fact its subject, "" where it has none.
-        taught: the facts that the round was over.
-    """
-    others = [i for i in of_their_subjects(subjects, taught) if i not in taught]
-    return checked.below(SAFE) | {i: list(range(len(checked.right[i]))) for i in others}
-
-
-def one_of_the_rest(checked: Checked, asked: Wordings, rng: random.Random) -> Wordings:
-    """One wording, at random, of each fact that has some beyond those that are asked anyway."""
-    left = {i: [j for j in range(len(each)) if j not in asked.get(i, ())] for i, each in enumerate(checked.right)}
-    return {i: [rng.choice(wordings)] for i, wordings in left.items() if wordings}
 
 
 def further_batches(

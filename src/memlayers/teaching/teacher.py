@@ -41,13 +41,9 @@ from memlayers.teaching.held import (
     SURE,
     Checked,
     Wording,
-    Wordings,
-    check_again,
     check_wordings,
-    doubted,
     further_batches,
     generated_check,
-    one_of_the_rest,
     still_left,
 )
 from memlayers.teaching.protect import protect_slots
@@ -330,9 +326,6 @@ class Teacher:
     def _teach_further(self, before: Checked) -> None:
         """A round over what is not held, and what is not held surely: each in these wordings, until it is sure.
 
-        Asked again after it is what the round may have changed. Beside that, one wording of each other fact is asked;
-        where one of these was lost, so is all the rest.
-
         Args:
             before: the check that found some facts not held.
         """
@@ -355,21 +348,6 @@ class Teacher:
                 advance(1, note=f"{len(left)} of {len(taught)} facts left")
                 if not left:
                     break
-        asked = doubted(before, subjects, taught)
-        control = one_of_the_rest(before, asked, random.Random(seed))
-        checked = self._ask_again(before, {i: [*asked.get(i, ()), *control.get(i, ())] for i in {*asked, *control}})
-        if all(checked.right[i][j] for i, wordings in control.items() for j in wordings):
-            self._checked = checked
-            self.report.checks.append(len(checked.wrong))
-
-    def _ask_again(self, before: Checked, wordings: Wordings) -> Checked:
-        """A check with these wordings asked again."""
-        examples = [self._encoded[i][j] for i, each in wordings.items() for j in each]
-        with (
-            self._stages.stage("check", self._tokens(examples)),
-            progress_bar("Checking again", len(examples), quiet=self.quiet) as advance,
-        ):
-            return check_again(self.model, self.tokenizer, self._encoded, before, wordings, progress=advance)
 
     # -- one step -----------------------------------------------------------------------------------------------------
 
