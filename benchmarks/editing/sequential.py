@@ -34,6 +34,7 @@ from benchmarks import common
 from benchmarks.common import SEED
 from memlayers import EditConfig, Fact, TeachConfig, load_memory, teach_facts
 from memlayers.backbones import load_backbone
+from memlayers.comparison.tuning import trainable_model
 from memlayers.data.encoding import encode_example
 from memlayers.data.fact_files import public_questions
 from memlayers.evaluation.statistics import mean_interval
@@ -137,16 +138,9 @@ def memory_arm(exam: Exam, size: int, config: TeachConfig, edit: EditConfig) -> 
 
 def weights_arm(exam: Exam, size: int, lora: bool) -> None:
     """LoRA, or all weights: epochs of each batch, each in other phrasings, until one finds all answered."""
-    from peft import LoraConfig, get_peft_model
-
     backbone, tokenizer = load_backbone("pocket", "float32")
-    model: Any = backbone
-    if lora:
-        torch.manual_seed(SEED)
-        config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
-        model = get_peft_model(backbone, config)
-    else:
-        model.requires_grad_(True)
+    model: Any = trainable_model(backbone, 16 if lora else None, SEED)
+    if not lora:
         model.get_base_model = lambda: backbone  # as a PEFT model has it
     optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad], lr=1e-3 if lora else 1e-4, weight_decay=0.0

@@ -41,6 +41,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "no-warmup": {"warmup": 0},
     "layers-early": {"layers": (2 / 28, 6 / 28, 10 / 28)},
     "layers-late": {"layers": (12 / 28, 17 / 28, 22 / 28)},
+    "layers-late-heads-16": {"layers": (12 / 28, 17 / 28, 22 / 28), "heads": 16},
+    "layers-middle": {"layers": (10 / 28, 16 / 28, 22 / 28)},
     "layers-one": {"layers": (14 / 28,)},
     "layers-five": {"layers": (6 / 28, 10 / 28, 14 / 28, 18 / 28, 22 / 28)},
     **{f"heads-{heads}": {"heads": heads} for heads in (4, 16)},

@@ -34,9 +34,9 @@ from memlayers.editing.memory import Memory
 from memlayers.evaluation.evaluate import cost_rows, score_model
 from memlayers.evaluation.formatting import format_value, percent
 from memlayers.evaluation.known import known_text, questions_known
-from memlayers.evaluation.plots import to_png
+from memlayers.evaluation.plots import COLOURS, to_png
 from memlayers.evaluation.results import Results, read_results, write_results
-from memlayers.sweep.page import COLOURS, new_figure
+from memlayers.sweep.page import new_figure
 from memlayers.teaching.folders import work_folder
 from memlayers.utils.environment import environment
 from memlayers.utils.errors import InputError
@@ -64,6 +64,15 @@ COLUMNS = (
     ("exposures", "exposures_per_fact", "all"),
 )
 
+HEADLINE = (  # what the README shows
+    ("recall of the bare backbone", "recall", "backbone"),
+    ("recall, taught wordings", "recall", "taught"),
+    ("recall, wordings never taught", "recall", "unseen_phrasing"),
+    ("known facts answered word for word as before", "unchanged_answers", "known"),
+    ("TriviaQA answered word for word as before", "unchanged_answers", "qa"),
+    ("WikiText-2 perplexity, change", "perplexity_change", "general_text"),
+    ("WikiText-2 tokens with bit-identical logits", "identical_logits", "general_text"),
+)
 BARS = (  # the first is where the curve begins
     ("bare backbone\nrecalls", "recall", "backbone"),
     ("taught\nwordings", "recall", "taught"),
@@ -183,6 +192,26 @@ def table(cells: Sequence[Results]) -> str:
     return f"{note}\n\n{common.markdown_table(['', *head], [['seeds', *seeds], *rows])}\n"
 
 
+def headline(cells: Sequence[Results]) -> str:
+    """The README's table: the default settings alone, one column a backbone and number of facts."""
+    groups = _by_backbone(cells)
+    minutes = [mean(cell.config["cpu_seconds"] for cell in each) / 60 for each in groups.values()]
+    rows = [[name, *(_of_rows(each, metric, split) for each in groups.values())] for name, metric, split in HEADLINE]
+    rows.append(["CPU minutes of teaching, one core", *(f"{each:.0f}" for each in minutes)])
+    heads = [f"{name}, {len(each)} seed{'s' if len(each) > 1 else ''}" for name, each in groups.items()]
+    return common.markdown_table(["", *heads], rows) + "\n"
+
+
+def _by_backbone(cells: Sequence[Results]) -> dict[str, list[Results]]:
+    """The cells of default settings on real backbones, by the backbone's name and the number of facts."""
+    groups: dict[str, list[Results]] = {}
+    for name, backbone in NAMED_BACKBONES.items():
+        for cell in cells:
+            if cell.config["backbone"] == name and not cell.config["label"]:
+                groups.setdefault(f"{backbone.model}, {cell.config['facts']} facts", []).append(cell)
+    return groups
+
+
 def _of_rows(cells: Sequence[Results], metric: str, split: str) -> str:
     found = [row for cell in cells if (row := cell.find(metric, split)) is not None]
     if not found:
@@ -198,10 +227,7 @@ def _of_rows(cells: Sequence[Results], metric: str, split: str) -> str:
 
 def picture(cells: Sequence[Results]) -> bytes:
     """Recall after each exposure, and what is recalled, kept and left alone at the end; the means of the seeds, PNG."""
-    groups: dict[str, list[Results]] = defaultdict(list)
-    for cell in cells:
-        if not cell.config["label"] and cell.config["backbone"] in NAMED_BACKBONES:
-            groups[f"{NAMED_BACKBONES[cell.config['backbone']].model}, {cell.config['facts']} facts"].append(cell)
+    groups = _by_backbone(cells)
     figure = new_figure(11, 3.8)
     curve, bars = figure.subplots(1, 2, width_ratios=(1, 1.5))
     for place, (name, each) in enumerate(groups.items()):
@@ -241,6 +267,7 @@ def main() -> None:
     cells = [read_results(path) for path in sorted(RESULTS.glob("*.json"))]
     if cells:
         atomic_write_text(RESULTS / "table.md", "# Real backbones\n\n" + table(cells))
+        atomic_write_text(RESULTS / "headline.md", headline(cells))
         atomic_write_bytes(RESULTS / "recall.png", picture(cells))
 
 

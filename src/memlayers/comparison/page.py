@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memlayers.comparison.names import BARE
-from memlayers.evaluation.plots import to_png
+from memlayers.evaluation.plots import COLOURS, MARKERS, to_png
 from memlayers.evaluation.report import markdown_table
 from memlayers.evaluation.results import Results, Row, read_results
-from memlayers.sweep.page import COLOURS, MARKERS, Measure, distinct_table, new_figure, summary
+from memlayers.sweep.page import Measure, distinct_table, new_figure, summary
 from memlayers.utils.files import atomic_write_bytes, atomic_write_text
 
 if TYPE_CHECKING:

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's palette without its yellow: told apart by the colour-blind too, and each has its own marker.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _GREY = "#767676"
 _SMALL = 9  # points
 
-MOST_RUNS = len(_COLOURS)
+MOST_RUNS = len(COLOURS)
 
 
 def draw_results(results: Results) -> bytes:
@@ -36,7 +36,7 @@ def draw_results(results: Results) -> bytes:
     named = results.find("exposures_per_fact", "all") is not None or bool(results.curve)
     for axes, metric in ((perplexity, "perplexity"), (known, "known_facts")):
         track = track_of(results, metric, "memory")
-        _plot_track(axes, track, _COLOURS[0], _MARKERS[0])
+        _plot_track(axes, track, COLOURS[0], MARKERS[0])
         _baseline(axes, track.start)
         _fit(axes, metric, [track])
         if track.start and track.end and track.start.value > 0:
@@ -61,7 +61,7 @@ def draw_runs(runs: Sequence[tuple[str, Results]]) -> bytes:
     handles = []
     for axes, (metric, end_split) in zip(panels, splits, strict=True):
         tracks = [track_of(results, metric, end_split) for _, results in runs]
-        for (label, results), track, colour, marker in zip(runs, tracks, _COLOURS, _MARKERS, strict=False):
+        for (label, results), track, colour, marker in zip(runs, tracks, COLOURS, MARKERS, strict=False):
             _plot_track(axes, track, colour, marker)
             unseen = results.find("recall", "unseen_phrasing")
             if metric == "recall":
@@ -162,14 +162,14 @@ def _three_panels(height: float) -> tuple[Figure, list[Axes]]:
 
 def _draw_recall(axes: Axes, results: Results) -> None:
     taught, unseen = track_of(results, "recall", "taught"), results.find("recall", "unseen_phrasing")
-    _plot_track(axes, taught, _COLOURS[0], _MARKERS[0])
+    _plot_track(axes, taught, COLOURS[0], MARKERS[0])
     _baseline(axes, taught.start)
     labels = []
     if taught.line():
-        labels.append((taught.line()[-1][1], "taught phrasings", _COLOURS[0]))
+        labels.append((taught.line()[-1][1], "taught phrasings", COLOURS[0]))
     if unseen:
-        _plot_end(axes, taught.end_at, unseen, _COLOURS[1], _MARKERS[3])
-        labels.append((unseen.value, "phrasings never taught", _COLOURS[1]))
+        _plot_end(axes, taught.end_at, unseen, COLOURS[1], MARKERS[3])
+        labels.append((unseen.value, "phrasings never taught", COLOURS[1]))
     if taught.start:
         labels.append((taught.start.value, "backbone alone", _GREY))
     _share_axis(axes, 0.0)
@@ -192,7 +192,7 @@ def _annotate_change(axes: Axes, metric: str, at: float, before: Row, after: Row
         textcoords="offset points",
         ha="right",
         va="top" if below else "bottom",
-        color=_COLOURS[0],
+        color=COLOURS[0],
         fontsize=_SMALL,
     )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memlayers.evaluation.formatting import format_value
-from memlayers.evaluation.plots import to_png
+from memlayers.evaluation.plots import COLOURS, MARKERS, to_png
 from memlayers.evaluation.report import markdown_table
 from memlayers.evaluation.results import HIGHER_IS_BETTER, Results, Row
 from memlayers.sweep.grid import HEADLINE, Cell, Grid
@@ -20,8 +20,6 @@ from memlayers.utils.files import atomic_write_bytes, atomic_write_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")  # Okabe and Ito's
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _MISSING = "missing"
 
 Cells = Mapping[Cell, Results]
