@@ -151,7 +151,7 @@ def taught(facts: list[Fact], folder: Path, config: TeachConfig) -> Memory:
     """
     if not folder.is_dir():
         return teach_facts(facts, folder, config, resume=work_folder(folder).is_dir())
-    memory = load_memory(folder)
+    memory = load_memory(folder, dtype=config.machine.dtype)
     if memory.teaching is None or (memory.teaching.config, memory.teaching.facts) != (config, len(facts)):
         raise InputError(f"{folder}: taught with other settings; give a --label, or delete the folder")
     return memory
@@ -230,8 +230,8 @@ def picture(cells: Sequence[Results]) -> bytes:
     groups = _by_backbone(cells)
     figure = new_figure(11, 3.8)
     curve, bars = figure.subplots(1, 2, width_ratios=(1, 1.5))
-    for place, (name, each) in enumerate(groups.items()):
-        colour = COLOURS[place % len(COLOURS)]
+    for number, (name, each) in enumerate(groups.items()):
+        colour = COLOURS[number % len(COLOURS)]
         last = min(len(cell.curve) for cell in each)
         values = [mean(cell.curve[i].recall for cell in each) for i in range(last)]
         shown = [[row for cell in each if (row := cell.find(metric, split))] for _, metric, split in BARS]
@@ -244,7 +244,7 @@ def picture(cells: Sequence[Results]) -> bytes:
         )  # fmt: skip
         error = [[h - low for h, low in zip(heights, lows, strict=True)],
                  [high - h for h, high in zip(heights, highs, strict=True)]]  # fmt: skip
-        at = [i + 0.8 * (place - (len(groups) - 1) / 2) / len(groups) for i in range(len(BARS))]
+        at = [i + 0.8 * (number - (len(groups) - 1) / 2) / len(groups) for i in range(len(BARS))]
         bars.bar(at, heights, 0.75 / len(groups), yerr=error, color=colour, ecolor="#767676", capsize=2)
     curve.set_title("Recall of a sample, taught wordings, %", loc="left", fontsize=10)
     curve.set_xlabel("exposures", fontsize=9)

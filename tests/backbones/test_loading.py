@@ -16,6 +16,7 @@ from memlayers.backbones import (
     find_mlp_blocks,
     lasting_name,
     load_backbone,
+    loading,
     quiet_wrapping,
 )
 from memlayers.tuner import MemoryConfig
@@ -97,12 +98,34 @@ def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch: pytest.MonkeyPa
     assert _one_line(error) and len(asked) == 1 and asked[0]["timeout"] <= 5
 
 
-def test_auto_is_float32_on_a_cpu_as_on_the_command_line(tiny_backbone: Build, chat_backbone: Path, tmp_path: Path):
-    load_backbone(chat_backbone, "bfloat16")[0].save_pretrained(tmp_path)
+@pytest.mark.parametrize(
+    ("saved", "instructions", "least", "expected"),
+    [
+        ("bfloat16", True, 0, torch.bfloat16),
+        ("bfloat16", True, 10**9, torch.float32),  # too small to gain
+        ("bfloat16", False, 0, torch.float32),
+        ("float16", True, 0, torch.float32),
+        ("float32", True, 0, torch.float32),
+    ],
+)
+def test_auto_on_a_cpu_is_bfloat16_only_where_that_is_faster(
+    saved: str, instructions: bool, least: int, expected: torch.dtype,
+    chat_backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(loading, "_has_bfloat16", lambda: instructions)
+    monkeypatch.setattr(loading, "_LEAST_BFLOAT16", least)
+    load_backbone(chat_backbone, saved)[0].save_pretrained(tmp_path)
     for file in chat_backbone.glob("*token*"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    assert load_backbone(tmp_path)[0].dtype == load_backbone(tmp_path, device="cpu")[0].dtype == torch.float32
+    assert load_backbone(tmp_path)[0].dtype == load_backbone(tmp_path, device="cpu")[0].dtype == expected
     assert load_backbone(tmp_path, "bfloat16")[0].dtype == torch.bfloat16
+
+
+def test_an_older_torch_that_does_not_tell_has_no_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    assert loading._has_bfloat16()
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert not loading._has_bfloat16()
 
 
 def test_wrapping_brings_no_warning(chat_backbone: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from helpers.teaching import FACTS
 from memlayers.comparison import run, tuning
@@ -90,6 +91,24 @@ def test_fine_tuning_learns_chooses_a_rate_and_changes_a_fact(config: TeachConfi
         learned = {name for name, each in method.model.named_parameters() if each.requires_grad}
         assert all(("lora_" in name) is (rank is not None) for name in learned)
         assert 0 < method.stored_bytes() and method.tokens > 0 and "exposures" in method.note
+
+
+def test_weights_change_in_float32_and_answer_in_their_own_dtype(config: TeachConfig, tmp_path: Path) -> None:
+    method = Method(config.with_flags(dtype="bfloat16"), tmp_path)
+    method.load()
+    before = {name: each.detach().clone() for name, each in method.model.named_parameters()}
+    buffers = {name: each.dtype for name, each in method.model.named_buffers()}
+    method.widen()
+    assert {each.dtype for each in method.model.parameters()} == {torch.float32}
+    for each in method.model.parameters():
+        each.data += 1.0
+    method.narrow()
+    for name, each in method.model.named_parameters():
+        assert each.dtype == torch.bfloat16 and torch.equal(each, (before[name].float() + 1.0).bfloat16())
+    assert {name: each.dtype for name, each in method.model.named_buffers()} == buffers
+    tuned = FineTuning(config.with_flags(dtype="bfloat16", exposures=3), tmp_path, rank=None, quiet=True)
+    tuned.teach(FACTS[:2])
+    assert {each.dtype for each in tuned.model.parameters()} == {torch.bfloat16}
 
 
 def test_retrieval_finds_the_fact_that_is_asked_for(config: TeachConfig, tmp_path: Path) -> None:

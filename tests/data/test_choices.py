@@ -26,6 +26,12 @@ def test_wrong_answers_are_others_of_the_same_relation():
         assert not {normalise_answer(choice) for choice in wrong} & {normalise_answer(a) for a in fact.answers}
 
 
+def test_another_right_answer_of_the_question_is_no_wrong_choice():
+    facts = [Fact(f"n{i}", "Norway", city, ("Name a city of Norway.",), "city") for i, city in enumerate(CITIES[:2])]
+    made = make_choices([*facts, *FACTS], seed=1, wrong=2)
+    assert {"Rome", "Oslo"}.isdisjoint(set(made[0].choices) - {made[0].choices[made[0].answer]})
+
+
 def test_the_seed_decides():
     assert make_choices(FACTS, 1) == make_choices(FACTS, 1) != make_choices(FACTS, 2)
     assert len({each.answer for seed in range(9) for each in make_choices(FACTS, seed)}) == 4

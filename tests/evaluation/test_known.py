@@ -24,10 +24,11 @@ QUESTIONS = [
     Question("Italy?", ("Rome", "Roma")),
     Question("Peru?", ("Lima",)),
     Question("France?", ("Paris",)),
+    Question("Peru?", ("Quito",)),  # a question that is listed twice has the answers of both
 ]
 
 
-@pytest.mark.parametrize(("strict", "kept"), [(False, ["France?", "Italy?"]), (True, ["Italy?"])])
+@pytest.mark.parametrize(("strict", "kept"), [(False, ["France?", "Italy?", "Peru?"]), (True, ["Italy?", "Peru?"])])
 def test_what_is_answered_rightly_is_known(strict: bool, kept: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     said = {"France?": "It is Paris.", "Italy?": "roma", "Peru?": "Quito"}
     asked: list[str] = []

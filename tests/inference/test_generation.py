@@ -192,15 +192,16 @@ def test_confidence_is_the_probability_of_the_answer_and_its_end(chat_backbone: 
     given = generate_answers(model, tokenizer, questions, max_new_tokens=6, batch_size=2)
     assert [each.text for each in given] == answer_questions(model, tokenizer, questions, max_new_tokens=6)
     for question, each in zip(questions, given, strict=True):
-        ids, chance = encode_prompt(tokenizer, question), 1.0
+        ids, chance, least = encode_prompt(tokenizer, question), 1.0, 1.0
         for _ in range(6):
             with torch.no_grad():
                 best = model(torch.tensor([ids])).logits[0, -1].softmax(-1).max(-1)
-            chance *= float(best.values)
+            chance, least = chance * float(best.values), min(least, float(best.values))
             ids.append(int(best.indices))
             if ids[-1] == end_token_id(tokenizer):
                 break
         assert each.confidence == pytest.approx(chance, rel=1e-3)
+        assert each.least == pytest.approx(least, rel=1e-3)
         assert not each.opened  # there is no memory
 
 

@@ -54,6 +54,12 @@ def test_a_wording_is_shown_until_it_is_sure_and_the_next_one_then() -> None:
     assert still_left({0: [1]}, {(0, 1): True}) == {}
 
 
+def test_what_the_loss_counts_is_not_what_is_asked(configure: Configure, tmp_path: Path, short_answers: None) -> None:
+    config = configure(loss="full", exposures=30, further=1, gate=True, value_rate=0.3)
+    report = teach(tmp_path / "memory", config).report
+    assert report.checks[0] < len(FACTS) and report.checks[-1] == 0  # by its loss the questions were to be learned too
+
+
 def test_facts_that_are_not_held_are_taught_until_they_are(
     configure: Configure, tmp_path: Path, short_answers: None
 ) -> None:

@@ -94,13 +94,10 @@ def context_length(model: nn.Module) -> int:
 
 
 def takes_logits_to_keep(model: Any) -> bool:
-    """Whether the model's head can be applied to some positions alone (`logits_to_keep`, a tensor of them).
-
-    A tensor also where one number would do: of the last positions, as a slice, torch multiplies batch by batch, and in
-    bfloat16 on a CPU copies the head's weights for each sequence.
-    """
-    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return "logits_to_keep" in inspect.signature(bare.forward).parameters
+    """Whether the model's head can be applied to some positions alone (`logits_to_keep`)."""
+    while hasattr(model, "get_base_model"):  # a memory over LoRA: twice
+        model = model.get_base_model()
+    return "logits_to_keep" in inspect.signature(model.forward).parameters
 
 
 def text_config(model: nn.Module) -> Any:

@@ -35,7 +35,7 @@ def load_backbone(
             (`fetch_backbone`); a local folder; a GGUF file, which needs the package gguf; or a name on the Hugging Face
             hub.
         dtype: of the weights; "auto" is the checkpoint's own (of a GGUF file, bfloat16), but on a CPU float32, unless
-            the CPU has instructions for bfloat16 and the backbone is large enough to gain by them.
+            the checkpoint is bfloat16, the CPU has instructions for it, and the backbone is large enough to gain.
         device: where to put the model; None leaves it on the CPU.
 
     Returns:
@@ -58,6 +58,7 @@ def load_backbone(
     try:
         model, tokenizer, info = load(dtype)
         if widens and model.dtype != torch.float32 and not _gains_by_bfloat16(model):
+            del model  # never both at once
             model, tokenizer, info = load(torch.float32)
     except InputError:
         raise
@@ -181,8 +182,8 @@ def _has_bfloat16() -> bool:
     Measured (docs/LOG.md): with AVX-512 BF16 a model of 135 million parameters runs 1.6 to 2.1 times as fast as in
     float32; on a CPU with AVX2 alone, a seventh as fast.
     """
-    instructions = torch.cpu.get_capabilities()
-    return any(instructions.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # torch has it from 2.11 on
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def _gains_by_bfloat16(model: PreTrainedModel) -> bool:

@@ -36,7 +36,9 @@ def plan(
     key_dim: Annotated[int, typer.Option(min=2, help="Width of a head's query.")] = 64,
     layers: Annotated[str | None, typer.Option(help="Memory layers, as 6,14,22.")] = None,
     facts: Annotated[int, typer.Option(min=1, help="To be taught; says how many rows are touched.")] = 5000,
-    phrasings: Annotated[int, typer.Option(min=1, help="Of each fact: calibration is shown up to 2000 in all.")] = 10,
+    phrasings: Annotated[
+        int, typer.Option(min=1, help="Of each fact: calibration is shown up to 15,000 tokens of them.")
+    ] = 10,
     tokens_per_fact: Annotated[int, typer.Option(min=1, help="Tokens of its sequences that differ.")] = 20,
     touched: Annotated[int | None, typer.Option(min=0, help="Rows touched, if you know.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Of the backbone: bfloat16, or float32 (pocket).")] = None,

@@ -87,7 +87,7 @@ def teach(
     with going_on_with_resume(work_folder(out)):
         report = teach_facts(rows, out, settings, resume=resume, replace=replace, quiet=quiet).report
     skipped = f", {report.skipped_steps} steps skipped (not finite)" if report.skipped_steps else ""
-    further = f", {report.checks[0]} taught further" if len(report.checks) > 1 else ""
+    further = f", {report.checks[0]} not held then, taught further" if len(report.checks) > 1 else ""
     print(
         f"{len(rows)} facts, {report.exposures:g} exposures each{further}, {report.seconds:.0f} s{skipped}; "
         f"the memory is in {out}"

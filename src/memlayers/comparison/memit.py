@@ -64,6 +64,7 @@ class Memit(Method):
             InputError: the MLPs have no linear down-projection.
         """
         self.load()
+        self.widen()
         depth = len(find_mlp_blocks(self.model))
         last = min(round(LAST / DEPTH * depth), max(depth - 2, 0))  # behind the last of all nothing is read any more
         self.layers = list(range(min(round(FIRST / DEPTH * depth), last), last + 1))
@@ -73,12 +74,15 @@ class Memit(Method):
         targets = self._targets(places)
         self.strength = self._chosen_lambda(facts, places, targets)
         self._edit(places, targets, self.strength)
+        self.narrow()
         self.note = f"layers {self.layers[0]} to {self.layers[-1]}, lambda {self.strength:g}"
 
     def update(self, fact: Fact) -> None:
         """One more edit."""
+        self.widen()
         places = [self._places(fact)]
         self._edit(places, self._targets(places), self.strength)
+        self.narrow()
 
     def stored_bytes(self) -> int:
         """The edited matrices."""

@@ -22,7 +22,7 @@ class TaughtMemory(Method):
         self.model, self.tokenizer = self.memory.model, self.memory.tokenizer
         report = self.memory.report
         self.tokens = sum(stage.tokens for stage in report.stages.values())
-        further = f", {report.checks[0]} of the facts taught further" if len(report.checks) > 1 else ""
+        further = f", {report.checks[0]} of the facts not held then, taught further" if len(report.checks) > 1 else ""
         self.note = f"{report.exposures:g} exposures{further}"
 
     def update(self, fact: Fact) -> None:

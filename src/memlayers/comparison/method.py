@@ -83,6 +83,18 @@ class Method:
         device = device_chosen(self.config.machine.device)
         self.model, self.tokenizer = load_backbone(self.config.backbone, self.config.machine.dtype, device)
 
+    def widen(self) -> None:
+        """Casts the weights to float32, to be changed: bfloat16 would round most changes away."""
+        self._loaded = [(weight, weight.dtype) for weight in self.model.parameters()]
+        for weight, _ in self._loaded:
+            weight.data = weight.data.float()
+
+    def narrow(self) -> None:
+        """Casts them back: every method answers in the dtype that the backbone was loaded in."""
+        for weight, dtype in self._loaded:
+            weight.grad = None
+            weight.data = weight.data.to(dtype)
+
 
 def model_bytes(model: nn.Module) -> int:
     """Of a model's parameters and buffers, those it shares counted once."""

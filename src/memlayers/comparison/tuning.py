@@ -68,10 +68,10 @@ class FineTuning(Method):
         self.rank = rank
 
     def load(self) -> None:
-        """Loads the backbone afresh, and has it learn; all of its weights in float32, as bfloat16 rounds steps away."""
+        """Loads the backbone afresh, and has it learn."""
         super().load()
         if self.rank is None:
-            self.model.float()
+            self.widen()
         self.model = trainable_model(self.model, self.rank, self.config.seed)
 
     def teach(self, facts: Sequence[Fact]) -> None:
@@ -82,6 +82,8 @@ class FineTuning(Method):
         self.load()
         epochs = self._train(examples, self.rate, MOST_EXPOSURES, until_recalled=True)
         self.note = f"rate {self.rate:g}, {epochs} exposures"
+        if self.rank is None:
+            self.narrow()
 
     def update(self, fact: Fact) -> None:
         """Teaches the changed fact alone, all of its wordings at once, until each is answered.
@@ -89,11 +91,16 @@ class FineTuning(Method):
         Raises:
             WorkError: it is not after `UPDATE_STEPS` steps.
         """
-        examples, optimizer = self._encoded(fact), self._optimizer(self.rate)
+        examples = self._encoded(fact)
+        if self.rank is None:
+            self.widen()
+        optimizer = self._optimizer(self.rate)
         for _ in range(UPDATE_STEPS):
             if bool(answered(self.model, self.tokenizer, examples).all()):
-                return
+                break
             self._step(examples, optimizer)
+        if self.rank is None:
+            self.narrow()
         if not bool(answered(self.model, self.tokenizer, examples).all()):
             raise WorkError(f"not answered in every wording after {UPDATE_STEPS} steps")
 

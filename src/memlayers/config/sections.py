@@ -260,9 +260,9 @@ class ScheduleConfig:
     )
     further: int | None = option(
         None,
-        "Rounds over facts not held, at most. After the last exposure every fact is asked in every taught wording; "
-        "those answered wrongly are taught further, up to 40 times a round. 3 if not given, and 0 with a number of "
-        "exposures, without a gate, or with the recipe dense.",
+        "Rounds of teaching further, at most. After the last exposure every fact is asked in every taught wording; "
+        "where some are answered wrongly, these and those with a probability below one half are taught, up to 40 "
+        "times a round. 3 if not given, and 0 with a number of exposures, without a gate, or with the recipe dense.",
         check=not_negative,
         shown="3",
     )
@@ -287,7 +287,7 @@ class ScheduleConfig:
     further_rate: float = option(
         0.5,
         "Where the rate of a further round begins, as a share of the first's, at most. The share of the facts that are "
-        "not held, where that is less.",
+        "not held, where that is less, but at least a tenth.",
         flag=None,
     )
     bad_steps: int = option(10, "Steps in a row whose loss is not finite, before teaching fails.", flag=None)

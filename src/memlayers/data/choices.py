@@ -51,18 +51,23 @@ def make_choices(facts: Sequence[Fact], seed: int = 0, wrong: int = 3) -> list[C
         InputError: all of them are.
     """
     rng = random.Random(f"choices:{seed}")
+    accepted: dict[str, set[str]] = defaultdict(set)  # per question, as several facts may ask it
+    for fact in facts:
+        for question in fact.questions:
+            accepted[question] |= {normalise_answer(answer) for answer in fact.answers}
     answers: dict[str, dict[str, str]] = defaultdict(dict)  # per relation, by what strict matching compares
     for fact in facts:
         answers[fact.relation].setdefault(normalise_answer(fact.answer), fact.answer)
     made = []
     for fact in facts:
-        right = {normalise_answer(answer) for answer in fact.answers}
+        question = rng.choice(fact.questions)
+        right = accepted[question]
         others = [answer for key, answer in answers[fact.relation].items() if key not in right]
         if len(others) >= wrong:
             place = rng.randrange(wrong + 1)
             choices = rng.sample(others, wrong)
             choices.insert(place, fact.answer)
-            made.append(ChoiceQuestion(rng.choice(fact.questions), tuple(choices), place))
+            made.append(ChoiceQuestion(question, tuple(choices), place))
     if not made:
         raise InputError(f"no relation has {wrong + 1} different answers to choose from: give more facts")
     return made

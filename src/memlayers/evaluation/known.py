@@ -44,7 +44,10 @@ def questions_known(
         InputError: a question fills the backbone's context.
     """
     matches = exact_match if strict else contains_answer
-    asked = list({question.question: question for question in questions}.values())
+    accepted: dict[str, tuple[str, ...]] = {}
+    for each in questions:
+        accepted[each.question] = tuple(dict.fromkeys((*accepted.get(each.question, ()), *each.answers)))
+    asked = [Question(question, answers) for question, answers in accepted.items()]
     with progress_bar("What the backbone knows", len(asked), quiet=quiet) as advance, without_memory(model):
         said = generate_answers(
             model, tokenizer, [each.question for each in asked], batch_size=batch_size, progress=advance

@@ -96,8 +96,10 @@ def generate_answers(
                 batch["input_ids"] = torch.cat([head, batch["input_ids"]], 1)
                 batch["attention_mask"] = prefix.mask(batch["attention_mask"])
             longest = batch["input_ids"].shape[1]
-            if takes_logits_to_keep(model):
-                batch["logits_to_keep"] = torch.tensor([-1], device=device)
+            if device.type == "cpu" and takes_logits_to_keep(model):
+                # Of a number, which is what generate passes, the last position is a slice: the product with the head
+                # is then done sequence by sequence, in bfloat16 with a copy of the head for each.
+                batch["logits_to_keep"] = torch.tensor([-1])
             recorder = _Recorder(len(chosen))
             with holding(recorder=recorder):
                 generated = model.generate(

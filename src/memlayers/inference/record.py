@@ -109,7 +109,8 @@ class TeachReport:
         thresholds: the least confidence of a memory's answer and of the backbone's; None where not settled.
         curve: scores after each epoch.
         stages: what each stage took, by name, in their order.
-        checks: how many facts each check found that were not held in every taught wording; those were taught further.
+        checks: how many facts each check found that were not held in every taught wording. A round of teaching further
+            followed where there were some.
         not_held: the facts that are not held at the end.
     """
 

@@ -42,8 +42,12 @@ class AnswerLogits(NamedTuple):
 
     def log_probability(self, sequences: int) -> Tensor:
         """Per sequence, the log-probability of its answer and end: float32 [sequences]."""
-        each = -F.cross_entropy(self.logits, self.labels, reduction="none")
-        return torch.bincount(self.sequence, each, sequences)
+        return -self.summed(F.cross_entropy(self.logits, self.labels, reduction="none"), sequences)
+
+    def summed(self, each: Tensor, sequences: int) -> Tensor:
+        """Figures [n] summed over each sequence: [sequences]; in their order, the same bits on any device."""
+        lengths = torch.bincount(self.sequence, minlength=sequences)
+        return torch.segment_reduce(each, "sum", lengths=lengths, unsafe=True)
 
     def first(self) -> Tensor:
         """The places, in `logits`, of each sequence's first answer token."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from memlayers.config.teach import TeachConfig
 from memlayers.data.facts import Fact
 from memlayers.inference.folder import WEIGHTS_FILE
 from memlayers.inference.record import TeachReport
-from memlayers.teaching.held import Checked
+from memlayers.teaching.held import Checked, Wording
 from memlayers.tuner.handle import MemoryHandle
 from memlayers.utils.errors import InputError
 from memlayers.utils.files import atomic_directory, file_digest
@@ -35,12 +35,14 @@ class Progress(NamedTuple):
         epoch_loss: of the epoch under way, in nats.
         epoch_tokens: that it is summed over.
         checked: what the last check found; None where something was taught since.
+        shown_further: the wordings that rounds of teaching further showed.
     """
 
     report: TeachReport
     epoch_loss: float = 0.0
     epoch_tokens: int = 0
     checked: Checked | None = None
+    shown_further: Collection[Wording] = ()
 
 
 class Checkpoint:
@@ -72,6 +74,7 @@ class Checkpoint:
                 "report": asdict(report),
                 "epoch": [progress.epoch_loss, progress.epoch_tokens],
                 "checked": None if progress.checked is None else asdict(progress.checked),
+                "shown_further": sorted(progress.shown_further),
                 "digests": {name: file_digest(folder / name) for name in (WEIGHTS_FILE, OPTIMIZER_FILE)},
             }
             (folder / STATE_FILE).write_text(json.dumps(record), encoding="utf-8")
@@ -99,7 +102,8 @@ class Checkpoint:
             identity = record["identity"]
             checked = None if record["checked"] is None else Checked(**record["checked"])
             loss, tokens = record["epoch"]
-            progress = Progress(TeachReport.from_dict(record["report"]), loss, tokens, checked)
+            shown = {(i, j) for i, j in record["shown_further"]}
+            progress = Progress(TeachReport.from_dict(record["report"]), loss, tokens, checked, shown)
         except Exception as error:  # the safetensors parser raises its own
             raise InputError(f"{folder}: damaged checkpoint ({error}); delete {self.folder} and start again") from error
         if identity != self.identity:

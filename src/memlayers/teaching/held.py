@@ -171,8 +171,8 @@ def generated_check(
     asked = [
         (i, j) for i in sample for j in rng.sample(range(len(facts[i].questions)), min(each, len(facts[i].questions)))
     ]
-    lost_before = [(i, j) for i, wordings in wrong.items() for j in wordings]
-    put = [*asked, *lost_before]
+    doubted = [(i, j) for i, wordings in wrong.items() for j in wordings]
+    put = list(dict.fromkeys([*asked, *doubted]))
     given = answer_questions(model, tokenizer, [facts[i].questions[j] for i, j in put])
     right = [exact_match(answer, facts[i].answers) for answer, (i, _) in zip(given, put, strict=True)]
     lost: dict[int, dict[int, str]] = {}

@@ -16,7 +16,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -79,7 +79,7 @@ class Teacher:
         restore()                       a checkpoint, if there is one: then the next two are done already
         calibrate()  build_gate()       on the bare backbone, before a value is written
         teach()                         values, until recall is full or the exposures are over
-        hold()                          every fact asked in every taught wording; further, what is not held
+        hold()                          every fact asked in every taught wording; further, what is not held surely
         settle()                        thresholds of confidence
         save(out)                       the adapter's folder
 
@@ -127,9 +127,11 @@ class Teacher:
             None if work is None else Checkpoint(work, run_identity(config, facts, [facts[i] for i in self.gate_facts]))
         )
         self._saved_at = self._began = time.perf_counter()
+        self._saved: tuple[int, int, int] | None = None  # steps, epochs and checks of the last checkpoint
         self._epoch_loss, self._epoch_tokens = 0.0, 0  # of the epoch under way: nats, and the tokens they are of
         self._step_sure: list[bool] = []  # of the last step: whether each sequence's answer was sure before it
         self._checked: Checked | None = None  # what the last check found; None where something was taught since
+        self._shown_further: set[Wording] = set()  # in rounds of teaching further
         self._bad_in_a_row = 0  # steps whose loss was not finite
 
     # -- stages -------------------------------------------------------------------------------------------------------
@@ -153,13 +155,9 @@ class Teacher:
         with progress_bar("Loading the backbone", quiet=self.quiet):
             backbone, self.tokenizer = load_backbone(config.backbone, config.machine.dtype, self.device)
         self._longest = context_length(backbone)
-        self._encoded = [
-            [
-                encode_example(self.tokenizer, q, fact.answer, config.schedule.loss, self._longest)
-                for q in fact.questions
-            ]
-            for fact in self.facts
-        ]
+        self._encoded = self._with_loss(config.schedule.loss)
+        # What is asked, and taught further, counts the answer alone.
+        self._asked = self._encoded if config.schedule.loss == "answer" else self._with_loss("answer")
         mixed = mixed_examples(config.data, self.tokenizer, self._longest)
         self._general = load_general_text(config.data.general_text, backbone, self.tokenizer, config.seed)
         self._protected: GeneralText | None = None
@@ -188,7 +186,8 @@ class Teacher:
         found = self._checkpoint.restore(self.memory, self.optimizer) if self._checkpoint else None
         if found is None:
             return False
-        self.report, self._epoch_loss, self._epoch_tokens, self._checked = found
+        self.report, self._epoch_loss, self._epoch_tokens, self._checked, shown = found
+        self._shown_further = set(shown)
         self._stages = Stages(self.report.stages)
         return True
 
@@ -266,7 +265,7 @@ class Teacher:
                 self._checkpoint_when_due(False)
 
     def hold(self) -> None:
-        """Asks every fact in every taught wording, and teaches those further that are not held; then the final check.
+        """Asks every fact in every taught wording; where some are not held, teaches further; then the final check.
 
         Raises:
             WorkError: the loss is not finite for many steps in a row.
@@ -275,6 +274,7 @@ class Teacher:
         while (checked := self._check()).wrong and len(report.checks) <= self.config.further:
             self._save_checkpoint()
             self._teach_further(checked)
+        self._checkpoint_when_due(False)
         with self._stages.stage("final check"):
             report.recall, report.not_held = generated_check(
                 self.model, self.tokenizer, self.facts, checked.wrong, self.config.schedule, self.config.seed
@@ -282,12 +282,14 @@ class Teacher:
         report.seconds += time.perf_counter() - self._began
 
     def settle(self) -> None:
-        """Settles from which confidence on an answer is worth giving, on wordings not yet shown where there are any."""
+        """Settles from which confidence on an answer is worth giving, on wordings never shown where there are any."""
         if self._subjects is None:
             return
         began, checked = time.perf_counter(), self._check()
         epochs = range(math.ceil(self.report.exposures))
         shown = [{(epoch + i) % len(fact.questions) for epoch in epochs} for i, fact in enumerate(self.facts)]
+        for i, j in self._shown_further:
+            shown[i].add(j)
         with self._stages.stage("settling"):
             self.report.thresholds = settle_confidence(
                 self.memory, self.tokenizer, [self.facts[i] for i in self.gate_facts], self.config.gate,
@@ -316,10 +318,10 @@ class Teacher:
         """The last check, or a new one where something was taught since."""
         if self._checked is None:
             with (
-                self._stages.stage("check", sum(self._tokens(examples) for examples in self._encoded)),
-                progress_bar("Checking every wording", sum(map(len, self._encoded)), quiet=self.quiet) as advance,
+                self._stages.stage("check", sum(self._tokens(examples) for examples in self._asked)),
+                progress_bar("Checking every wording", sum(map(len, self._asked)), quiet=self.quiet) as advance,
             ):
-                self._checked = check_wordings(self.model, self.tokenizer, self._encoded, progress=advance)
+                self._checked = check_wordings(self.model, self.tokenizer, self._asked, progress=advance)
             self.report.checks.append(len(self._checked.wrong))
         return self._checked
 
@@ -339,11 +341,12 @@ class Teacher:
         with progress_bar("Teaching further", settings.further_epochs, quiet=self.quiet) as advance:
             for epoch in range(settings.further_epochs):
                 sure: dict[Wording, bool] = {}
-                for batch in further_batches(self._encoded, subjects, left, settings.batch_size, f"{seed}:{epoch}"):
+                for batch in further_batches(self._asked, subjects, left, settings.batch_size, f"{seed}:{epoch}"):
                     self._step_or_fail(
-                        [self._encoded[i][j] for i, j in batch], rate * (1 - epoch / settings.further_epochs)
+                        [self._asked[i][j] for i, j in batch], rate * (1 - epoch / settings.further_epochs)
                     )
                     sure.update(zip(batch, self._step_sure, strict=True))
+                self._shown_further.update(sure)
                 left = still_left(left, sure)
                 advance(1, note=f"{len(left)} of {len(taught)} facts left")
                 if not left:
@@ -399,32 +402,35 @@ class Teacher:
         if finite:
             self._epoch_loss, self._epoch_tokens = self._epoch_loss + total_loss, self._epoch_tokens + counted
             self.optimizer.step()
+        else:
+            self._step_sure = [False] * len(batch)
         self.optimizer.zero_grad()
         return finite
 
     def _loss(self, batch: list[Encoded]) -> Tensor:
         """Sum of the cross-entropies, in nats, over the counted tokens of a batch."""
         out = answer_logits(self.model, self.tokenizer, batch, self._prefix)
-        sure = out.log_probability(len(batch)).detach().exp() >= SURE
+        each = F.cross_entropy(out.logits, out.labels, reduction="none")
+        sure = out.summed(-each.detach(), len(batch)).exp() >= SURE
         self._step_sure += (sure & out.right(len(batch))).tolist()
-        loss = F.cross_entropy(out.logits, out.labels, reduction="sum")
-        return loss + memory_auxiliary_loss(self.model) * len(out.labels)
+        return each.sum() + memory_auxiliary_loss(self.model) * len(out.labels)
 
     # -- recall -------------------------------------------------------------------------------------------------------
 
     def _measure(self) -> None:
         """Recall on taught wordings, of all of them after the last exposure, and what the caller watches."""
-        paused = time.perf_counter()
-        rng = random.Random(f"{self.config.seed}:recall:{len(self.report.curve)}")
         self._checked = None
-        if self.report.steps < self.schedule.steps:
+        last = self.report.steps >= self.schedule.steps
+        if last:  # everything is asked anyway: that is no part of the measurement
+            self.report.recall = self._check().recall
+        paused = time.perf_counter()
+        if not last:
+            rng = random.Random(f"{self.config.seed}:recall:{len(self.report.curve)}")
             with self._stages.stage("recall"):
                 self.report.recall, tokens = measured_recall(
-                    self.model, self.tokenizer, self._encoded, self.config.schedule, rng
+                    self.model, self.tokenizer, self._asked, self.config.schedule, rng
                 )
             self._stages.add("recall", 0.0, 0.0, tokens)
-        else:  # the last exposure: everything is asked anyway
-            self.report.recall = self._check().recall
         perplexity, known = self.watch(self.model, self.tokenizer) if self.watch else (None, None)
         loss = self._epoch_loss / self._epoch_tokens if self._epoch_tokens else None
         self.report.curve.append(CurvePoint(self.report.exposures, self.report.recall, perplexity, known, loss))
@@ -440,6 +446,13 @@ class Teacher:
         return f"{self.schedule.exposures(report.steps):.1f} exposures, recall {report.recall:.1%}{skipped}"
 
     # -- what the stages are made of ----------------------------------------------------------------------------------
+
+    def _with_loss(self, loss: Literal["answer", "full"]) -> list[list[Encoded]]:
+        """Per fact its taught wordings with the answer."""
+        return [
+            [encode_example(self.tokenizer, q, fact.answer, loss, self._longest) for q in fact.questions]
+            for fact in self.facts
+        ]
 
     def _contexts(self, facts: Iterable[int]) -> list[list[int]]:
         """Some of these facts' questions and answers, as token ids."""
@@ -466,9 +479,11 @@ class Teacher:
             self._saved_at = time.perf_counter()
 
     def _save_checkpoint(self) -> None:
-        if self._checkpoint is None:
+        reached = self.report.steps, len(self.report.curve), len(self.report.checks)
+        if self._checkpoint is None or reached == self._saved:
             return
+        self._saved = reached
         elapsed = self.report.seconds + time.perf_counter() - self._began
         report = dataclasses.replace(self.report, seconds=elapsed, stages=self._stages.found)
-        progress = Progress(report, self._epoch_loss, self._epoch_tokens, self._checked)
+        progress = Progress(report, self._epoch_loss, self._epoch_tokens, self._checked, self._shown_further)
         self._checkpoint.save(self.memory, self.optimizer, progress)
