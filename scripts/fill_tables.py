@@ -51,6 +51,7 @@ ROWS = (
     ("held-out tokens with bit-identical logits", "identical_logits", "general_text"),
     ("stored against never-taught entities, AUROC", "abstention_auroc", "untaught_entities"),
     ("answers made up for never-taught entities", "fabricated", "untaught_entities"),
+    ("known questions answered, with abstention", "answered", "known"),
     ("exposures per fact", "exposures_per_fact", "all"),
     ("peak memory", "peak_memory_bytes", "all"),
 )
