@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from memlayers.tuner.boundary_flags import Boundary
-from memlayers.tuner.subject_index import LONGEST_FORM, SubjectIndex, fingerprint, subject_code
+from memlayers.tuner.letters import LONGEST_FORM, Letters
+from memlayers.tuner.subject_index import SubjectIndex, subject_code
 
 FORM = (7, 8, 9)
+fingerprint = Letters.none(64).fingerprint
 KINDS = [Boundary.WORD_PART, Boundary.CAPITAL, Boundary.LOWERCASE, Boundary.CAPITAL | Boundary.PRECEDES]
 
 
