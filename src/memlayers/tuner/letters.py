@@ -116,12 +116,8 @@ def _mixed(ids: Tensor) -> Tensor:
 
 
 def _powers(base: int, device: torch.device) -> Tensor:
-    """The powers 0 to 254 of a base, int64."""
-    powers, value = [], 1
-    for _ in range(ITSELF):
-        powers.append(_signed(value))
-        value = value * base % _WRAP
-    return torch.tensor(powers, device=device)
+    """The powers 0 to 254 of a base, int64; made where they are used, as numbers would have to be sent there."""
+    return F.pad(torch.full((ITSELF - 1,), _signed(base), dtype=torch.int64, device=device).cumprod(0), (1, 0), value=1)
 
 
 def _signed(value: int) -> int:

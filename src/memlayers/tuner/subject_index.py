@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from memlayers.tuner.boundary_flags import Boundary, flags_of, preceding, shouted
 from memlayers.tuner.letters import LONGEST_FORM, MULTIPLIERS, Letters
 from memlayers.tuner.shapes import static_shapes
+from memlayers.utils.errors import InputError
 
 LOOK_BACK = LONGEST_FORM - 1 + 16
 """Tokens before the latest one that decide whether a mention ends there: the longest form, and two words before it."""
@@ -114,7 +115,8 @@ class SubjectIndex(nn.Module):
             forms: token ids of each surface form, and of the form whose fingerprint is its subject's entity id.
         """
         print_of = self.table.fingerprint
-        entries = [(print_of(form), print_of(subject) or 1) for form, subject in forms.items()]
+        entities = {subject: print_of(subject) or 1 for subject in forms.values()}
+        entries = [(print_of(form), entities[subject]) for form, subject in forms.items()]
         return torch.tensor(entries, dtype=torch.int64).view(-1, 2)
 
     @property
@@ -139,6 +141,8 @@ class SubjectIndex(nn.Module):
         self.fingerprints, self.subjects = entries[:, 0].clone(), entries[:, 1].clone()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        if prefix + "fingerprints" in state_dict and prefix + "letters" not in state_dict:
+            raise InputError("taught by an earlier version, whose index knew names by their tokens; teach it again")
         resize_as_stored(self, ("fingerprints", "subjects"), state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
