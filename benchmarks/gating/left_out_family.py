@@ -150,7 +150,7 @@ class Bench:
 
     def _index(self, subjects: SubjectForms) -> SubjectIndex:
         index = SubjectIndex(len(self.tokenizer))
-        index.fill(subjects.forms, subjects.scope, subjects.flags)
+        index.fill(subjects.forms, subjects.scope, subjects.flags, subjects.letters)
         return index
 
     def train(self, left_out: str, steps: int) -> RelevanceGate:

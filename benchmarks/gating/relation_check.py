@@ -43,9 +43,10 @@ def measure(backbone: Any, tokenizer: Any, facts: Sequence[Fact], wordings: dict
     subjects = subject_forms(tokenizer, facts, contexts)
     config = MemoryConfig(sub_keys=8, heads=1, subjects=True, relations=True)
     model = get_peft_model(backbone, config)
-    report = fit_relations(
-        memory_handle(model, "default"), tokenizer, facts, subjects, relation_examples(facts, RelationConfig(), seed)
-    )
+    memory = memory_handle(model, "default")
+    assert memory.index is not None
+    memory.index.fill(subjects.forms, subjects.scope, subjects.flags, subjects.letters)
+    report = fit_relations(memory, tokenizer, facts, subjects, relation_examples(facts, RelationConfig(), seed))
     rng = random.Random(seed)
     held = {fact.relation for fact in facts}
 

@@ -13,7 +13,14 @@ from memlayers.editing.memory import Memory
 from memlayers.inference.capture import prompt_states
 from memlayers.inference.generation import generate_answers
 from memlayers.tuner import memory_handle, memory_layers
+from memlayers.tuner.letters import Letters
 from memlayers.tuner.relation_check import without_mention
+
+
+def _letters(memory: Memory) -> Letters:
+    index = memory_handle(memory.model, "default").index
+    assert index is not None
+    return index.table
 
 
 def test_a_phrasing_with_a_longer_name_is_entered_and_loosens_nothing(opened: Memory):
@@ -35,9 +42,12 @@ def test_the_check_of_relations_follows_the_facts(opened: Memory):
     prints, keys = check.prints.clone(), check.keys.clone()
     opened.add([NEW])
     prompt = encode_prompt(opened.tokenizer, NEW.questions[0])
-    wording = without_mention(prompt, check.prints)
+    letters = _letters(opened)
+    wording = without_mention(prompt, check.prints, letters)
     (score,) = check.scores(
-        [prompt], prompt_states(memory_handle(opened.model, "default"), [wording], deep=bool(check.deep))[-1]
+        [prompt],
+        prompt_states(memory_handle(opened.model, "default"), [wording], deep=bool(check.deep))[-1],
+        letters,
     ).tolist()
     assert len(check.prints) > len(prints) and score > 0.5  # it knows what is asked of the newcomer
     opened.update([replace(NEW, answer="green")])
@@ -51,9 +61,9 @@ def test_what_was_forgotten_of_a_subject_is_no_longer_asked_of_it(opened: Memory
     prompts = [encode_prompt(opened.tokenizer, fact.questions[0]) for fact in (FACTS[0], FACTS[-1])]
 
     def scores() -> list[float]:
-        wordings = [without_mention(prompt, check.prints) for prompt in prompts]
+        wordings = [without_mention(prompt, check.prints, _letters(opened)) for prompt in prompts]
         states = prompt_states(memory_handle(opened.model, "default"), wordings, deep=bool(check.deep))[-1]
-        found: list[float] = check.scores(prompts, states).tolist()
+        found: list[float] = check.scores(prompts, states, _letters(opened)).tolist()
         return found
 
     before, size = scores(), len(check.prints)

@@ -17,7 +17,6 @@ from memlayers.inference.record import RelationReport
 from memlayers.linking.mention_forms import SubjectForms, subject_forms
 from memlayers.tuner import MemoryConfig, memory_handle, memory_layers
 from memlayers.tuner.relation_check import ACCEPTS_ALL
-from memlayers.tuner.subject_index import fingerprint
 
 ASKED = ("craft", "town", "river", "number")
 FORMS = ("What is the {a} of {s}?", "{s} has which {a}?", "Name the {a} of {s}.", "The {a} of {s} is what?")
@@ -66,9 +65,11 @@ def test_entries_are_the_runs_of_each_subject_and_what_was_taught_of_it(chat_bac
     facts = [Fact("1", "Ada", "x", ("Ada's job?",)), Fact("2", "Ada", "y", ("Where is Ada?",))]
     contexts = [[encode_prompt(tokenizer, q) for q in f.questions] for f in facts]
     subjects = subject_forms(tokenizer, facts, contexts)
-    assert sorted(set(relation_entries(facts, subjects))) == sorted(
-        (fingerprint(run), relation) for relation, runs in enumerate(subjects.of_fact) for run in runs
+    found = relation_entries(facts, subjects)
+    assert sorted(found) == sorted(
+        {(subjects.letters.fingerprint(run), r) for r in (0, 1) for run in subjects.of_fact[r]}
     )
+    assert len(found) == 2 < sum(map(len, subjects.of_fact))  # with and without a space before it: one name
     alike = [facts[0], Fact("2", "Bo", "y", ("Bo's job?",))]
     contexts = [[encode_prompt(tokenizer, q) for q in f.questions] for f in alike]
     assert relation_entries(alike, subject_forms(tokenizer, alike, contexts)) == []  # nothing to tell apart
@@ -76,7 +77,10 @@ def test_entries_are_the_runs_of_each_subject_and_what_was_taught_of_it(chat_bac
 
 def _fit(model: Any, tokenizer: Any, facts: list[Fact], subjects: Any, seed: int = 0) -> RelationReport:
     examples = relation_examples(facts, RelationConfig(), seed)
-    return fit_relations(memory_handle(model, "default"), tokenizer, facts, subjects, examples)
+    memory = memory_handle(model, "default")
+    assert memory.index is not None
+    memory.index.fill(subjects.forms, subjects.scope, subjects.flags, subjects.letters)
+    return fit_relations(memory, tokenizer, facts, subjects, examples)
 
 
 def test_what_was_taught_of_a_subject_passes_and_other_questions_do_not(chat_backbone: Path) -> None:

@@ -100,7 +100,7 @@ def test_one_odd_phrasing_is_spelled_out_and_changes_nothing_for_the_others(odd:
     assert torch.equal(found.flags, vocabulary_flags(tokenizer))
     assert name in {tokenizer.decode(form).strip() for form in found.of_fact[-1]}
     index = SubjectIndex(len(tokenizer))
-    index.fill(found.forms, found.scope, found.flags)
+    index.fill(found.forms, found.scope, found.flags, found.letters)
     assert all(index.subjects_in(torch.tensor(each))[0, -1] for each in contexts)
     assert not index.subjects_in(torch.tensor([encode_prompt(tokenizer, "Who founded King Bolt 7?")])).any()
     assert len({found.forms[form] for form in found.of_fact[-1]}) == 1  # one subject all the same

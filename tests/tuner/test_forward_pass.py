@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 from helpers.tuner import seen
 from memlayers.tuner import MemoryConfig, memory_handle, memory_layers
 from memlayers.tuner.boundary_flags import Boundary
-from memlayers.tuner.subject_index import fingerprint
+from memlayers.tuner.letters import Letters
 from memlayers.utils.errors import InputError
 
 Build = Callable[..., PreTrainedModel]
@@ -242,7 +242,7 @@ def test_a_deep_copy_watches_its_own_tokens(tiny_backbone: Build) -> None:
 def test_the_latest_mention_counts_until_its_scope_ends(tiny_backbone: Build) -> None:
     model = _model(tiny_backbone(), (FORM, (5,)), scope=3)
     found = seen(model, torch.tensor([[3, *FORM, 4, 5, 4, 4, 4]]))
-    first, second = fingerprint(FORM), fingerprint((5,))
+    first, second = Letters.none(64).fingerprint(FORM), Letters.none(64).fingerprint((5,))
     assert found.subjects["default"].tolist() == [0, 0, 0, 0, first, first, second, second, second]
 
 

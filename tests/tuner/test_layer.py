@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from memlayers.kernels import reference
 from memlayers.kernels.interface import Table
 from memlayers.tuner import MemoryConfig, MemoryLayer, memory_layers
-from memlayers.tuner.subject_index import fingerprint
+from memlayers.tuner.letters import Letters
 from memlayers.utils.errors import InputError
 
 Build = Callable[..., PreTrainedModel]
@@ -253,7 +253,10 @@ def test_queries_that_carry_their_subject_read_alike_about_one_and_apart_about_t
         config = MemoryConfig(layers=[0], sub_keys=32, heads=2, top_k=4, subjects=True, subject_weight=weight)
         layer = memory_layers(get_peft_model(tiny_backbone(), config))[0]
         states = torch.randn(2, 40, layer.dim, generator=torch.Generator().manual_seed(0))
-        one, other = torch.full((40,), fingerprint((1,))), torch.full((40,), fingerprint((2,)))
+        one, other = (
+            torch.full((40,), Letters.none(64).fingerprint((1,))),
+            torch.full((40,), Letters.none(64).fingerprint((2,))),
+        )
         slots = [layer.read(*each) for each in ((states[0], "default", one), (states[1], "default", one))]
         apart = layer.read(states[1], "default", other)
         overlap = [

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from memlayers.tuner.letters import Letters
 from memlayers.tuner.relation_check import RelationCheck, without_mention
-from memlayers.tuner.subject_index import fingerprint
 
 
 def test_a_check_takes_as_many_keys_as_it_is_given() -> None:
@@ -20,10 +20,18 @@ def test_a_check_takes_as_many_keys_as_it_is_given() -> None:
 
 
 def test_a_prompt_loses_its_longest_mention() -> None:
-    prints = torch.tensor([fingerprint(form) for form in ((7,), (5, 6), (6, 7, 8))])
-    assert without_mention([1, 5, 6, 7, 8, 2, 5, 6], prints) == [1, 5, 2, 5, 6]
-    assert without_mention([1, 5, 6, 2, 5, 6, 3, 7], prints) == [1, 5, 6, 2, 3, 7]  # of equally long ones the last
-    assert without_mention([1, 2], prints) == [1, 2]
+    letters = Letters.none(64)
+    prints = torch.tensor([letters.fingerprint(form) for form in ((7,), (5, 6), (6, 7, 8))])
+    assert without_mention([1, 5, 6, 7, 8, 2, 5, 6], prints, letters) == [1, 5, 2, 5, 6]
+    assert without_mention([1, 5, 6, 2, 5, 6, 3, 7], prints, letters) == [
+        1,
+        5,
+        6,
+        2,
+        3,
+        7,
+    ]  # the last of these
+    assert without_mention([1, 2], prints, letters) == [1, 2]
 
 
 def test_a_score_tells_known_relations_apart_by_the_nearest_and_others_by_nearness() -> None:

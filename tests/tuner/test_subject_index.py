@@ -6,9 +6,12 @@ import pytest
 import torch
 
 from memlayers.tuner.boundary_flags import Boundary
-from memlayers.tuner.subject_index import LONGEST_FORM, SubjectIndex, fingerprint, subject_code
+from memlayers.tuner.letters import LONGEST_FORM, Letters
+from memlayers.tuner.subject_index import SubjectIndex, subject_code
+from memlayers.utils.errors import InputError
 
 FORM = (7, 8, 9)
+fingerprint = Letters.none(64).fingerprint
 KINDS = [Boundary.WORD_PART, Boundary.CAPITAL, Boundary.LOWERCASE, Boundary.CAPITAL | Boundary.PRECEDES]
 
 
@@ -77,6 +80,13 @@ def test_an_index_has_as_many_entries_as_it_was_given_last() -> None:
     assert torch.equal(other.entries, index.entries) and len(other.entries) == 1
     with pytest.raises(RuntimeError, match="size mismatch for subjects"):
         SubjectIndex(64).load_state_dict({**other.state_dict(), "subjects": torch.zeros(3, dtype=torch.int64)})
+
+
+def test_an_index_of_an_earlier_version_is_refused() -> None:
+    state = SubjectIndex(64).state_dict()
+    del state["letters"]
+    with pytest.raises(InputError, match="earlier version"):
+        SubjectIndex(64).load_state_dict(state, strict=False)
 
 
 @pytest.mark.parametrize(

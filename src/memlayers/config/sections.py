@@ -106,6 +106,11 @@ class MemorySettings:
 class MentionConfig:
     """How the surface forms of the stored subjects are found (linking/mention_forms.py)."""
 
+    folded: bool = option(
+        True,
+        "Find names in any spelling of their letters: whatever their case, accents, punctuation and spaces.",
+        flag="folded_names",
+    )
     further_scope: int = option(
         32, "Tokens of scope beyond what a taught wording and its answer took: other wordings are longer.", flag=None
     )

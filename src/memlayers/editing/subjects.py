@@ -11,10 +11,11 @@ from torch import Tensor
 from memlayers.data.encoding import Encoded
 from memlayers.data.facts import Fact
 from memlayers.gating.relations import relation_keys
+from memlayers.linking.folding import folded
 from memlayers.linking.mention_forms import fact_forms
 from memlayers.tuner.handle import MemoryHandle
 from memlayers.tuner.relation_check import RelationCheck
-from memlayers.tuner.subject_index import SubjectIndex, index_entries
+from memlayers.tuner.subject_index import SubjectIndex
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -124,7 +125,7 @@ class SubjectKeeper:
         if index is None:
             return
         found, scopes = zip(*(self._forms(fact, stored, words) for fact in facts), strict=True)
-        entries = [index_entries(each) for each in found]
+        entries = [index.entries_of(each) for each in found]
         index.store(torch.cat([index.entries, *(each.to(index.fingerprints.device) for each in entries)]))
         index.reach.fill_(max(int(index.reach), *scopes))
         ids = {fact.id for fact in stored}
@@ -148,23 +149,37 @@ class SubjectKeeper:
             return
         gone = {form for fact in facts for form in self._forms(fact, stored, words)[0]}
         ids = {fact.id for fact in facts}
-        texts = {text for form in gone if (text := str(self.tokenizer.decode(list(form))).strip())}
-        named = [f for f in stored if f.id not in ids and any(t in q for t in texts for q in f.questions)]
+        texts = {text for form in gone if (text := folded(str(self.tokenizer.decode(list(form)))))}
+        named = [f for f in stored if f.id not in ids and any(t in q for q in map(folded, f.questions) for t in texts)]
         left = [(fact, set(self._forms(fact, stored, words)[0])) for fact in named]
         needed = {form for _, forms in left for form in forms}
-        unneeded = index_entries({form: form for form in gone - needed}).to(index.fingerprints.device)
+        gone_prints, needed_prints = (index.entries_of({form: form for form in forms}) for forms in (gone, needed))
+        unneeded = _without(gone_prints, needed_prints).to(index.fingerprints.device)
         index.store(_without(index.entries, unneeded))
-        self._remove_keys(facts, [fact for fact, forms in left if forms & gone], gone & needed)
+        shared = gone_prints[torch.isin(gone_prints[:, 0], needed_prints[:, 0]), 0]
+        still = [fact for fact, forms in left if bool(torch.isin(self._prints(forms), gone_prints[:, 0]).any())]
+        self._remove_keys(facts, still, shared)
 
-    def _remove_keys(self, facts: Sequence[Fact], left: Sequence[Fact], shared: set[tuple[int, ...]]) -> None:
-        """Keys of subjects that are gone, and of those that `left` are still about the keys nearer to `facts`."""
+    def _prints(self, forms: set[tuple[int, ...]]) -> Tensor:
+        """The fingerprints of some forms, int64 [n]."""
+        assert self.index is not None
+        return self.index.entries_of({form: form for form in forms})[:, 0]
+
+    def _remove_keys(self, facts: Sequence[Fact], left: Sequence[Fact], shared: Tensor) -> None:
+        """Keys of subjects that are gone, and of those that `left` are still about the keys nearer to `facts`.
+
+        Args:
+            facts: that are forgotten.
+            left: facts about the same subjects that stay.
+            shared: the fingerprints of these subjects' forms, int64.
+        """
         check, index = self.check, self.index
         if check is None or index is None:
             return
         kept = torch.isin(check.prints, index.fingerprints)
-        if shared and left:
+        if len(shared) and left:
             near, own = (self._keys(each, check.prints).float() for each in (left, facts))
-            prints = index_entries({form: form for form in shared})[:, 0].to(check.prints.device)
+            prints = shared.to(check.prints.device)
             keys = check.keys.float()
             forgotten = (keys @ own.T.to(keys)).amax(1) > (keys @ near.T.to(keys)).amax(1)
             kept &= ~(torch.isin(check.prints, prints) & forgotten)

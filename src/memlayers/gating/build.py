@@ -77,8 +77,9 @@ def build_gate(
     if materials.subjects is not None:
         index = memory.index
         assert index is not None
-        index.fill(materials.subjects.forms, materials.subjects.scope, materials.subjects.flags)
-        if config.relations and relation_entries(facts, materials.subjects):
+        found = materials.subjects
+        index.fill(found.forms, found.scope, found.flags, found.letters)
+        if config.relations and relation_entries(facts, found):
             examples = relation_examples(facts, config.relation_check, seed)
             with progress_bar("Fitting the relation check", len(examples), quiet=quiet) as advance:
                 relations = fit_relations(

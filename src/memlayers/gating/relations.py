@@ -26,7 +26,6 @@ from memlayers.inference.record import RelationReport
 from memlayers.linking.mention_forms import SubjectForms, subject_mentions
 from memlayers.tuner.handle import MemoryHandle
 from memlayers.tuner.relation_check import ACCEPTS_ALL, RELATION_DIM, RelationCheck, without_mention
-from memlayers.tuner.subject_index import fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -70,7 +69,7 @@ def relation_entries(facts: Sequence[Fact], subjects: SubjectForms) -> list[tupl
     relations = relations_of(facts)
     if len(set(relations)) < 2:
         return []
-    prints = {run: fingerprint(run) for run in subjects.forms}
+    prints = {run: subjects.letters.fingerprint(run) for run in subjects.forms}
     pairs = zip(subjects.of_fact, relations, strict=True)
     return sorted({(prints[run], relation) for runs, relation in pairs for run in runs})
 
@@ -106,7 +105,9 @@ def fit_relations(
     check = memory.relation_check
     assert check is not None
     prints = torch.tensor([each for each, _ in entries], dtype=torch.int64)
-    prompts = [without_mention(encode_prompt(tokenizer, example.text), prints) for example in examples]
+    prompts = [
+        without_mention(encode_prompt(tokenizer, example.text), prints, subjects.letters) for example in examples
+    ]
     relations = [example.relation for example in examples]
     part = [example.wording % config.folds for example in examples]
     found = []
@@ -160,10 +161,12 @@ def relation_keys(
         facts: the facts.
         prints: fingerprints of the surface forms of all subjects, those of these facts among them.
     """
-    check = memory.relations
-    assert check is not None
+    check, index = memory.relations, memory.index
+    assert check is not None and index is not None
     prompts = [
-        without_mention(encode_prompt(tokenizer, question), prints) for fact in facts for question in fact.questions
+        without_mention(encode_prompt(tokenizer, question), prints, index.table)
+        for fact in facts
+        for question in fact.questions
     ]
     projected = check.project(prompt_states(memory, prompts, deep=bool(check.deep))[-1].to(check.centre.device))
     means = [each.mean(0) for each in projected.split([len(fact.questions) for fact in facts])]

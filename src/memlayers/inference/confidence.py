@@ -105,10 +105,10 @@ def relation_scores(
         subject scores 1, and so does every question where the memory has no check.
     """
     for memory in active_memories(model):
-        check = memory.relations
-        if check is not None and not check.accepts_all and questions:
+        check, index = memory.relations, memory.index
+        if check is not None and index is not None and not check.accepts_all and questions:
             prompts = [encode_prompt(tokenizer, question) for question in questions]
-            wordings = [without_mention(prompt, check.prints) for prompt in prompts]
+            wordings = [without_mention(prompt, check.prints, index.table) for prompt in prompts]
             states = prompt_states(memory_handle(model, memory.adapter), wordings, deep=bool(check.deep))[-1]
-            return check.scores(prompts, states.to(check.centre.device)).tolist(), float(check.threshold)
+            return check.scores(prompts, states.to(check.centre.device), index.table).tolist(), float(check.threshold)
     return [1.0] * len(questions), ACCEPTS_ALL

@@ -11,7 +11,7 @@ from memlayers.tuner.boundary_flags import Boundary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-_SPACE_MARKS = ("Ġ", "▁", " ")  # how vocabularies write a word's leading space
+SPACE_MARKS = ("Ġ", "▁", " ")  # how vocabularies write a word's leading space
 
 
 def vocabulary_flags(tokenizer: PreTrainedTokenizerBase) -> Tensor:
@@ -28,10 +28,11 @@ def vocabulary_flags(tokenizer: PreTrainedTokenizerBase) -> Tensor:
     """
     flags = torch.zeros(len(tokenizer) + 1, dtype=torch.uint8)
     for number in range(len(tokenizer)):
-        start = str(tokenizer.decode([number])).lstrip()[:1]
+        text = str(tokenizer.decode([number]))
+        start = text.lstrip()[:1]
         if not start.isalnum():
             continue
-        if str(tokenizer.convert_ids_to_tokens(number) or "")[:1] not in _SPACE_MARKS:
+        if str(tokenizer.convert_ids_to_tokens(number) or "")[:1] not in SPACE_MARKS:
             flags[number] = Boundary.WORD_PART | Boundary.CONTINUES | Boundary.PRECEDES
         elif start.isdigit():
             flags[number] = Boundary.DIGIT | Boundary.CONTINUES
@@ -39,4 +40,6 @@ def vocabulary_flags(tokenizer: PreTrainedTokenizerBase) -> Tensor:
             flags[number] = Boundary.CAPITAL | Boundary.CONTINUES | Boundary.PRECEDES
         else:
             flags[number] = Boundary.LOWERCASE
+        if text.isupper():
+            flags[number] |= Boundary.UPPER
     return flags

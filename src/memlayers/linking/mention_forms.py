@@ -15,8 +15,10 @@ from memlayers.config.sections import MentionConfig
 from memlayers.data.encoding import encode_prompt
 from memlayers.data.facts import Fact
 from memlayers.linking.boundaries import vocabulary_flags
+from memlayers.linking.folding import vocabulary_letters
 from memlayers.linking.token_spans import mention_span, whole_word
 from memlayers.tuner.boundary_flags import Boundary, flags_of, preceding
+from memlayers.tuner.letters import Letters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,12 +34,14 @@ class SubjectForms:
         scope: the scope after a mention: tokens from its last one to the longest context's end, and
             `MentionConfig.further_scope` more.
         flags: the `Boundary` flags of the vocabulary, uint8 [v + 1].
+        letters: the vocabulary's folded letters; none where names are compared token by token.
         of_fact: the surface forms of each fact's subject.
     """
 
     forms: dict[tuple[int, ...], tuple[int, ...]]
     scope: int
     flags: Tensor
+    letters: Letters
     of_fact: list[set[tuple[int, ...]]] = field(default_factory=list)
 
 
@@ -69,7 +73,8 @@ def subject_forms(
     spelled = [found.with_longer_names(flags) for found in each]
     forms = {form: subject for found in reversed(spelled) for form, subject in found.items()}  # the first fact's counts
     scope = max(found.scope for found in each)
-    return SubjectForms(forms, scope, flags, [set(found) for found in spelled])
+    letters = vocabulary_letters(tokenizer) if config.folded else Letters.none(len(tokenizer))
+    return SubjectForms(forms, scope, flags, letters, [set(found) for found in spelled])
 
 
 def subject_mentions(facts: Sequence[Fact], config: MentionConfig | None = None) -> list[list[str]]:
@@ -168,7 +173,10 @@ def fact_forms(
         ):
             exceptions.append(mention)
         scope = max(scope, len(ids) - span[1] + 1)
-        spelled = [tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (name, f" {name}")]
+        # A tokenizer may cut a letter that is not ASCII in parts, which are compared as they are: in each case.
+        cases = [name] if name.isascii() else list(dict.fromkeys((name, name.upper(), name.lower())))
+        texts = [text for each in cases for text in (each, f" {each}")]
+        spelled = [tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
         spelled = [form for form in (*spelled, tuple(prompt[slice(*span)])) if form]
         entity = entity or spelled[0]  # one for all forms: a name that begins a sentence is the same name
         for form in spelled:

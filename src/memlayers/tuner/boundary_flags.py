@@ -17,7 +17,7 @@ class Boundary(IntFlag):
     """Flags of one token, stored as uint8; the values are part of the file format.
 
     The first four say what the token is: the rest of a word, or the beginning of a word with such a first character.
-    Other tokens (punctuation, line ends, special tokens) have none of them. The last two say what it tells.
+    Other tokens (punctuation, line ends, special tokens) have none of them. The next two say what it tells.
     """
 
     WORD_PART = 1
@@ -30,12 +30,28 @@ class Boundary(IntFlag):
     """Of a word right before a mention, or of the mention's own first token where that is the rest of a word: the
     mention is only a suffix of a longer name."""
     WORD = WORD_PART | CAPITAL | DIGIT | LOWERCASE
+    UPPER = 64
+    """It has letters, all of them capitals."""
 
 
 def flags_of(flags: Tensor, ids: Tensor) -> Tensor:
     """The flags of token ids of any shape, uint8; the last entry stands for all ids beyond, and for no token (-1)."""
     last = len(flags) - 1
     return flags[torch.where(ids < 0, last, ids).clamp_max(last)]
+
+
+def shouted(flags: Tensor, mention: Tensor, beside: Tensor) -> Tensor:
+    """Whether both a token of a mention and a token beside it are written in capitals: a capital then says nothing.
+
+    Args:
+        flags: of the vocabulary, uint8 [v + 1].
+        mention: token ids of any shape.
+        beside: token ids of the same shape.
+
+    Returns:
+        bool of that shape.
+    """
+    return (flags_of(flags, mention) & flags_of(flags, beside) & Boundary.UPPER) != 0
 
 
 def preceding(flags: Tensor, ids: Tensor, first: Tensor | None = None) -> Tensor:

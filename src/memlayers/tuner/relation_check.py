@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memlayers.tuner.subject_index import LONGEST_FORM, fingerprints_in, resize_as_stored
+from memlayers.tuner.letters import LONGEST_FORM, Letters
+from memlayers.tuner.subject_index import resize_as_stored
 
 RELATION_DIM = 64
 """Width of a key."""
@@ -28,14 +29,15 @@ _RIVAL = 0.5  # share of the best other key's cosine that a score loses
 _ALIKE = 0.5  # cosine from which on two keys may stand for one relation, and are no rivals
 
 
-def without_mention(prompt: Sequence[int], prints: Tensor) -> list[int]:
+def without_mention(prompt: Sequence[int], prints: Tensor, letters: Letters) -> list[int]:
     """A prompt without the longest mention of a subject in it, the last of equally long ones; whole where it has none.
 
     Args:
         prompt: token ids.
         prints: fingerprints of the surface forms of subjects, int64 [n].
+        letters: of the vocabulary.
     """
-    found = torch.isin(fingerprints_in(prompt), prints.cpu()).view(-1, LONGEST_FORM)  # [t, length - 1]
+    found = torch.isin(letters.in_text(prompt), prints.to(letters.widths.device)).cpu()  # [t, length - 1]
     if not bool(found.any()):
         return list(prompt)
     longest = (found * torch.arange(1, LONGEST_FORM + 1)).amax(1).tolist()
@@ -148,18 +150,19 @@ class RelationCheck(nn.Module):
         return (own @ row).max() - _RIVAL * nearest
 
     @torch.no_grad()
-    def scores(self, prompts: Sequence[Sequence[int]], states: Tensor) -> Tensor:
+    def scores(self, prompts: Sequence[Sequence[int]], states: Tensor, letters: Letters) -> Tensor:
         """The `score` of each prompt for the subjects that it mentions, float32 [n]; 1 where it mentions none.
 
         Args:
             prompts: n prompts' token ids.
             states: of each `without_mention`, of the kind that it compares (``deep``), [n, d].
+            letters: of the vocabulary.
         """
         rows = self.project(states)
         every = torch.unique(self.keys.float(), dim=0)
         best = torch.ones(len(prompts), device=rows.device)
         for i, prompt in enumerate(prompts):
-            mentioned = torch.isin(self.prints, fingerprints_in(prompt).to(self.prints.device))
+            mentioned = torch.isin(self.prints, letters.in_text(prompt).to(self.prints.device))
             if bool(mentioned.any()):
                 best[i] = self.score(rows[i], self.keys[mentioned].float(), every)
         return best

@@ -1,10 +1,10 @@
 """The index of stored subjects: finds in token ids where a stored subject is mentioned, and which one.
 
 What tells a stored fact's question from one of the same wording about another entity is the entity alone. So an adapter
-holds a fingerprint of each surface form of its subjects, as token ids. The memory is read from the token after a
-mention on, for as many tokens as a question and its answer may still take (the scope), unless the tokens beside the
-mention show that it is part of a longer name (tuner/boundary_flags.py). The decision is causal, the same for all memory
-layers, exact but for a collision of 64-bit hashes, and needs no forward pass.
+holds a fingerprint of each surface form of its subjects, by its folded letters (tuner/letters.py). The memory is read
+from the token after a mention on, for as many tokens as a question and its answer may still take (the scope), unless
+the tokens beside the mention show that it is part of a longer name (tuner/boundary_flags.py). The decision is causal,
+the same for all memory layers, exact but for a collision of 64-bit hashes, and needs no forward pass.
 
 Only token ids are looked at, and a memory layer does not see them: tuner/forward_pass.py hands them over.
 """
@@ -18,11 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memlayers.tuner.boundary_flags import Boundary, flags_of, preceding
+from memlayers.tuner.boundary_flags import Boundary, flags_of, preceding, shouted
+from memlayers.tuner.letters import LONGEST_FORM, MULTIPLIERS, Letters
 from memlayers.tuner.shapes import static_shapes
-
-LONGEST_FORM = 32
-"""Tokens of a fingerprint; of a longer surface form the last ones count."""
+from memlayers.utils.errors import InputError
 
 LOOK_BACK = LONGEST_FORM - 1 + 16
 """Tokens before the latest one that decide whether a mention ends there: the longest form, and two words before it."""
@@ -31,8 +30,6 @@ PRIOR_SIZE = 2**16
 """Entries of the prior of wrong answers; answers that share an entry are not told apart."""
 
 _LONG_AGO = -(2**40)
-# Odd 64-bit constants (of splitmix64, Steele et al. 2014); int64 arithmetic wraps around, on a CPU and on a GPU.
-_MULTIPLIERS = (-7046029254386353131, -4658895280553007687, -7723592293110705685)
 
 
 class SubjectIndex(nn.Module):
@@ -40,11 +37,13 @@ class SubjectIndex(nn.Module):
 
     Buffers, under the names that files have for them: ``fingerprints`` int64 [n], ascending, one per surface form;
     ``subjects`` int64 [n], the entity id of each: equal for all surface forms of one subject, never 0; ``reach``
-    int64 []: the scope, in tokens, after a mention, in which the memory may be read; while it is 0 the index is empty,
-    and every token may read. ``marks`` uint8 [v + 1]: the `Boundary` flags of the vocabulary; the last entry stands for
-    all ids beyond. ``thresholds`` float32 [2]: the least confidence, 0 to 1, from which an answer of the memory, and
-    one of the backbone, is given (`Memory.ask`); 0 until they are settled. ``guesses`` uint8
-    [PRIOR_SIZE]: the prior of wrong answers, how often the backbone gave an answer wrongly (inference/confidence.py).
+    int64 []: the scope, in tokens, after a mention, in which the memory may be read; while it is 0 the index is
+    empty, and every token may read. ``marks`` uint8 [v + 1]: the `Boundary` flags of the vocabulary; the last entry
+    stands for all ids beyond. ``letters`` int64 [v + 1], ``widths`` uint8 [v + 1] and ``words`` bool [v + 1]: the
+    vocabulary's folded letters, see `Letters`. ``thresholds`` float32 [2]: the least confidence, 0 to 1, from which
+    an answer of the memory, and one of the backbone, is given (`Memory.ask`); 0 until they are settled. ``guesses``
+    uint8 [PRIOR_SIZE]: the prior of wrong answers, how often the backbone gave an answer wrongly
+    (inference/confidence.py).
 
     It has as many entries as it was given last, by `fill`, by `store` or from a file; an empty one holds a placeholder.
 
@@ -55,6 +54,9 @@ class SubjectIndex(nn.Module):
     fingerprints: Tensor
     subjects: Tensor
     marks: Tensor
+    letters: Tensor
+    widths: Tensor
+    words: Tensor
     reach: Tensor
     thresholds: Tensor
     guesses: Tensor
@@ -65,24 +67,57 @@ class SubjectIndex(nn.Module):
         self.register_buffer("subjects", torch.zeros(1, dtype=torch.int64))
         self.register_buffer("reach", torch.zeros((), dtype=torch.int64))
         self.register_buffer("marks", torch.zeros(vocabulary + 1, dtype=torch.uint8))
+        nothing = Letters.none(vocabulary)
+        self.register_buffer("letters", nothing.hashes)
+        self.register_buffer("widths", nothing.widths)
+        self.register_buffer("words", nothing.words)
         self.register_buffer("thresholds", torch.zeros(2))
         self.register_buffer("guesses", torch.zeros(PRIOR_SIZE, dtype=torch.uint8))
 
     @torch.no_grad()
-    def fill(self, forms: Mapping[tuple[int, ...], tuple[int, ...]], scope: int, flags: Tensor | None = None) -> None:
+    def fill(
+        self,
+        forms: Mapping[tuple[int, ...], tuple[int, ...]],
+        scope: int,
+        flags: Tensor | None = None,
+        letters: Letters | None = None,
+    ) -> None:
         """Stores surface forms, in place of those it has.
 
         Args:
             forms: token ids of each surface form, and of the form whose fingerprint is its subject's entity id.
             scope: in tokens, after a mention.
             flags: `Boundary` flags, uint8, of the first token ids; all others have none. None for none everywhere.
+            letters: of the first token ids; all others stand for themselves. None has all do so: forms are then
+                compared token by token.
         """
-        self.store(index_entries(forms))
+        nothing = Letters.none(len(self.widths) - 1)
+        count = 0 if letters is None else min(len(letters.widths), len(self.widths)) - 1
+        for buffer, of_all, of_some in zip(self.table, nothing, letters or nothing, strict=True):
+            buffer.copy_(of_all)
+            buffer[:count] = of_some[:count].to(buffer.device)
+        self.store(self.entries_of(forms))
         self.reach.fill_(scope)
         self.marks.zero_()
         if flags is not None:
             known = flags[: len(self.marks) - 1]
             self.marks[: len(known)] = known.to(self.marks.device)
+
+    @property
+    def table(self) -> Letters:
+        """The vocabulary's folded letters."""
+        return Letters(self.letters, self.widths, self.words)
+
+    def entries_of(self, forms: Mapping[tuple[int, ...], tuple[int, ...]]) -> Tensor:
+        """What is stored of surface forms, int64 [n, 2], in their order: fingerprint and entity id.
+
+        Args:
+            forms: token ids of each surface form, and of the form whose fingerprint is its subject's entity id.
+        """
+        print_of = self.table.fingerprint
+        entities = {subject: print_of(subject) or 1 for subject in forms.values()}
+        entries = [(print_of(form), entities[subject]) for form, subject in forms.items()]
+        return torch.tensor(entries, dtype=torch.int64).view(-1, 2)
 
     @property
     def entries(self) -> Tensor:
@@ -106,6 +141,8 @@ class SubjectIndex(nn.Module):
         self.fingerprints, self.subjects = entries[:, 0].clone(), entries[:, 1].clone()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        if prefix + "fingerprints" in state_dict and prefix + "letters" not in state_dict:
+            raise InputError("taught by an earlier version, whose index knew names by their tokens; teach it again")
         resize_as_stored(self, ("fingerprints", "subjects"), state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
@@ -124,9 +161,9 @@ class SubjectIndex(nn.Module):
             int64 [b, latest].
         """
         latest = ids.shape[1] if latest is None else latest
-        hashes = _hashes(ids, latest)  # [b, latest, LONGEST_FORM]
+        hashes, runs = self.table.runs(ids, latest)  # [b, latest, LONGEST_FORM]
         entry = torch.searchsorted(self.fingerprints, hashes).clamp_max(len(self.fingerprints) - 1)
-        found = self.fingerprints[entry] == hashes
+        found = (self.fingerprints[entry] == hashes) & runs
         lengths = torch.arange(1, LONGEST_FORM + 1, device=ids.device)
         end = torch.arange(ids.shape[1] - latest, ids.shape[1], device=ids.device)
         if first is not None:  # a mention lies within one text
@@ -138,7 +175,9 @@ class SubjectIndex(nn.Module):
         longest = longest.squeeze(-1)
         start = (end - longest + 1).clamp_max(ids.shape[1] - 1)
         before = preceding(self.marks, ids, first).gather(1, start)
-        suffix = (before >= 0) & (flags_of(self.marks, ids.gather(1, before.clamp_min(0))) & Boundary.PRECEDES != 0)
+        word, own = ids.gather(1, before.clamp_min(0)), ids.gather(1, start.expand_as(before))
+        suffix = (before >= 0) & (flags_of(self.marks, word) & Boundary.PRECEDES != 0)
+        suffix = suffix & ~(shouted(self.marks, own, word) & (before != start))
         start_known = longest < LONGEST_FORM  # of a longer form only the last tokens are compared
         return torch.where((longest > 0) & ~(suffix & start_known), entity, 0)
 
@@ -156,7 +195,11 @@ class SubjectIndex(nn.Module):
             int64 [b, t].
         """
         position = torch.arange(ids.shape[1], device=ids.device)
-        whole = (mentions[:, :-1] != 0) & (flags_of(self.marks, ids[:, 1:]) & Boundary.CONTINUES == 0)
+        after = flags_of(self.marks, ids[:, 1:])
+        continues = (after & Boundary.CONTINUES != 0) & ~(
+            shouted(self.marks, ids[:, :-1], ids[:, 1:]) & (after & Boundary.WORD_PART == 0)
+        )
+        whole = (mentions[:, :-1] != 0) & ~continues
         ended = torch.where(whole, position[:-1], _LONG_AGO)
         last = F.pad(ended, (1, 0), value=_LONG_AGO).cummax(1).values
         return last if first is None else torch.where(last >= first, last, _LONG_AGO)
@@ -198,42 +241,6 @@ def resize_as_stored(module: nn.Module, names: Sequence[str], state_dict: dict[s
             setattr(module, name, own.new_zeros(len(tensor), *own.shape[1:]) if tensor.dim() else own)
 
 
-def fingerprint(form: Sequence[int]) -> int:
-    """The 64-bit hash of a surface form, token ids; of its last `LONGEST_FORM` ones where it is longer."""
-    kept = list(form)[-LONGEST_FORM:]
-    return int(_hashes(torch.tensor([kept]), 1)[0, 0, len(kept) - 1])
-
-
-def index_entries(forms: Mapping[tuple[int, ...], tuple[int, ...]]) -> Tensor:
-    """What an index stores of surface forms, int64 [n, 2], in their order: fingerprint and entity id.
-
-    Args:
-        forms: token ids of each surface form, and of the form whose fingerprint is its subject's entity id.
-    """
-    entries = [(fingerprint(form), fingerprint(subject) or 1) for form, subject in forms.items()]
-    return torch.tensor(entries, dtype=torch.int64).view(-1, 2)
-
-
-def fingerprints_in(ids: Sequence[int]) -> Tensor:
-    """The fingerprints of all sequences of at most `LONGEST_FORM` tokens in a text, int64."""
-    return _hashes(torch.tensor([list(ids)]), len(ids)).flatten()
-
-
-def _hashes(ids: Tensor, latest: int) -> Tensor:
-    """Hashes of the sequences of 1 to `LONGEST_FORM` tokens that end at each of the latest tokens.
-
-    Token ids [b, t] -> int64 [b, latest, LONGEST_FORM].
-    """
-    first, second, third = _MULTIPLIERS
-    mixed = (ids + 1) * first  # padding on the left, below, hashes as no token does
-    mixed = (mixed ^ (mixed >> 29)) * second
-    mixed = mixed ^ (mixed >> 32)
-    windows = F.pad(mixed, (LONGEST_FORM - 1, 0)).unfold(1, LONGEST_FORM, 1)  # [b, t, LONGEST_FORM], a view
-    backwards = windows[:, windows.shape[1] - latest :].flip(-1)
-    powers = torch.full((LONGEST_FORM,), third, dtype=torch.int64, device=ids.device).cumprod(0)
-    return (backwards * powers).cumsum(-1) ^ _multiples(second, LONGEST_FORM, ids.device)
-
-
 def _multiples(multiplier: int, count: int, device: torch.device) -> Tensor:
     """1 to `count` times a multiplier, int64, which wraps around.
 
@@ -255,7 +262,7 @@ def subject_code(subjects: Tensor, width: int) -> Tensor:
     Returns:
         float32 [n, width], rows of unit norm; 0 for no subject.
     """
-    first, second, third = _MULTIPLIERS
+    first, second, third = MULTIPLIERS
     mixed = subjects[:, None] + _multiples(first, width, subjects.device)
     mixed.bitwise_xor_(mixed >> 30).mul_(second)
     mixed.bitwise_xor_(mixed >> 27).mul_(third)
