@@ -109,7 +109,7 @@ class MentionConfig:
     folded: bool = option(
         True,
         "Find names in any spelling of their letters: whatever their case, accents, punctuation and spaces.",
-        flag="folded_names",
+        flag=None,
     )
     further_scope: int = option(
         32, "Tokens of scope beyond what a taught wording and its answer took: other wordings are longer.", flag=None
