@@ -65,7 +65,7 @@ def test_the_gate_follows_the_recipe_unless_told(recipe: str, gate: bool | None,
 @pytest.mark.parametrize(
     ("flags", "exposures", "further"),
     [
-        ({}, 5, 3),
+        ({}, 5, 6),
         ({"exposures": 8}, 8, 0),  # as told, no more
         ({"exposures": 8, "further": 2}, 8, 2),
         ({"recipe": "dense"}, 5, 0),

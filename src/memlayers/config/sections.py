@@ -267,9 +267,9 @@ class ScheduleConfig:
         None,
         "Rounds of teaching further, at most. After the last exposure every fact is asked in every taught wording; "
         "where some are answered wrongly, these and those with a probability below one half are taught, up to 40 "
-        "times a round. 3 if not given, and 0 with a number of exposures, without a gate, or with the recipe dense.",
+        "times a round. 6 if not given, and 0 with a number of exposures, without a gate, or with the recipe dense.",
         check=not_negative,
-        shown="3",
+        shown="6",
     )
     batch_size: int = option(32, "Sequences per optimizer step.", check=at_least(1))
     accumulation: int = option(1, "Forward passes that a step is split into.", check=at_least(1))

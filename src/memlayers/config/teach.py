@@ -26,7 +26,7 @@ from memlayers.config.sections import (
 from memlayers.utils.errors import InputError
 from memlayers.utils.files import read_text
 
-EXPOSURES, FURTHER = 5, 3  # docs/LOG.md
+EXPOSURES, FURTHER = 5, 6  # docs/LOG.md
 
 
 @dataclass(frozen=True, slots=True)
