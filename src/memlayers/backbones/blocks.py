@@ -95,9 +95,8 @@ def context_length(model: nn.Module) -> int:
 
 def takes_logits_to_keep(model: Any) -> bool:
     """Whether the model's head can be applied to some positions alone (`logits_to_keep`)."""
-    while hasattr(model, "get_base_model"):  # a memory over LoRA: twice
-        model = model.get_base_model()
-    return "logits_to_keep" in inspect.signature(model.forward).parameters
+    bare = _unwrapped(model)
+    return "logits_to_keep" in inspect.signature(bare.forward).parameters
 
 
 def text_config(model: nn.Module) -> Any:
@@ -117,11 +116,16 @@ def _width(model: nn.Module) -> int | None:
     return None if getattr(model, "config", None) is None else hidden_size(model)
 
 
+def _unwrapped(model: Any) -> Any:
+    """What peft has wrapped, a memory over LoRA twice; a model that says it is its own base is."""
+    while hasattr(model, "get_base_model") and model.get_base_model() is not model:
+        model = model.get_base_model()
+    return model
+
+
 def _require_causal_lm(model: Any) -> nn.Module:
     """The model without peft around it."""
-    bare = model
-    while hasattr(bare, "get_base_model"):  # a memory over LoRA: twice
-        bare = bare.get_base_model()
+    bare = _unwrapped(model)
     generates = bare.can_generate() if hasattr(bare, "can_generate") else True
     if not generates or getattr(getattr(bare, "config", None), "is_encoder_decoder", False):
         raise InputError(f"{type(bare).__name__} is not a decoder-only causal LM; load one with AutoModelForCausalLM")
