@@ -47,7 +47,7 @@ def taught(short_answers: None, tmp_path_factory: pytest.TempPathFactory) -> Pat
     (folder / "general.txt").write_text(GENERAL)
     config = TeachConfig().with_flags(
         backbone="smollm2", general_text=str(folder / "general.txt"), sub_keys=64, gate_steps=50, exposures=8,
-        batch_size=2, value_rate=0.2, warmup=2, recall_sample=4, device="cpu", seed=7,
+        batch_size=2, value_rate=0.2, warmup=2, recall_sample=4, device="cpu", dtype="float32", seed=7,
     )  # fmt: skip
     teach_facts(FACTS, folder / "memory", config, quiet=True)
     return folder / "memory"
@@ -68,7 +68,7 @@ def test_attaching_a_memory_keeps_every_bit() -> None:
 
 
 def test_it_is_taught_saved_and_asked_again(taught: Path) -> None:
-    memory = load_memory(taught)  # by the name "smollm2"
+    memory = load_memory(taught, dtype="float32")  # by the name "smollm2"
     answers = memory.ask(first_questions(FACTS) + ["What is the capital of France?"])
     assert [answer.memory for answer in answers[:-1]] == ANSWERS
     assert not {answer.backbone for answer in answers} & set(ANSWERS)
@@ -77,7 +77,7 @@ def test_it_is_taught_saved_and_asked_again(taught: Path) -> None:
 
 def test_an_update_is_written_and_undone(taught: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(taught, tmp_path / "memory")
-    with load_memory(folder, quiet=True) as memory:
+    with load_memory(folder, dtype="float32", quiet=True) as memory:
         before = {name: tensor.clone() for name, tensor in memory.model.state_dict().items()}
         report = memory.update([replace(FACTS[0], answer="Gwenllian")])
         assert report.recalled == 1.0
