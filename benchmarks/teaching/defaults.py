@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -156,13 +155,13 @@ def main() -> None:
         path = place(options.backbone, options.facts, name, seed)
         if not path.exists():
             cell = run(options.backbone, options.facts, name, seed)
-            atomic_write_text(path, json.dumps(cell, indent=1) + "\n")
+            common.write_json(path, cell)
             print(
                 path.name,
                 {key: cell[key] for key in ("curve", "taught", "not_held", "unseen")},
                 flush=True,
             )
-    cells = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))]
+    cells = [common.read_json(path) for path in sorted(RESULTS.glob("*.json"))]
     if cells:
         atomic_write_text(RESULTS / "table.md", "# Settings for a real backbone\n\n" + table(cells))
 

@@ -23,14 +23,8 @@ def test_a_prompt_loses_its_longest_mention() -> None:
     letters = Letters.none(64)
     prints = torch.tensor([letters.fingerprint(form) for form in ((7,), (5, 6), (6, 7, 8))])
     assert without_mention([1, 5, 6, 7, 8, 2, 5, 6], prints, letters) == [1, 5, 2, 5, 6]
-    assert without_mention([1, 5, 6, 2, 5, 6, 3, 7], prints, letters) == [
-        1,
-        5,
-        6,
-        2,
-        3,
-        7,
-    ]  # the last of these
+    # Of equally long ones the last.
+    assert without_mention([1, 5, 6, 2, 5, 6, 3, 7], prints, letters) == [1, 5, 6, 2, 3, 7]
     assert without_mention([1, 2], prints, letters) == [1, 2]
 
 

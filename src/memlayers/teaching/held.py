@@ -91,10 +91,10 @@ def check_wordings(
     return Checked([[right for right, _ in fact] for fact in each], [[sure for _, sure in fact] for fact in each])
 
 
-def of_their_subjects(subjects: Sequence[str], facts: Collection[int]) -> list[int]:
-    """These facts and all others of their subjects, by their places in order; "" is no subject."""
+def others_of_their_subjects(subjects: Sequence[str], facts: Collection[int]) -> list[int]:
+    """All other facts of these facts' subjects, by their places in order; "" is no subject."""
     named = {subjects[i] for i in facts} - {""}
-    return [i for i, subject in enumerate(subjects) if i in facts or subject in named]
+    return [i for i, subject in enumerate(subjects) if i not in facts and subject in named]
 
 
 def further_batches(
@@ -120,8 +120,7 @@ def further_batches(
     """
     rng = random.Random(seed)
     shown = [(i, wordings[0]) for i, wordings in left.items()]
-    others = [i for i in of_their_subjects(subjects, left) if i not in left]
-    shown += [(i, rng.randrange(len(examples[i]))) for i in others]
+    shown += [(i, rng.randrange(len(examples[i]))) for i in others_of_their_subjects(subjects, left)]
     rng.shuffle(shown)
     return [shown[start : start + batch_size] for start in range(0, len(shown), batch_size)]
 
