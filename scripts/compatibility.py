@@ -213,13 +213,13 @@ class Trial:
         memory.index.fill({form: form for form in (SUBJECT, *((token,) for token in OTHER_SUBJECTS))}, SCOPE)
         self.pool = memory.pool.weight
         self.fresh = torch.equal(logits(self.model), logits(self.bare))
-        memory.pool.initialise("normal", 0)
         said = self.said_by(self.bare)
-        for _ in range(8):  # until it speaks up
+        for attempt in range(8):  # until it speaks up: another draw, four times as loud
             self._said.clear()
+            memory.pool.initialise("normal", attempt)
+            self.pool.data *= 4**attempt
             if not torch.equal(said.tokens, self.said_by(self.model).tokens):
                 break
-            self.pool.data *= 4
         else:
             raise RuntimeError("the memory changes no token")
 
