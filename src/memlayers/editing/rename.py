@@ -45,7 +45,7 @@ def rename(edit: Edit, changes: Sequence[Change]) -> None:
     edit.keep(torch.zeros(0, dtype=torch.int64))
     asked = _naming(edit, stored, [*added, *removed])
     mentioned = _mentioned(index, asked)
-    unlinked = session.subjects.rename(subject, stored, after, session.words)
+    unlinked = [a for a in session.subjects.rename(subject, stored, after, session.words) if a in added]
     if unlinked:
         raise EditRefused(
             f"{session.folder}: refused, as {unlinked[0]!r} is how the questions of another stored fact name its "
