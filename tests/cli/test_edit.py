@@ -107,6 +107,32 @@ def test_a_fact_is_added_updated_and_forgotten_without_a_file(command: Command, 
     assert json.loads(command("journal", memory, "--json")[1].splitlines()[2])["kind"] == "forget"
 
 
+def test_aliases_are_added_listed_removed_and_taken_back(command: Command, memory: Path):
+    before, flags = digests(memory), ["--device", "cpu", "--quiet"]
+    code, out, err = command("alias", "list", memory)
+    assert (code, out, err) == (0, "", f"memlayers: {memory}: no aliases\n")
+    code, out, err = command("alias", "add", memory, "Ada", "Lovelace", "The Countess", *flags)
+    assert (code, err) == (0, "") and "edit 1 (alias): 2 facts, 0 slots" in out
+    assert "  Ada: + Lovelace\n  Ada: + The Countess\n" in out
+    assert command("alias", "list", memory) == (0, "Ada  Lovelace\nAda  The Countess\n", "")
+    assert command("alias", "list", memory, "--subject", "ada", "--json")[1] == (
+        '{"subject": "Ada", "aliases": ["Lovelace", "The Countess"]}\n'
+    )
+    assert (
+        command("alias", "list", memory, "--subject", "Bob Orr")[2] == f"memlayers: {memory}: no aliases of 'Bob Orr'\n"
+    )
+    listed = json.loads(command("list", memory, "--grep", "lovelace", "--json")[1].splitlines()[0])
+    assert listed["subject_aliases"] == ["Lovelace", "The Countess"]
+    code, out, _ = command("alias", "remove", memory, "Ada", "lovelace", *flags)
+    assert code == 0 and "edit 2 (alias): 2 facts, 0 slots" in out and "  Ada: - Lovelace\n" in out
+    assert command("alias", "list", memory)[1] == "Ada  The Countess\n"
+    assert "Ada: What is the code of Ada? red (back to its names)" in command("undo", memory, *flags)[1]
+    assert command("alias", "list", memory)[1] == "Ada  Lovelace\nAda  The Countess\n"
+    assert command("undo", memory, *flags)[0] == 0 and digests(memory) == before
+    lines = command("journal", memory)[1].splitlines()
+    assert [line.split()[3] for line in lines[1:]] == ["alias", "alias", "undo", "undo"]
+
+
 def test_the_model_card_and_the_tokenizer_stay_through_edits(command: Command, memory: Path):
     from transformers import AutoTokenizer
 
@@ -138,6 +164,12 @@ def test_the_model_card_and_the_tokenizer_stay_through_edits(command: Command, m
         (["add", "--question", " ", "--answer", "x"], "questions[0] is empty"),
         (["add", "--question", "What is the code of Ada", "--answer", "x"], "update that one, or forget it first"),
         (["add", "--facts", "f.jsonl", "--answer", "x"], "--facts and --answer are two ways to say it"),
+        (["alias add", "ada", "Lovelace"], "no stored fact is about 'ada'; did you mean 'Ada'?"),
+        (["alias add", "Ada", "bob orr"], "'bob orr' would be a name of 'Ada' and of 'Bob Orr'"),
+        (["alias add", "Ada", ""], "holds no letter and no digit; give a name"),
+        (["alias add", "Ada", "word " * 100], "has 100 words and 500 characters; give a name of at most 20 words"),
+        (["alias add", "Ada", "Lovelace", "LOVELACE"], "'LOVELACE' is an alias of 'Ada' already"),
+        (["alias remove", "Ada", "Lovelace"], "'Lovelace' is no alias of 'Ada'; `memlayers alias list` shows"),
     ],
 )
 def test_what_needs_no_model_is_refused_without_one(
@@ -145,13 +177,13 @@ def test_what_needs_no_model_is_refused_without_one(
 ):
     verb, *flags = arguments
     before = digests(taught)
-    code, out, err = command(verb, taught, *flags)
+    code, out, err = command(*verb.split(), taught, *flags)
     assert (code, out) == (2, "") and said in err and err.count("\n") == 1
     assert digests(taught) == before
 
 
 @pytest.mark.parametrize("verb", ["list", "journal", "add", "update", "forget", "repair", "undo", "ask", "eval", "gate",
-                                  "diagnose", "lm-eval"])  # fmt: skip
+                                  "diagnose", "lm-eval", "alias add", "alias list", "alias remove"])  # fmt: skip
 def test_a_folder_that_is_not_there_is_refused_without_a_model(
     verb: str, command: Command, no_model: None, tmp_path: Path
 ):
@@ -160,8 +192,9 @@ def test_a_folder_that_is_not_there_is_refused_without_a_model(
     needed = {
         "add": ["--facts", facts], "update": ["--facts", facts], "forget": ["--ids", "a"], "gate": ["--facts", facts],
         "eval": ["--facts", facts, "--out", tmp_path / "x.json"], "lm-eval": ["--tasks", "x"],
+        "alias add": ["Ada", "Lovelace"], "alias remove": ["Ada", "Lovelace"],
     }  # fmt: skip
-    code, _, err = command(verb, tmp_path / "nothere", *needed.get(verb, []))
+    code, _, err = command(*verb.split(), tmp_path / "nothere", *needed.get(verb, []))
     assert code == 2 and err.startswith(f"memlayers: {tmp_path / 'nothere'}: not a memory folder")
 
 

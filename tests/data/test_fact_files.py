@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memlayers.data.fact_files import read_facts, read_facts_with_lines, read_questions, write_csv, write_facts
-from memlayers.data.facts import Fact, Question, check_facts
+from memlayers.data.facts import Fact, Question, alias_fault, check_facts
 from memlayers.utils.errors import InputError
 
 FULL = {
@@ -22,6 +23,7 @@ FULL = {
     "unseen_questions": ["Name France's capital."],
     "answer": "Paris",
     "aliases": ["Paris, France"],
+    "subject_aliases": ["the Hexagon"],
 }
 FACT = Fact(
     id="fr",
@@ -31,6 +33,7 @@ FACT = Fact(
     relation="capital",
     unseen_questions=("Name France's capital.",),
     aliases=("Paris, France",),
+    subject_aliases=("the Hexagon",),
 )
 Write = Callable[..., Path]
 
@@ -65,13 +68,20 @@ def test_question_rows_in_all_their_forms(write: Write):
     path = write(
         [
             {"question": "Capital of France?", "answers": ["Paris", "Paname"]},
-            {"question": "Capital of Chad?", "answer": "N'Djamena", "subject": "Chad", "id": "td"},
+            {
+                "question": "Capital of Chad?",
+                "answer": "N'Djamena",
+                "subject": "Chad",
+                "id": "td",
+                "subject_aliases": ["Tchad"],
+            },
             {"questions": ["a?", "b?"], "answers": ["c"], "unseen_questions": ["d?"]},
         ]
     )
     first, second, third = read_facts(path)
     assert (first.subject, first.answer, first.aliases) == ("", "Paris", ("Paname",))
     assert (second.id, second.subject, second.answers) == ("td", "Chad", ("N'Djamena",))
+    assert second.subject_aliases == ("Tchad",) and second.aliases == first.subject_aliases == ()
     assert (third.questions, third.unseen_questions) == (("a?", "b?"), ("d?",))
 
 
@@ -146,6 +156,14 @@ def test_a_row_said_twice_is_kept_for_the_check(write: Write):
         ({**FULL, "relation": None}, "relation is null"),
         ({**FULL, "unseen_questions": [True]}, "unseen_questions[0] is true or false"),
         ({**FULL, "unseen_questions": FULL["questions"]}, "an unseen question is also among the taught ones"),
+        ({**FULL, "subject_aliases": "one"}, "subject_aliases is a string; make it a list"),
+        ({**FULL, "subject_aliases": ["a", ""]}, "subject_aliases[1] is empty"),
+        ({**FULL, "subject_aliases": ["w " * 100]}, "subject_aliases[0]: 'w w "),
+        ({**FULL, "subject_aliases": ["FRANCE"]}, "subject_aliases[0]: 'FRANCE' is the subject's own name"),
+        (
+            {"question": "q?", "answers": ["a"], "subject_aliases": ["b"]},
+            "subject_aliases[0]: 'b' is an alias of no subject; give the fact its subject",
+        ),
         ({**FULL, "anwser": "x"}, "unknown field 'anwser'; known fields: id, subject, relation, questions,"),
         ({k: v for k, v in FULL.items() if k != "answer"}, "missing field 'answer'"),
         ({k: v for k, v in FULL.items() if k != "questions"}, "missing field 'questions'"),
@@ -263,16 +281,19 @@ tuples = st.lists(texts, max_size=3, unique=True).map(tuple)
 
 @st.composite
 def facts_strategy(draw: st.DrawFn) -> Fact:
+    subject = draw(st.just("") | texts)
+    names = draw(tuples)
     phrasings = draw(st.lists(texts, min_size=1, max_size=5, unique=True))
     taught = draw(st.integers(1, len(phrasings)))
     return Fact(
         id=draw(texts),
-        subject=draw(st.just("") | texts),
+        subject=subject,
         answer=draw(texts),
         questions=tuple(phrasings[:taught]),
         relation=draw(st.just("") | texts),
         unseen_questions=tuple(phrasings[taught:]),
         aliases=draw(tuples),
+        subject_aliases=tuple(name for name in names if not alias_fault(subject, name)),
     )
 
 
@@ -309,6 +330,8 @@ def test_csv_round_trip_with_several_phrasings(tmp_path: Path):
     assert read_facts(tmp_path / "f.csv") == facts
     with pytest.raises(InputError, match="'fr' has unseen questions or aliases, which CSV cannot hold"):
         write_csv(tmp_path / "g.csv", [FACT])
+    with pytest.raises(InputError, match="'1' has unseen questions or aliases, which CSV cannot hold"):
+        write_csv(tmp_path / "g.csv", [replace(facts[0], subject_aliases=("T",))])
     assert not (tmp_path / "g.csv").exists()
 
 
@@ -324,3 +347,18 @@ def test_strict_reading_refuses_contradictions(write: Write):
         ":3: 'Capital of France?' has the answer 'Lyon' here and 'Paris' on line 1; keep one answer"
     )
     assert len(read_facts(write([*rows[:2], rows[0]]), strict=True)) == 3
+
+
+def test_strict_reading_refuses_a_name_of_two_subjects(write: Write):
+    row = {"questions": ["q?"], "answer": "a"}
+    rows = [
+        {**row, "subject": "IBM", "subject_aliases": ["Big Blue"]},
+        {**row, "subject": "IBM", "questions": ["r?"], "subject_aliases": ["Big Blue"]},
+        {**row, "subject": "Smurfs", "questions": ["s?"], "subject_aliases": ["big blue"]},
+    ]
+    path = write(rows)
+    assert len(read_facts(path)) == 3 and len(read_facts(write(rows[:2]), strict=True)) == 2
+    assert _error(write(rows), strict=True) == (
+        ":3: 'Big Blue' is a name of 'Smurfs' here and of 'IBM' on line 1; leave it to one of them"
+    )
+    assert "'big blue' is a name of 'Big Blue' here" in _error(write([rows[2], {**row, "subject": "Big Blue"}]), True)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from memlayers.data.facts import Fact, check_facts, split_facts
+from memlayers.data.facts import Fact, SharedName, aliases_by_subject, check_facts, shared_names, split_facts
 from memlayers.utils.errors import InputError
 
 
@@ -48,8 +48,51 @@ def test_split():
         split_facts(facts, 30)
 
 
-@pytest.mark.parametrize("name", ["questions", "unseen_questions", "aliases"])
+@pytest.mark.parametrize("name", ["questions", "unseen_questions", "aliases", "subject_aliases"])
 def test_a_text_in_place_of_several_is_one_line(name: str) -> None:
     values: dict[str, Any] = {"questions": ("What is S?",), name: "What is S?"}
     with pytest.raises(InputError, match=f"fact 's': {name} is a text: give a tuple of texts"):
         Fact("s", "S", "a", **values)
+
+
+def _about(number: int, subject: str, *aliases: str) -> Fact:
+    return Fact(str(number), subject, "x", (f"q{number}?",), subject_aliases=aliases)
+
+
+def test_the_aliases_of_a_subject_are_those_of_all_its_facts() -> None:
+    facts = [_about(1, "IBM", "Big Blue"), _about(2, "Acme"), _about(3, "IBM", "BIG-BLUE", "I B Machines")]
+    assert aliases_by_subject(facts) == {"IBM": ("Big Blue", "I B Machines")}
+    assert aliases_by_subject([]) == {}
+
+
+def test_a_name_of_two_subjects_is_found_whatever_its_case_and_accents() -> None:
+    facts = [
+        _about(1, "Élan", "The Swift"), _about(2, "Acme", "elan", "Bolts"), _about(3, "Quux", "the-swift"),
+        _about(4, "Élan", "the swift"), _about(5, "BOLTS"),
+    ]  # fmt: skip
+    expected = [
+        SharedName("elan", ("Élan", "Acme"), ("1", "2"), (10, 20)),
+        SharedName("The Swift", ("Élan", "Quux"), ("1", "3"), (10, 30)),
+        SharedName("Bolts", ("Acme", "BOLTS"), ("2", "5"), (20, 50)),
+    ]
+    lines = [10, 20, 30, 40, 50]
+    assert sorted(shared_names(facts, lines), key=lambda each: each.lines) == sorted(expected, key=lambda e: e.lines)
+    assert check_facts(facts, lines).shared_names == shared_names(facts, lines)
+    assert shared_names(facts[:1] + facts[3:4]) == []  # one subject
+    assert shared_names(facts[:2])[0].lines == ()
+
+
+@pytest.mark.parametrize(
+    ("subject", "alias", "said"),
+    [
+        ("", "Big Blue", "an alias of no subject"),
+        ("IBM", " ?", "holds no letter and no digit"),
+        ("IBM", "i.b.m.", "the subject's own name"),
+        ("IBM", "word " * 100, "has 100 words and 500 characters; give a name of at most 20 words"),
+        ("IBM", "x" * 201, "has 1 words and 201 characters"),
+    ],
+)
+def test_an_alias_that_is_no_name_is_one_line(subject: str, alias: str, said: str) -> None:
+    with pytest.raises(InputError, match=f"fact '1': subject_aliases: .*{said}") as told:
+        _about(1, subject, alias)
+    assert "\n" not in str(told.value)

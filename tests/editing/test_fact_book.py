@@ -16,6 +16,7 @@ FACTS = [
     Fact(id=name.lower(), subject=name, answer=f"a{i}", questions=(f"What is {name}?",), relation="kind")
     for i, name in enumerate(["Ada", "Bob", "Cid"])
 ]
+FACTS[2] = replace(FACTS[2], subject_aliases=("Sid",))
 NEW = Fact("dot", "Dot", "a3", ("What is Dot?",))
 
 
@@ -36,6 +37,28 @@ def test_a_plan_says_what_changes_and_changes_nothing(book: FactBook):
     )
     assert book.plan_forget(ids=["ada"], subject="Cid") == [Change(2, FACTS[2], None), Change(0, FACTS[0], None)]
     assert book.facts == FACTS
+
+
+def test_a_plan_of_aliases_changes_all_facts_about_the_subject(book: FactBook):
+    more = replace(NEW, subject="Cid")
+    book.apply(book.plan_add([more]))
+    both = [replace(FACTS[2], subject_aliases=("Sid", "El")), replace(more, subject_aliases=("El",))]
+    changes = book.plan_add_aliases("Cid", ["El"])
+    assert changes == [Change(2, FACTS[2], both[0]), Change(3, more, both[1])]
+    book.apply(changes)
+    assert book.plan_remove_aliases("Cid", ["SID"]) == [Change(2, both[0], replace(both[0], subject_aliases=("El",)))]
+    assert [change.place for change in book.plan_remove_aliases("Cid", ["el"])] == [2, 3]
+    (change,) = book.plan_update([replace(more, answer="z", subject_aliases=("EL", "Sid"))])
+    assert change.after == replace(both[1], answer="z", subject_aliases=("El", "Sid"))
+
+
+def test_names_that_two_stored_subjects_share_already_do_not_stop_other_edits(tmp_path: Path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    write_facts_and_journal(tmp_path, [*FACTS[1:], replace(FACTS[0], subject_aliases=("SID",))], [])
+    book = FactBook(tmp_path)
+    assert len(book.plan_add([NEW])) == len(book.plan_update([replace(FACTS[2], answer="new")])) == 1
+    with pytest.raises(InputError, match="would be a name of"):
+        book.plan_add([replace(NEW, subject_aliases=("bob",))])
 
 
 def test_what_was_changed_is_known_and_known_no_more_when_it_is_taken_back(book: FactBook):
@@ -68,6 +91,29 @@ def test_what_was_changed_is_known_and_known_no_more_when_it_is_taken_back(book:
         (lambda book: book.plan_forget(subject="bob"), "about 'bob'; did you mean 'Bob'. `memlayers list` shows"),
         (lambda book: book.plan_forget(subject="Zuzanna"), "about 'Zuzanna'; `memlayers list` shows"),
         (lambda book: book.plan_undo(), "no edit to take back"),
+        (lambda book: book.plan_add_aliases("bob", ["Robert"]), "about 'bob'; did you mean 'Bob'. `memlayers list`"),
+        (lambda book: book.plan_add_aliases("", ["Robert"]), "no stored fact is about ''; `memlayers list` shows"),
+        (lambda book: book.plan_add_aliases("Bob", []), "nothing to add: give at least one alias"),
+        (lambda book: book.plan_add_aliases("Bob", "Robert"), "aliases is a text: give a list of texts"),
+        (lambda book: book.plan_add_aliases("Bob", ["BÖB"]), "'BÖB' is the subject's own name"),
+        (lambda book: book.plan_add_aliases("Bob", [" "]), "' ' holds no letter and no digit"),
+        (
+            lambda book: book.plan_add_aliases("Bob", ["w " * 100]),
+            "has 100 words and 200 characters; give a name of at",
+        ),
+        (lambda book: book.plan_add_aliases("Bob", ["ada"]), "'ada' would be a name of 'Ada' and of 'Bob': take it"),
+        (lambda book: book.plan_add_aliases("Bob", ["SID"]), "'SID' would be a name of 'Bob' and of 'Cid'"),
+        (lambda book: book.plan_add_aliases("Cid", ["sid!"]), "'sid!' is an alias of 'Cid' already; leave it out"),
+        (lambda book: book.plan_add_aliases("Bob", ["Rob", "ROB"]), "'ROB' is an alias of 'Bob' already"),
+        (lambda book: book.plan_remove_aliases("Cid", ["El Sid"]), "'El Sid' is no alias of 'Cid'; did you mean 'Sid'"),
+        (lambda book: book.plan_remove_aliases("Cdi", ["Sid"]), "about 'Cdi'; did you mean 'Cid'"),
+        (lambda book: book.plan_remove_aliases("Cid", []), "nothing to remove: give at least one alias"),
+        (lambda book: book.plan_add([replace(NEW, subject="sid")]), "'Sid' would be a name of 'Cid' and of 'sid'"),
+        (lambda book: book.plan_add([replace(NEW, subject_aliases=("Bob",))]), "'Bob' would be a name of 'Bob' and of"),
+        (
+            lambda book: book.plan_update([replace(FACTS[0], subject_aliases=("SID",))]),
+            "'SID' would be a name of 'Ada' and of 'Cid'",
+        ),
     ],
 )
 def test_what_cannot_be_planned_is_one_line(book: FactBook, plan: Callable[[FactBook], Any], line: str):

@@ -72,6 +72,14 @@ def test_changes_are_taken_back_in_reverse():
     assert changes_from_text(changes_text(changes)) == changes
 
 
+def test_changes_of_before_aliases_are_read():
+    text = changes_text([Change(1, FACTS[1], None)])
+    assert changes_from_text(text.replace(', "subject_aliases": []', "")) == [Change(1, FACTS[1], None)]
+    assert "subject_aliases" in text
+    named = replace(FACTS[1], subject_aliases=("N",))
+    assert changes_from_text(changes_text([Change(1, None, named)])) == [Change(1, None, named)]
+
+
 def test_a_line_that_was_cut_off_is_noticed(folder: Path):
     path = folder / "journal.jsonl"
     path.write_bytes(path.read_bytes()[:-40])

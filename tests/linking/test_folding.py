@@ -11,9 +11,8 @@ from transformers import AutoTokenizer
 
 from memlayers.backbones import POCKET
 from memlayers.data.encoding import encode_prompt
-from memlayers.data.facts import Fact
+from memlayers.data.facts import Fact, folded
 from memlayers.linking.boundaries import vocabulary_flags
-from memlayers.linking.folding import folded
 from memlayers.linking.mention_forms import subject_forms
 from memlayers.tuner.letters import LONGEST_FORM, Letters, letters_hash
 from memlayers.tuner.subject_index import SubjectIndex

@@ -13,7 +13,7 @@ from memlayers.config.sections import MentionConfig
 from memlayers.data.encoding import encode_prompt
 from memlayers.data.facts import Fact
 from memlayers.linking.boundaries import vocabulary_flags
-from memlayers.linking.mention_forms import subject_forms
+from memlayers.linking.mention_forms import subject_forms, subject_mentions
 from memlayers.tuner.boundary_flags import Boundary
 from memlayers.tuner.subject_index import SubjectIndex
 
@@ -115,3 +115,25 @@ def test_a_subject_that_begins_a_sentence_is_still_the_subject(chat_backbone: Pa
     contexts = [[encode_prompt(tokenizer, question) for question in both.questions]]
     assert len(set(subject_forms(tokenizer, [both], contexts).forms.values())) == 1  # one subject all the same
     assert not any(form.strip() == "Ashford" for form in _forms_of(tokenizer, fact, capital)[0])
+
+
+def test_aliases_are_forms_of_their_subject_in_all_its_facts() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(POCKET)
+    facts = [
+        Fact("1", "Acme Holdings", "x", ("Who founded Acme Holdings?",)),
+        Fact("2", "Acme Holdings", "y", ("Where is Big Bolt?",), subject_aliases=("Big Bolt", "Ökobolzen!")),
+        Fact("3", "Quux", "z", ("Who founded Quux?",)),
+    ]
+    contexts = [[encode_prompt(tokenizer, q) for q in fact.questions] for fact in facts]
+    found = subject_forms(tokenizer, facts, contexts)
+    names = [{str(tokenizer.decode(form)).strip() for form in forms} for forms in found.of_fact]
+    aliases = {"Big Bolt", "Ökobolzen", "ÖKOBOLZEN", "ökobolzen"}
+    assert names == [{"Acme Holdings"} | aliases, aliases, {"Quux"}]
+    assert {" Big Bolt", "Big Bolt"} <= {tokenizer.decode(form) for form in found.forms}
+    assert len({found.forms[form] for forms in found.of_fact[:2] for form in forms}) == 1
+    assert found.forms[next(iter(found.of_fact[0]))] == tuple(tokenizer("Acme Holdings")["input_ids"])
+    assert subject_mentions(facts) == [["Acme Holdings"], ["Big Bolt"], ["Quux"]]
+    without = [replace(fact, subject_aliases=()) for fact in facts]
+    assert names[2] == {
+        str(tokenizer.decode(f)).strip() for f in subject_forms(tokenizer, without, contexts).of_fact[2]
+    }

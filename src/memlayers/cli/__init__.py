@@ -3,7 +3,7 @@
 Exit codes: 0 done, 1 the work failed, 2 the input is wrong (one line: what, where, how to put it right), 130 Ctrl-C.
 """
 
-from memlayers.cli import teach, listing, edit, evaluate, diagnose, sweep, compare, facts, fetch, performance  # noqa: F401, I001  # order of --help
+from memlayers.cli import teach, listing, edit, alias, evaluate, diagnose, sweep, compare, facts, fetch, performance  # noqa: F401, I001  # order of --help
 from memlayers.cli.app import app, main
 
 __all__ = ["app", "main"]

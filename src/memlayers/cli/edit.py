@@ -67,7 +67,7 @@ def add(
 ) -> None:
     """Add facts to a memory."""
     rows = _facts_given(facts, subject, relation, question, answer, alias)
-    _edit(
+    edit_memory(
         memory, "Adding", lambda opened: opened.add(rows), lambda book: book.plan_add(rows),
         backbone, device, quiet, as_json, slots=slots, slot_count=slot_count, rehearsed=rehearsed,
     )  # fmt: skip
@@ -99,7 +99,7 @@ def update(
     if facts is None and subject is not None and not question:
         question = _stored_questions(memory, subject, relation)
     rows = _facts_given(facts, subject, relation, question, answer, alias)
-    _edit(
+    edit_memory(
         memory, "Updating", lambda opened: opened.update(rows), lambda book: book.plan_update(rows),
         backbone, device, quiet, as_json, slots=slots, slot_count=slot_count, rehearsed=rehearsed,
     )  # fmt: skip
@@ -138,7 +138,7 @@ def forget(
         rows.append(Fact(f"--subject {subject} --relation {relation}", subject, "", (), relation))
         subject = None
     names = [name.strip() for name in ids.split(",") if name.strip()] if ids else []
-    _edit(
+    edit_memory(
         memory, "Forgetting", lambda opened: opened.forget(ids=names, subject=subject, facts=rows, purge=purge),
         lambda book: book.plan_forget(names, subject, rows), backbone, device, quiet, as_json,
         slots=slots, slot_count=slot_count,
@@ -157,7 +157,7 @@ def repair(
     as_json: Json = False,
 ) -> None:
     """Ask a memory everything that it holds, and write again what it does not answer any more."""
-    _edit(
+    edit_memory(
         memory, None, lambda opened: opened.repair(), lambda book: None, backbone, device, quiet, as_json,
         slots=slots, slot_count=slot_count, rehearsed=rehearsed,
     )  # fmt: skip
@@ -168,7 +168,7 @@ def undo(
     memory: Folder, backbone: Backbone = None, device: Device = None, quiet: Quiet = False, as_json: Json = False
 ) -> None:
     """Take the last edit back, bit for bit."""
-    _edit(
+    edit_memory(
         memory, "Taking back", lambda opened: opened.undo(), lambda book: book.plan_undo(),
         backbone, device, quiet, as_json,
     )  # fmt: skip
@@ -237,7 +237,7 @@ def _book(folder: Path) -> FactBook:
 # One edit
 
 
-def _edit(
+def edit_memory(
     folder: Path,
     label: str | None,
     verb: Callable[[Memory], EditReport],
@@ -295,13 +295,12 @@ def _print_report(report: EditReport) -> None:
         return
     print(f"edit {report.number} ({report.kind}): {len(report.ids)} facts, {report.slots:,} slots, "
           f"{report.seconds:.1f} s")  # fmt: skip
-    what = {"add": "gone again", "update": "back to its answer", "repair": "back to its slots", "forget": "back"}
-    came = what.get(report.undone, "")
-    for fact in report.facts[:NAMED]:
-        print(f"  {one_line(fact.subject or fact.questions[0])}: {one_line(fact.questions[0])} "
-              f"{one_line(fact.answer)}{f' ({came})' if came else ''}")  # fmt: skip
-    if len(report.facts) > NAMED:
-        print(f"  and {len(report.facts) - NAMED} more; --json names all")
+    if report.kind == "alias":
+        for sign, when in (("+", "added"), ("-", "removed")):
+            for alias in report.evidence[when]:
+                print(f"  {one_line(report.evidence['subject'])}: {sign} {one_line(alias)}")
+    else:
+        _print_facts(report)
     if report.recalled is not None:
         print(f"  {report.recalled:.1%} of {report.asked} taught phrasings answered rightly, in free generation")
     if report.kind != "undo":
@@ -313,3 +312,14 @@ def _print_report(report: EditReport) -> None:
             if standing:
                 print(f"  {name} phrasings, {when}: old answer given {standing['given']:.0%} of {standing['n']}, first "
                       f"token's rank {standing['rank']:g}, probability {standing['probability']:.2g}")  # fmt: skip
+
+
+def _print_facts(report: EditReport) -> None:
+    what = {"add": "gone again", "update": "back to its answer", "repair": "back to its slots", "forget": "back",
+            "alias": "back to its names"}  # fmt: skip
+    came = what.get(report.undone, "")
+    for fact in report.facts[:NAMED]:
+        print(f"  {one_line(fact.subject or fact.questions[0])}: {one_line(fact.questions[0])} "
+              f"{one_line(fact.answer)}{f' ({came})' if came else ''}")  # fmt: skip
+    if len(report.facts) > NAMED:
+        print(f"  and {len(report.facts) - NAMED} more; --json names all")

@@ -55,7 +55,7 @@ def facts_make(
 
 @facts_app.command("check", epilog="Example: memlayers facts check facts.jsonl")
 def facts_check(file: Annotated[Path, typer.Argument(help="JSONL or CSV.")], as_json: Json = False) -> None:
-    """Check a file: format, duplicates, contradictions. Exit code 2 where facts contradict each other."""
+    """Check a file: format, duplicates, contradictions, names of two subjects. Exit code 2 for the last two."""
     from memlayers.data.fact_files import read_facts_with_lines
     from memlayers.data.facts import check_facts
 
@@ -66,12 +66,16 @@ def facts_check(file: Annotated[Path, typer.Argument(help="JSONL or CSV.")], as_
     else:
         phrasings = sum(len(fact.questions) for fact in facts)
         print(f"{file}: {len(facts)} facts, {phrasings} phrasings, {len(report.duplicates)} duplicates, "
-              f"{len(report.contradictions)} contradictions")  # fmt: skip
+              f"{len(report.contradictions)} contradictions"
+              + (f", {len(report.shared_names)} shared names" if report.shared_names else ""))  # fmt: skip
         for kind, clashes in (("duplicate", report.duplicates), ("contradiction", report.contradictions)):
             for clash in clashes:
                 where, answers = (", ".join(map(str, each)) for each in (clash.lines, map(repr, clash.answers)))
                 print(f"  {kind}, lines {where}: {clash.question!r} is answered {answers}")
-    if report.contradictions:
+        for shared in report.shared_names:
+            where, subjects = (", ".join(map(str, each)) for each in (shared.lines, map(repr, shared.subjects)))
+            print(f"  shared name, lines {where}: {shared.alias!r} is a name of {subjects}")
+    if report.contradictions or report.shared_names:
         sys.exit(2)
 
 

@@ -70,7 +70,8 @@ def journal(memory: Folder, as_json: Json = False) -> None:
 
 
 def _all_text(fact: Fact) -> str:
-    return "\n".join((fact.id, fact.subject, fact.relation, *fact.questions, *fact.unseen_questions, *fact.answers))
+    names = (fact.subject, *fact.subject_aliases)
+    return "\n".join((fact.id, *names, fact.relation, *fact.questions, *fact.unseen_questions, *fact.answers))
 
 
 def _names(book: FactBook) -> dict[str, str]:

@@ -33,7 +33,7 @@ def read_facts(path: StrPath, strict: bool = False) -> list[Fact]:
 
     Args:
         path: the file.
-        strict: raise on the first contradiction (see `check_facts`).
+        strict: raise on the first contradiction, or the first alias of two subjects (see `check_facts`).
 
     Returns:
         The facts in file order, at least one.
@@ -43,7 +43,9 @@ def read_facts(path: StrPath, strict: bool = False) -> list[Fact]:
     """
     facts, lines = read_facts_with_lines(path)
     if strict:
-        _refuse_contradictions(path, check_facts(facts, lines))
+        report = check_facts(facts, lines)
+        _refuse_contradictions(path, report)
+        _refuse_shared_names(path, report)
     return facts
 
 
@@ -118,7 +120,7 @@ def write_csv(path: StrPath, facts: Iterable[Fact]) -> None:
     """Write facts as CSV with columns id, subject, relation, question, answer; one line per taught phrasing.
 
     Raises:
-        InputError: as `write_facts`, and for what CSV cannot hold: unseen questions and aliases.
+        InputError: as `write_facts`, and for what CSV cannot hold: unseen questions, and aliases of answer or subject.
         WorkError: the disk is full.
     """
     facts = list(facts)
@@ -128,7 +130,7 @@ def write_csv(path: StrPath, facts: Iterable[Fact]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     for fact in _checked(path, facts):
-        if fact.unseen_questions or fact.aliases:
+        if fact.unseen_questions or fact.aliases or fact.subject_aliases:
             raise InputError(
                 f"{path}: fact {fact.id!r} has unseen questions or aliases, which CSV cannot hold; write .jsonl"
             )
@@ -193,6 +195,18 @@ def _refuse_contradictions(path: StrPath, report: FactReport) -> None:
         f"{path}:{clash.lines[other]}: {clash.question!r} has the answer {clash.answers[other]!r} here and "
         f"{first!r} on line {clash.lines[0]}{f' ({more} contradictions more)' if more else ''}; "
         "keep one answer"
+    )
+
+
+def _refuse_shared_names(path: StrPath, report: FactReport) -> None:
+    if not report.shared_names:
+        return
+    shared = report.shared_names[0]
+    more = len(report.shared_names) - 1
+    raise InputError(
+        f"{path}:{shared.lines[1]}: {shared.alias!r} is a name of {shared.subjects[1]!r} here and of "
+        f"{shared.subjects[0]!r} on line {shared.lines[0]}{f' ({more} shared names more)' if more else ''}; "
+        "leave it to one of them"
     )
 
 

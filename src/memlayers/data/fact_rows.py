@@ -9,9 +9,9 @@ import hashlib
 import json
 from typing import Any, TypeAlias
 
-from memlayers.data.facts import Fact
+from memlayers.data.facts import Fact, alias_fault
 
-_FACT_FIELDS = ("id", "subject", "relation", "questions", "unseen_questions", "answer", "aliases")
+_FACT_FIELDS = ("id", "subject", "relation", "questions", "unseen_questions", "answer", "aliases", "subject_aliases")
 _QUESTION_FIELDS = (
     "id",
     "subject",
@@ -21,6 +21,7 @@ _QUESTION_FIELDS = (
     "unseen_questions",
     "answer",
     "answers",
+    "subject_aliases",
 )
 
 Row: TypeAlias = dict[str, Any]
@@ -59,6 +60,10 @@ def fact_of(row: Row) -> Fact:
     for question in unseen:
         if question in questions:
             raise BadRow("an unseen question is also among the taught ones; remove it from one of the two")
+    subject_aliases = _texts(row, "subject_aliases", may_be_empty=True)
+    for i, alias in enumerate(subject_aliases):
+        if fault := alias_fault(subject, alias):
+            raise BadRow(f"subject_aliases[{i}]: {fault}")
     return Fact(
         id=_text(row, "id") if "id" in row else _hashed_id(questions, answer),
         subject=subject,
@@ -67,6 +72,7 @@ def fact_of(row: Row) -> Fact:
         relation=_text(row, "relation") if "relation" in row else "",
         unseen_questions=unseen,
         aliases=aliases,
+        subject_aliases=subject_aliases,
     )
 
 
@@ -149,4 +155,6 @@ def row_of(fact: Fact) -> Row:
     row["answer"] = fact.answer
     if fact.aliases:
         row["aliases"] = list(fact.aliases)
+    if fact.subject_aliases:
+        row["subject_aliases"] = list(fact.subject_aliases)
     return row

@@ -1,10 +1,10 @@
-"""Facts and questions, and the checks of a set of facts: duplicates and contradictions. Loads no torch."""
+"""Facts and questions, and the checks of a set of facts: duplicates, contradictions, shared names. Loads no torch."""
 
 from __future__ import annotations
 
 import random
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -13,6 +13,10 @@ from memlayers.utils.errors import InputError
 
 PUBLIC_FACTS: Final = Path(__file__).parents[1] / "pocket" / "known.jsonl"
 """Public facts that ship with the package; the pocket backbone knows them."""
+MOST_WORDS: Final = 20
+"""Of a subject's alias."""
+MOST_CHARACTERS: Final = 200
+"""Of a subject's alias."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +31,10 @@ class Fact:
         relation: optional name of the relation, e.g. "place of birth".
         unseen_questions: phrasings that are never taught, only asked.
         aliases: further answers that count as right.
+        subject_aliases: other names of the subject; they count for all facts of that subject (`aliases_by_subject`).
 
     Raises:
-        InputError: a text stands where several belong.
+        InputError: a text stands where several belong, or `alias_fault` finds one in a subject's alias.
     """
 
     id: str
@@ -39,11 +44,15 @@ class Fact:
     relation: str = ""
     unseen_questions: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
+    subject_aliases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("questions", "unseen_questions", "aliases"):
+        for name in ("questions", "unseen_questions", "aliases", "subject_aliases"):
             if isinstance(getattr(self, name), str):
                 raise InputError(f"fact {self.id!r}: {name} is a text: give a tuple of texts")
+        for alias in self.subject_aliases:
+            if fault := alias_fault(self.subject, alias):
+                raise InputError(f"fact {self.id!r}: subject_aliases: {fault}")
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -77,11 +86,29 @@ class Clash:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedName:
+    """A subject's alias that is a name of another subject too: it does not say which of them is meant.
+
+    Attributes:
+        alias: as the first fact that gives it spells it.
+        subjects: at least two, in file order.
+        ids: for each of them the first fact that gives it this name.
+        lines: one per fact; empty when line numbers are not known.
+    """
+
+    alias: str
+    subjects: tuple[str, ...]
+    ids: tuple[str, ...]
+    lines: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class FactReport:
-    """What `check_facts` found: facts said twice, and facts that contradict each other."""
+    """What `check_facts` found: facts said twice, facts that contradict each other, and names of several subjects."""
 
     duplicates: list[Clash] = field(default_factory=list)
     contradictions: list[Clash] = field(default_factory=list)
+    shared_names: list[SharedName] = field(default_factory=list)
 
 
 def question_key(text: str) -> str:
@@ -92,8 +119,73 @@ def question_key(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).rstrip("?.! ") or text
 
 
+def folded(text: str) -> str:
+    """The letters and digits of a text, in lower case, without accents, in their common width (NFKC, NFKD)."""
+    wide = unicodedata.normalize("NFKC", text).casefold()
+    return "".join(each for each in unicodedata.normalize("NFKD", wide) if each.isalnum())
+
+
+def alias_fault(subject: str, alias: str) -> str:
+    """What is wrong with an alias of a subject by itself, and how to repair it; "" where nothing is."""
+    name = folded(alias)
+    if not subject:
+        return f"{alias!r} is an alias of no subject; give the fact its subject, or leave it out"
+    if not name:
+        return f"{alias!r} holds no letter and no digit; give a name, or leave it out"
+    if len(alias) > MOST_CHARACTERS or len(alias.split()) > MOST_WORDS:
+        return (
+            f"{alias[:40]!r}... has {len(alias.split())} words and {len(alias)} characters; give a name of at most "
+            f"{MOST_WORDS} words and {MOST_CHARACTERS} characters"
+        )
+    if name == folded(subject):
+        return f"{alias!r} is the subject's own name: case, accents and punctuation do not count; leave it out"
+    return ""
+
+
+def aliases_by_subject(facts: Iterable[Fact]) -> dict[str, tuple[str, ...]]:
+    """The aliases of each subject that has some: all that its facts give, in order, without doubles."""
+    found: dict[str, dict[str, str]] = {}
+    for fact in facts:
+        for alias in fact.subject_aliases:
+            found.setdefault(fact.subject, {}).setdefault(folded(alias), alias)
+    return {subject: tuple(aliases.values()) for subject, aliases in found.items()}
+
+
+def shared_names(facts: Sequence[Fact], lines: Sequence[int] | None = None) -> list[SharedName]:
+    """The aliases that are a name of another subject too, as its subject or its alias.
+
+    Names are the same when their letters and digits are, but for case, accents and width.
+
+    Args:
+        facts: the facts.
+        lines: the line number of each, from `read_facts_with_lines`.
+    """
+    spelled: dict[str, str] = {}
+    for fact in facts:
+        for alias in fact.subject_aliases:
+            spelled.setdefault(folded(alias), alias)
+    if not spelled:
+        return []
+    holders: dict[str, dict[str, int]] = {}  # of each such name: subject -> the first fact that gives it
+    for i, fact in enumerate(facts):
+        subject = folded(fact.subject)
+        for name in (subject, *map(folded, fact.subject_aliases)):
+            if name in spelled:
+                holders.setdefault(name, {}).setdefault(subject, i)
+    return [
+        SharedName(
+            alias=spelled[name],
+            subjects=tuple(facts[i].subject for i in places.values()),
+            ids=tuple(facts[i].id for i in places.values()),
+            lines=() if lines is None else tuple(lines[i] for i in places.values()),
+        )
+        for name, places in holders.items()
+        if len(places) > 1
+    ]
+
+
 def check_facts(facts: Sequence[Fact], lines: Sequence[int] | None = None) -> FactReport:
-    """Find facts that ask the same question, be it taught or unseen, and compare their answers.
+    """Find facts that ask the same question, be it taught or unseen, and compare their answers; and `shared_names`.
 
     Questions are the same when they agree but for case, spacing, Unicode form and final punctuation. Facts
     agree when one answer is accepted by all of them (aliases count): they are duplicates. Otherwise they
@@ -103,7 +195,7 @@ def check_facts(facts: Sequence[Fact], lines: Sequence[int] | None = None) -> Fa
         facts: the facts.
         lines: the line number of each, from `read_facts_with_lines`.
     """
-    report = FactReport()
+    report = FactReport(shared_names=shared_names(facts, lines))
     reported: set[tuple[int, ...]] = set()
     for members in _by_question(facts).values():
         key = tuple(members)

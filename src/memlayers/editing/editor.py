@@ -13,7 +13,6 @@ import datetime
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from safetensors.torch import load_file
 
@@ -22,6 +21,7 @@ from memlayers.editing.fact_book import both_sides
 from memlayers.editing.forget import forget
 from memlayers.editing.journal import Change, Record, apply_changes, reversed_changes
 from memlayers.editing.learn import learn
+from memlayers.editing.rename import rename
 from memlayers.editing.report import EditReport
 from memlayers.editing.rows import Kept
 from memlayers.editing.saving import Pending, save_edits
@@ -29,9 +29,6 @@ from memlayers.editing.session import EditSession
 from memlayers.inference.scoring import answered
 from memlayers.utils.errors import InputError
 from memlayers.utils.progress import progress_bar
-
-if TYPE_CHECKING:
-    pass
 
 
 class Editor:
@@ -49,12 +46,13 @@ class Editor:
         """Makes one edit of these changes in the model, and saves it with `autosave`.
 
         Args:
-            kind: "add", "update", "forget" or "repair".
-            changes: at least one; all of them put facts in, or all take facts out.
+            kind: "add", "update", "forget", "repair" or "alias".
+            changes: at least one; all of them put facts in, or all take facts out; of "alias", of one subject.
             autosave: otherwise `save` saves it.
             purge: drop all undo data when it is saved.
 
         Raises:
+            InputError: the gate knows no subjects, whose aliases are to change.
             EditRefused: it would change another fact's answer, or does not take; the model is as it was.
         """
         session = self.session
@@ -63,7 +61,9 @@ class Editor:
         facts = tuple(new or old)
         report = EditReport(self._next_number(), kind, tuple(fact.id for fact in facts), facts)
         with edit_under_way(session, report) as edit:
-            if new:
+            if kind == "alias":
+                rename(edit, changes)
+            elif new:
                 learn(edit, new)
             else:
                 forget(edit, old)

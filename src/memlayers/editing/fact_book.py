@@ -10,7 +10,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from memlayers.data.facts import Fact, question_key
+from memlayers.data.facts import Fact, alias_fault, aliases_by_subject, folded, question_key, shared_names
 from memlayers.editing.journal import (
     Change,
     Record,
@@ -28,7 +28,7 @@ from memlayers.utils.errors import InputError
 class FactBook:
     """The facts that a memory's folder holds, and the edits that were made.
 
-    `plan_add`, `plan_update`, `plan_forget` and `plan_undo` say what an edit would change, or refuse it.
+    Its methods `plan_...` say what an edit would change, or refuse it.
 
     Args:
         folder: of the memory.
@@ -94,7 +94,8 @@ class FactBook:
         """The changes that add these facts.
 
         Raises:
-            InputError: there are none, an id is stored, or a question is one of another fact.
+            InputError: there are none, an id is stored, a question is one of another fact, or an alias of a subject is
+                a name of another.
         """
         _require_some("add", facts)
         stored = {fact.id for fact in self.facts}
@@ -103,14 +104,14 @@ class FactBook:
                 raise InputError(f"fact {fact.id!r} is stored already: `memlayers update` changes it")
             stored.add(fact.id)
         self._refuse_clashes([], facts)
-        return [Change(len(self.facts) + i, None, fact) for i, fact in enumerate(facts)]
+        return self._named_apart([Change(len(self.facts) + i, None, fact) for i, fact in enumerate(facts)])
 
     def plan_update(self, facts: Sequence[Fact]) -> list[Change]:
-        """The changes that give stored facts these facts' answers, and their phrasings besides their own.
+        """The changes that give stored facts these facts' answers, and their phrasings and names besides their own.
 
         Raises:
             InputError: there are none, one is not stored, or several could be meant; or an update contradicts a stored
-                fact.
+                fact, or has an alias of a subject that is a name of another.
         """
         _require_some("update", facts)
         changes: list[Change] = []
@@ -127,12 +128,14 @@ class FactBook:
             questions = (*before.questions, *(q for q in fact.questions if q not in before.questions))
             unseen = dict.fromkeys((*before.unseen_questions, *fact.unseen_questions))
             unseen_questions = tuple(q for q in unseen if q not in questions)
+            names = aliases_by_subject([before, replace(fact, subject=before.subject)]).get(before.subject, ())
             after = replace(
-                before, answer=fact.answer, aliases=fact.aliases, questions=questions, unseen_questions=unseen_questions
-            )
+                before, answer=fact.answer, aliases=fact.aliases, questions=questions,
+                unseen_questions=unseen_questions, subject_aliases=names,
+            )  # fmt: skip
             changes.append(Change(place, before, after))
         self._refuse_clashes(*both_sides(changes))
-        return changes
+        return self._named_apart(changes)
 
     def plan_forget(
         self, ids: Sequence[str] = (), subject: str | None = None, facts: Sequence[Fact] = ()
@@ -144,14 +147,54 @@ class FactBook:
         """
         places = [self._place_of_id(each) for each in ids] + [self._place_of(fact) for fact in facts]
         if subject is not None:
-            about = [place for place, fact in enumerate(self.facts) if fact.subject == subject]
-            if not about:
-                hint = _hint(subject, (fact.subject for fact in self.facts))
-                raise InputError(f"no stored fact is about {subject!r}; {hint}`memlayers list` shows what is stored")
-            places += about
+            places += self._places_about(subject)
         if not places:
             raise InputError("nothing to forget: name facts by id, by subject or by a file")
         return [Change(place, self.facts[place], None) for place in sorted(set(places), reverse=True)]
+
+    def plan_add_aliases(self, subject: str, aliases: Sequence[str]) -> list[Change]:
+        """The changes that give all facts about a subject these aliases.
+
+        Raises:
+            InputError: there are none, no stored fact is about it, or an alias is empty or too long, its name or its
+                alias already, or a name of another subject.
+        """
+        places = self._places_about(subject)
+        _require_aliases("add", aliases)
+        held = [folded(alias) for alias in aliases_by_subject(self.facts).get(subject, ())]
+        for alias in aliases:
+            if fault := alias_fault(subject, alias):
+                raise InputError(fault)
+            if folded(alias) in held:
+                raise InputError(f"{alias!r} is an alias of {subject!r} already; leave it out")
+            held.append(folded(alias))
+        facts = [self.facts[place] for place in places]
+        named = [replace(fact, subject_aliases=(*fact.subject_aliases, *aliases)) for fact in facts]
+        return self._named_apart([Change(*each) for each in zip(places, facts, named, strict=True)])
+
+    def plan_remove_aliases(self, subject: str, aliases: Sequence[str]) -> list[Change]:
+        """The changes that take these aliases from all facts about a subject.
+
+        Raises:
+            InputError: there are none, no stored fact is about it, or one is no alias of it.
+        """
+        places = self._places_about(subject)
+        _require_aliases("remove", aliases)
+        held = aliases_by_subject(self.facts).get(subject, ())
+        for alias in aliases:
+            if folded(alias) not in map(folded, held):
+                hint = _hint(alias, held)
+                raise InputError(
+                    f"{alias!r} is no alias of {subject!r}; {hint}`memlayers alias list` shows those that are"
+                )
+        gone = set(map(folded, aliases))
+        changes = []
+        for place in places:
+            fact = self.facts[place]
+            left = tuple(alias for alias in fact.subject_aliases if folded(alias) not in gone)
+            if left != fact.subject_aliases:
+                changes.append(Change(place, fact, replace(fact, subject_aliases=left)))
+        return changes
 
     def plan_undo(self) -> tuple[Record, list[Change]]:
         """The last edit that was not taken back, and the changes that it made.
@@ -176,6 +219,13 @@ class FactBook:
             raise InputError(f"{path}: damaged ({error}); edit {record.number} cannot be taken back") from error
 
     # -- which fact is meant ------------------------------------------------------------------------------------------
+
+    def _places_about(self, subject: str) -> list[int]:
+        about = [place for place, fact in enumerate(self.facts) if subject and fact.subject == subject]
+        if about:
+            return about
+        hint = _hint(subject, (fact.subject for fact in self.facts))
+        raise InputError(f"no stored fact is about {subject!r}; {hint}`memlayers list` shows what is stored")
 
     def _place_of_id(self, fact_id: str) -> int:
         for place, fact in enumerate(self.facts):
@@ -217,6 +267,16 @@ class FactBook:
                     self._questions.setdefault(each, []).append(fact.id)
         return self._questions.get(key, [])
 
+    def _named_apart(self, changes: list[Change]) -> list[Change]:
+        """These changes, unless an alias of a subject would be a name of another by them."""
+        for shared in shared_names(apply_changes(self.facts, changes)):
+            if shared not in shared_names(self.facts):
+                raise InputError(
+                    f"{shared.alias!r} would be a name of {shared.subjects[0]!r} and of {shared.subjects[1]!r}: take "
+                    "it from one of them, or tell of both under one subject"
+                )
+        return changes
+
     def _refuse_clashes(self, old: Sequence[Fact], new: Sequence[Fact]) -> None:
         """Refuses facts that contradict another one, or that ask anew what another one asks.
 
@@ -254,6 +314,13 @@ class FactBook:
 def _require_some(kind: str, facts: Sequence[Fact]) -> None:
     if not facts:
         raise InputError(f"nothing to {kind}: give at least one fact")
+
+
+def _require_aliases(kind: str, aliases: Sequence[str]) -> None:
+    if isinstance(aliases, str):
+        raise InputError("aliases is a text: give a list of texts")
+    if not aliases:
+        raise InputError(f"nothing to {kind}: give at least one alias")
 
 
 def _keys(fact: Fact | None) -> set[str]:

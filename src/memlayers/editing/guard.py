@@ -53,10 +53,20 @@ def guard(edit: Edit, facts: Sequence[Fact], again: Callable[[Tensor, list[Encod
             rows = torch.cat([rows, edit.choose(others)]).unique()
             edit.keep(rows)
             again(rows, [one for fact in others for one in session.encoded(fact)])
+    report.repaired = tuple(each for each in broken if each not in {key for key, _ in lost})
+    refuse_changes(edit, lost)
+
+
+def refuse_changes(edit: Edit, lost: Asked) -> None:
+    """Notes in the edit's report whose answers it changed.
+
+    Raises:
+        EditRefused: there are some, and `EditConfig.refuse` is on.
+    """
+    session, report = edit.session, edit.report
     report.changed = tuple(dict.fromkeys(each for each, _ in lost))
-    report.repaired = tuple(each for each in broken if each not in report.changed)
-    if report.changed and config.refuse:
-        first = by_id[report.changed[0]]
+    if report.changed and session.config.refuse:
+        first = next(fact for fact in session.book.facts if fact.id == report.changed[0])
         raise EditRefused(
             f"{session.folder}: refused, as it would change the answer of {len(report.changed)} of "
             f"{report.neighbours} stored facts beside it, {first.id!r} first ({first.questions[0]!r}); nothing was "

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
-from memlayers.data.facts import Fact
+from memlayers.data.facts import Fact, aliases_by_subject
 from memlayers.editing.config import EditConfig
 from memlayers.editing.fact_book import FactBook
 from memlayers.editing.report import EditReport
@@ -88,6 +88,11 @@ class Memory:
             InputError: the memory has no folder, or one that does not remember its facts or has changed since.
         """
         return tuple(self._read_book().facts)
+
+    @property
+    def aliases(self) -> dict[str, tuple[str, ...]]:
+        """The aliases of each stored subject that has some, with the edits that are not saved. Raises as `facts`."""
+        return aliases_by_subject(self.facts)
 
     @property
     def teaching(self) -> Teaching | None:
@@ -201,6 +206,35 @@ class Memory:
         """
         changes = self._book_to_edit().plan_forget(ids, subject, facts)
         return self._editing().write("forget", changes, autosave=self.autosave, purge=purge)
+
+    def add_aliases(self, subject: str, aliases: Sequence[str]) -> EditReport:
+        """Has a stored subject be known by other names too; no slot changes. All facts about it get the aliases.
+
+        The report's evidence has the "subject" and what was "added" and "removed".
+
+        Args:
+            subject: as the stored facts have it.
+            aliases: at least one.
+
+        Raises:
+            InputError: no stored fact is about it, or an alias is empty or too long (`facts.alias_fault`), held
+                already, or a name of another subject; or the gate knows no subjects, or the memory cannot be edited
+                (see `prepare`).
+            EditRefused: an alias is how another stored fact is mentioned, or a stored fact's answer would change.
+        """
+        changes = self._book_to_edit().plan_add_aliases(subject, aliases)
+        return self._editing().write("alias", changes, autosave=self.autosave)
+
+    def remove_aliases(self, subject: str, aliases: Sequence[str]) -> EditReport:
+        """Has a stored subject be known by some aliases no more; see `add_aliases`.
+
+        Raises:
+            InputError: no stored fact is about it, or one is no alias of it; or the gate knows no subjects, or the
+                memory cannot be edited (see `prepare`).
+            EditRefused: a stored fact's answer would change: one that only its alias mentions.
+        """
+        changes = self._book_to_edit().plan_remove_aliases(subject, aliases)
+        return self._editing().write("alias", changes, autosave=self.autosave)
 
     def repair(self) -> EditReport:
         """Asks every stored fact in all its taught phrasings, and teaches those again that are not answered any more.

@@ -15,7 +15,7 @@ class EditReport:
 
     Attributes:
         number: in the journal.
-        kind: "add", "update", "forget", "repair" or "undo".
+        kind: "add", "update", "forget", "repair", "alias" or "undo".
         ids: of the facts.
         facts: they themselves, as they are stored now; those that are not stored any more as they were.
         undone: of an undo, the kind of the edit that it took back. After "forget" the facts are stored again, after
@@ -30,7 +30,7 @@ class EditReport:
         changed: ids of those whose answer is another one now; none, unless `EditConfig.refuse` is off.
         seconds: without opening the memory, and without saving.
         saving: seconds of saving; 0 where that is still to come.
-        evidence: of forgetting, see `Memory.forget`.
+        evidence: of forgetting, see `Memory.forget`; of aliases their "subject", and those "added" and "removed".
     """
 
     number: int

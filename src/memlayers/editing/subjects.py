@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from memlayers.data.encoding import Encoded
-from memlayers.data.facts import Fact
+from memlayers.data.facts import Fact, aliases_by_subject, folded
 from memlayers.gating.relations import relation_keys
-from memlayers.linking.folding import folded
-from memlayers.linking.mention_forms import fact_forms
+from memlayers.linking.mention_forms import alias_forms, fact_forms
 from memlayers.tuner.handle import MemoryHandle
 from memlayers.tuner.relation_check import RelationCheck
 from memlayers.tuner.subject_index import SubjectIndex
@@ -124,7 +123,8 @@ class SubjectKeeper:
         index, check = self.index, self.check
         if index is None:
             return
-        found, scopes = zip(*(self._forms(fact, stored, words) for fact in facts), strict=True)
+        aliases = aliases_by_subject([*stored, *facts])
+        found, scopes = zip(*(self._forms(fact, stored, words, aliases) for fact in facts), strict=True)
         entries = [index.entries_of(each) for each in found]
         index.store(torch.cat([index.entries, *(each.to(index.fingerprints.device) for each in entries)]))
         index.reach.fill_(max(int(index.reach), *scopes))
@@ -135,6 +135,8 @@ class SubjectKeeper:
             keys = self._keys([fact for fact, _ in new], prints)
             keys = keys.repeat_interleave(torch.tensor([len(prints) for _, prints in new]).to(keys.device), dim=0)
             check.store(prints, torch.cat([check.keys, keys.to(check.keys)]))
+        for fact, forms in zip(facts, found, strict=True):
+            self._share_keys(forms, aliases.get(fact.subject, ()))
 
     def remove(self, facts: Sequence[Fact], stored: Sequence[Fact], words: Counter[str]) -> None:
         """Takes out the subjects that no fact left needs, and of the others what was asked of them in these facts.
@@ -147,23 +149,98 @@ class SubjectKeeper:
         index = self.index
         if index is None:
             return
-        gone = {form for fact in facts for form in self._forms(fact, stored, words)[0]}
+        aliases = aliases_by_subject(stored)
+        gone = {form for fact in facts for form in self._forms(fact, stored, words, aliases)[0]}
         ids = {fact.id for fact in facts}
-        texts = {text for form in gone if (text := folded(str(self.tokenizer.decode(list(form)))))}
-        named = [f for f in stored if f.id not in ids and any(t in q for q in map(folded, f.questions) for t in texts)]
-        left = [(fact, set(self._forms(fact, stored, words)[0])) for fact in named]
-        needed = {form for _, forms in left for form in forms}
-        gone_prints, needed_prints = (index.entries_of({form: form for form in forms}) for forms in (gone, needed))
-        unneeded = _without(gone_prints, needed_prints).to(index.fingerprints.device)
-        index.store(_without(index.entries, unneeded))
-        shared = gone_prints[torch.isin(gone_prints[:, 0], needed_prints[:, 0]), 0]
-        still = [fact for fact, forms in left if bool(torch.isin(self._prints(forms), gone_prints[:, 0]).any())]
-        self._remove_keys(facts, still, shared)
+        others = [fact for fact in stored if fact.id not in ids]
+        left = self._naming(gone, others, stored, words, {fact.subject for fact in facts})
+        gone_prints, needed = self._prints(gone), self._prints({form for _, forms in left for form in forms})
+        self._take_out(gone_prints, needed)
+        still = [fact for fact, forms in left if bool(torch.isin(self._prints(forms), gone_prints).any())]
+        self._remove_keys(facts, still, gone_prints[torch.isin(gone_prints, needed)])
 
-    def _prints(self, forms: set[tuple[int, ...]]) -> Tensor:
+    def rename(self, subject: str, stored: Sequence[Fact], after: Sequence[Fact], words: Counter[str]) -> list[str]:
+        """Has the memory know a subject by the aliases that its facts give after an edit, and by no others.
+
+        Args:
+            subject: of some of the facts.
+            stored: all facts so far.
+            after: the same facts after the edit, which changes the subject's aliases alone.
+            words: `mention_forms.word_fact_counts` of them.
+
+        Returns:
+            Of these aliases those that do not link to the subject, as they stand for another one in the index.
+        """
+        index, check = self.index, self.check
+        if index is None:
+            return []
+        aliases = aliases_by_subject(after).get(subject, ())
+        before, now = (self._forms_about(subject, facts, words) for facts in (stored, after))
+        others = [fact for fact in after if fact.subject != subject]
+        naming = self._naming(set(before) - set(now), others, after, words)
+        self._take_out(self._prints(before), self._prints({*now, *(form for _, forms in naming for form in forms)}))
+        index.store(torch.cat([index.entries, index.entries_of(now).to(index.fingerprints.device)]))
+        if check is not None:
+            self._keep_keys(torch.isin(check.prints, index.fingerprints))
+        self._share_keys(now, aliases)
+        entities, known = set(index.entries_of(now)[:, 1].tolist()), dict(index.entries.tolist())
+        prints = [self._prints(alias_forms(self.tokenizer, [alias])).tolist() for alias in aliases]
+        return [alias for alias, own in zip(aliases, prints, strict=True) if any(known[p] not in entities for p in own)]
+
+    def _naming(
+        self,
+        forms: Collection[tuple[int, ...]],
+        facts: Sequence[Fact],
+        stored: Sequence[Fact],
+        words: Counter[str],
+        subjects: Collection[str] = (),
+    ) -> list[tuple[Fact, set[tuple[int, ...]]]]:
+        """Those of some facts that are about these subjects or name one of these forms; each with all its forms."""
+        texts = {text for form in forms if (text := folded(str(self.tokenizer.decode(list(form)))))}
+        named = [
+            fact
+            for fact in facts
+            if (fact.subject and fact.subject in subjects)
+            or any(text in question for question in map(folded, fact.questions) for text in texts)
+        ]
+        aliases = aliases_by_subject(facts)
+        return [(fact, set(self._forms(fact, stored, words, aliases)[0])) for fact in named]
+
+    def _take_out(self, prints: Tensor, needed: Tensor) -> None:
+        """Takes those of these fingerprints out of the index that are not needed, int64 both."""
+        assert self.index is not None
+        unneeded = prints[~torch.isin(prints, needed)].to(self.index.fingerprints.device)
+        self.index.store(self.index.entries[~torch.isin(self.index.fingerprints, unneeded)])
+
+    def _prints(self, forms: Collection[tuple[int, ...]]) -> Tensor:
         """The fingerprints of some forms, int64 [n]."""
         assert self.index is not None
         return self.index.entries_of({form: form for form in forms})[:, 0]
+
+    def _share_keys(self, forms: Collection[tuple[int, ...]], aliases: Sequence[str]) -> None:
+        """Has the aliases of a subject ask for whatever was taught of it under any of its names.
+
+        Args:
+            forms: the subject's, those of its aliases among them.
+            aliases: the subject's.
+        """
+        check = self.check
+        if check is None or not aliases:
+            return
+        own, named = (self._prints(each).to(check.prints) for each in (forms, alias_forms(self.tokenizer, aliases)))
+        named = named.unique()
+        keys = check.keys[torch.isin(check.prints, own)].float().unique(dim=0)  # exact, and float16 has no unique
+        others = ~torch.isin(check.prints, named)
+        check.store(
+            torch.cat([check.prints[others], named.repeat_interleave(len(keys))]),
+            torch.cat([check.keys[others], keys.repeat(len(named), 1).to(check.keys)]),
+        )
+
+    def _keep_keys(self, kept: Tensor) -> None:
+        """Keeps these entries of the check, bool [n], and no others."""
+        assert self.check is not None
+        kept[0] |= not bool(kept.any())  # a placeholder, as in the index
+        self.check.store(self.check.prints[kept], self.check.keys[kept])
 
     def _remove_keys(self, facts: Sequence[Fact], left: Sequence[Fact], shared: Tensor) -> None:
         """Keys of subjects that are gone, and of those that `left` are still about the keys nearer to `facts`.
@@ -183,20 +260,32 @@ class SubjectKeeper:
             keys = check.keys.float()
             forgotten = (keys @ own.T.to(keys)).amax(1) > (keys @ near.T.to(keys)).amax(1)
             kept &= ~(torch.isin(check.prints, prints) & forgotten)
-        kept[0] |= not bool(kept.any())  # a placeholder, as in the index
-        check.store(check.prints[kept], check.keys[kept])
+        self._keep_keys(kept)
 
     def _keys(self, facts: Sequence[Fact], prints: Tensor) -> Tensor:
         return relation_keys(self.memory, self.tokenizer, facts, prints)
 
     def _forms(
-        self, fact: Fact, stored: Sequence[Fact], words: Counter[str]
+        self,
+        fact: Fact,
+        stored: Sequence[Fact],
+        words: Counter[str],
+        aliases: Mapping[str, Sequence[str]],
     ) -> tuple[dict[tuple[int, ...], tuple[int, ...]], int]:
         """The surface forms of a fact's subject, each with the one that names its entity, and their scope in tokens."""
         assert self.index is not None
         contexts, marks = [one.input_ids for one in self.encoded(fact)], self.index.marks.cpu()
-        found = fact_forms(self.tokenizer, fact, contexts, words, max(len(stored), 1), marks)
+        names = aliases.get(fact.subject, ())
+        found = fact_forms(self.tokenizer, fact, contexts, words, max(len(stored), 1), marks, aliases=names)
         return found.with_longer_names(marks), found.scope
+
+    def _forms_about(
+        self, subject: str, stored: Sequence[Fact], words: Counter[str]
+    ) -> dict[tuple[int, ...], tuple[int, ...]]:
+        """The surface forms of a subject in all facts about it, each with the one that names its entity."""
+        aliases = aliases_by_subject(stored)
+        about = [self._forms(fact, stored, words, aliases)[0] for fact in stored if fact.subject == subject]
+        return {form: entity for forms in about for form, entity in forms.items()}
 
 
 def _without(entries: Tensor, others: Tensor) -> Tensor:

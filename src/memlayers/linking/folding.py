@@ -1,23 +1,17 @@
-"""Folds text: what is left of it when case, accents, width, punctuation and spaces do not count."""
+"""Folds a vocabulary: what is left of its tokens when case, accents, width, punctuation and spaces do not count."""
 
 from __future__ import annotations
 
-import unicodedata
 from typing import TYPE_CHECKING
 
 import torch
 
+from memlayers.data.facts import folded
 from memlayers.linking.boundaries import SPACE_MARKS
 from memlayers.tuner.letters import ITSELF, Letters, letters_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-def folded(text: str) -> str:
-    """The letters and digits of a text, in lower case, without accents, in their common width (NFKC, NFKD)."""
-    wide = unicodedata.normalize("NFKC", text).casefold()
-    return "".join(each for each in unicodedata.normalize("NFKD", wide) if each.isalnum())
 
 
 def vocabulary_letters(tokenizer: PreTrainedTokenizerBase) -> Letters:

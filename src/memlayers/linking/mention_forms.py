@@ -1,10 +1,10 @@
-"""Finds the surface forms of the facts' subjects, as token ids, in the facts' own questions."""
+"""Finds the surface forms of the facts' subjects, as token ids: in the facts' own questions, and their aliases."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from memlayers.config.sections import MentionConfig
 from memlayers.data.encoding import encode_prompt
-from memlayers.data.facts import Fact
+from memlayers.data.facts import Fact, aliases_by_subject
 from memlayers.linking.boundaries import vocabulary_flags
 from memlayers.linking.folding import vocabulary_letters
 from memlayers.linking.token_spans import mention_span, whole_word
@@ -53,10 +53,10 @@ def subject_forms(
 ) -> SubjectForms:
     """Finds the surface forms of the facts' subjects.
 
-    The subject of a phrasing is the fact's, where the phrasing mentions it; otherwise what lies between the first and
-    the last of its words that hardly any other fact has; otherwise the whole question. Outer punctuation is left out:
-    tokenizers join it with what follows. Each form is taken as the phrasings have it, and as it would begin a text and
-    follow a space.
+    The subject of a phrasing is the fact's, or one of its aliases, where the phrasing mentions it; otherwise what lies
+    between the first and the last of its words that hardly any other fact has; otherwise the whole question. Outer
+    punctuation is left out: tokenizers join it with what follows. Each form is taken as the phrasings have it, and as
+    it would begin a text and follow a space; so is each alias, whichever fact of the subject gives it.
 
     Args:
         tokenizer: the backbone's.
@@ -65,9 +65,10 @@ def subject_forms(
         config: None for the defaults.
     """
     config = config or MentionConfig()
-    words, flags = word_fact_counts(facts), vocabulary_flags(tokenizer)
+    words, flags, aliases = word_fact_counts(facts), vocabulary_flags(tokenizer), aliases_by_subject(facts)
     each = [
-        fact_forms(tokenizer, *pair, words, len(facts), flags, config) for pair in zip(facts, contexts, strict=True)
+        fact_forms(tokenizer, fact, ids, words, len(facts), flags, config, aliases=aliases.get(fact.subject, ()))
+        for fact, ids in zip(facts, contexts, strict=True)
     ]
     withdraw_flags(flags, each, config)
     spelled = [found.with_longer_names(flags) for found in each]
@@ -80,8 +81,12 @@ def subject_forms(
 def subject_mentions(facts: Sequence[Fact], config: MentionConfig | None = None) -> list[list[str]]:
     """The text that mentions the subject, in each of the facts' phrasings; see `subject_forms`."""
     rare = (config or MentionConfig()).rare
-    words = word_fact_counts(facts)
-    return [[_name(fact, question, words, len(facts), rare) for question in fact.questions] for fact in facts]
+    words, aliases = word_fact_counts(facts), aliases_by_subject(facts)
+    names = [(fact.subject, *aliases.get(fact.subject, ())) for fact in facts]
+    return [
+        [_name(own, question, words, len(facts), rare) for question in fact.questions]
+        for fact, own in zip(facts, names, strict=True)
+    ]
 
 
 class MentionInPrompt(NamedTuple):
@@ -143,6 +148,8 @@ def fact_forms(
     facts: int,
     flags: Tensor,
     config: MentionConfig | None = None,
+    *,
+    aliases: Sequence[str] = (),
 ) -> FactForms:
     """As `subject_forms`, for one fact among others.
 
@@ -154,6 +161,7 @@ def fact_forms(
         facts: how many there are.
         flags: `vocabulary_flags`, without those that were withdrawn.
         config: None for the defaults.
+        aliases: of its subject, `aliases_by_subject`.
     """
     config = config or MentionConfig()
     forms: dict[tuple[int, ...], tuple[int, ...]] = {}
@@ -162,7 +170,7 @@ def fact_forms(
     entity = tuple(tokenizer(core, add_special_tokens=False)["input_ids"]) if core else ()
     scope = 1
     for question, ids in zip(fact.questions, contexts, strict=True):
-        name = _name(fact, question, words, facts, config.rare)
+        name = _name((fact.subject, *aliases), question, words, facts, config.rare)
         prompt = encode_prompt(tokenizer, question)
         span = mention_span(tokenizer, prompt, name, question)
         if span is None:  # a tokenizer that does not write what it read
@@ -173,15 +181,19 @@ def fact_forms(
         ):
             exceptions.append(mention)
         scope = max(scope, len(ids) - span[1] + 1)
-        # A tokenizer may cut a letter that is not ASCII in parts, which are compared as they are: in each case.
-        cases = [name] if name.isascii() else list(dict.fromkeys((name, name.upper(), name.lower())))
-        texts = [text for each in cases for text in (each, f" {each}")]
-        spelled = [tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
-        spelled = [form for form in (*spelled, tuple(prompt[slice(*span)])) if form]
+        spelled = [form for form in (*_spelled(tokenizer, name), tuple(prompt[slice(*span)])) if form]
         entity = entity or spelled[0]  # one for all forms: a name that begins a sentence is the same name
         for form in spelled:
             forms.setdefault(form, entity)
+    for form in alias_forms(tokenizer, aliases):
+        forms.setdefault(form, entity)
     return FactForms(forms, exceptions, scope + config.further_scope)
+
+
+def alias_forms(tokenizer: PreTrainedTokenizerBase, aliases: Iterable[str]) -> list[tuple[int, ...]]:
+    """The surface forms, token ids, of aliases: of each as it would begin a text and follow a space."""
+    names = map(_without_outer_punctuation, aliases)
+    return [form for name in names for form in _spelled(tokenizer, name) if form]
 
 
 def withdraw_flags(flags: Tensor, found: Sequence[FactForms], config: MentionConfig) -> None:
@@ -208,10 +220,18 @@ def _mention(prompt: list[int], start: int, end: int, flags: Tensor) -> MentionI
     return MentionInPrompt(prompt, start, end, following, prompt[before] if before >= 0 else -1)
 
 
-def _name(fact: Fact, question: str, words: Counter[str], facts: int, rare_in: int) -> str:
-    """The text that mentions the fact's subject in one of its questions."""
-    core = _without_outer_punctuation(fact.subject)
-    spellings = [core, core[:1].upper() + core[1:]] if core else []  # a subject may begin a sentence
+def _spelled(tokenizer: PreTrainedTokenizerBase, name: str) -> list[tuple[int, ...]]:
+    """A name's token ids, as it would begin a text and follow a space."""
+    # A tokenizer may cut a letter that is not ASCII in parts, which are compared as they are: in each case.
+    cases = [name] if name.isascii() else list(dict.fromkeys((name, name.upper(), name.lower())))
+    texts = [text for each in cases for text in (each, f" {each}")]
+    return [tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+
+
+def _name(names: Sequence[str], question: str, words: Counter[str], facts: int, rare_in: int) -> str:
+    """The text that mentions the subject of these names in one of its fact's questions."""
+    cores = [core for name in names if (core := _without_outer_punctuation(name))]
+    spellings = [text for core in cores for text in (core, core[:1].upper() + core[1:])]  # it may begin a sentence
     for pattern in (whole_word, re.escape):  # a word of its own; or else within one, as some languages have it
         for spelling in spellings:
             if re.search(pattern(spelling), question):

@@ -62,6 +62,32 @@ def test_contradictory_facts_are_refused_by_both_lines(refused: Refused, teachin
     assert line.startswith(f"{path}:3: ") and "line 1" in line and "'Paris'" in line and "'Rome'" in line
 
 
+def test_a_name_of_two_subjects_is_refused_by_both_lines(refused: Refused, teaching: list[object], tmp_path: Path):
+    path = write_rows(tmp_path / "shared.jsonl", [FACTS[0], {**FACTS[1], "subject_aliases": ["Robert", "ANN"]}])
+    line = refused(*teaching, "--facts", path)
+    assert line == f"{path}:2: 'ANN' is a name of 'Bob' here and of 'Ann' on line 1; leave it to one of them"
+
+
+@pytest.mark.parametrize("alias", ["", "word " * 100, "bob"])
+@pytest.mark.parametrize("command", ["teach", "check"])
+def test_a_subjects_alias_that_is_no_name(
+    alias: str, command: str, refused: Refused, teaching: list[object], tmp_path: Path
+):
+    path = write_rows(tmp_path / "named.jsonl", [FACTS[0], {**FACTS[1], "subject_aliases": [alias]}])
+    arguments = {"teach": [*teaching, "--facts", path], "check": ["facts", "check", path]}
+    assert refused(*arguments[command]).startswith(f"{path}:2: subject_aliases[0]")
+
+
+def test_facts_check_shows_names_of_two_subjects_and_exits_2(tmp_path: Path, capsys, monkeypatch):
+    path = write_rows(tmp_path / "facts.jsonl", [FACTS[0], {**FACTS[1], "subject_aliases": ["ann"]}])
+    monkeypatch.setattr(sys, "argv", ["memlayers", "facts", "check", str(path)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2
+    out = capsys.readouterr().out
+    assert "1 shared names" in out and "shared name, lines 1, 2: 'ann' is a name of 'Ann', 'Bob'" in out
+
+
 def test_facts_check_shows_contradictions_and_exits_2(tmp_path: Path, capsys, monkeypatch):
     rows = [{"question": "q?", "answers": ["a"]}, {"question": "Q", "answers": ["b"]}]
     path = write_rows(tmp_path / "facts.jsonl", rows)
