@@ -124,11 +124,11 @@ def print_rows(results: Any) -> None:
 
 
 def print_table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
-    """A table on stdout."""
+    """A table on stdout; its first column is never wrapped."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(*head)
+    table = Table(Column(head[0], no_wrap=True), *head[1:])
     for line in lines:
         table.add_row(*line)
     Console().print(table)

@@ -292,19 +292,20 @@ class _Maker:
         def put(template: str, answer: str = fact.answer) -> str:
             return template.format(s=fact.subject, a=answer)
 
-        yield _asked("possessive", fact, put(frame.possessive))
-        yield _asked("statement", fact, put(frame.statement), scored="contained")
+        right = self._answers_about(fact)
+        yield _asked("possessive", fact, put(frame.possessive), right)
+        yield _asked("statement", fact, put(frame.statement), right, "contained")
         yield _asked("yes_no_true", fact, put(frame.yes_no), ("yes",), "first_word")
         same = self._of_relation[fact.relation]
-        wrong = [each.answer for each in same if not exact_match(each.answer, self._answers_about(fact))]
+        wrong = [each.answer for each in same if not exact_match(each.answer, right)]
         if wrong:
             other = self._rng(fact, "yes_no_false").choice(wrong)
             yield _asked("yes_no_false", fact, put(frame.yes_no, other), ("no",), "first_word")
-        yield _asked("negated", fact, put(frame.negated), self._answers_about(fact), "not_given")
+        yield _asked("negated", fact, put(frame.negated), right, "not_given")
         subjects = [name for each in same if exact_match(fact.answer, each.answers) for name in _spellings(each)]
         yield _asked("reversed", fact, put(frame.reversed), tuple(dict.fromkeys(subjects)), "contained")
         if frame.german:
-            yield _asked("german", fact, put(frame.german), scored="contained")
+            yield _asked("german", fact, put(frame.german), right, "contained")
 
     def _answers_about(self, fact: Fact) -> tuple[str, ...]:
         """What is right of the fact's subject and relation, by this fact or another."""
