@@ -92,6 +92,8 @@ def test_a_follow_up_names_the_subject_in_an_earlier_turn_only() -> None:
         (POET, "Ida Quillfeather's birth took place where?", "His birth took place where?"),
         (POET, "What place saw the birth of Ida Quillfeather?", "What place saw the birth of him?"),
         (POET, "In which city was Ida Quillfeather born?", "In which city was he born?"),
+        (POET, "Which town counts among its poets Ida Quillfeather?", "Which town counts among its poets him?"),
+        (POET, "Whose child is Ida Quillfeather?", "Whose child is he?"),
         (CAFE, "Tell me Café Lumen Group's owner.", "Tell me its owner."),
         (CAFE, "Who does Café Lumen Group belong to?", "Who does it belong to?"),
     ],

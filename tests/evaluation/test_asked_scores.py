@@ -43,7 +43,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """What the model alone says to a question, to be filled in."""
     said: dict[str, str] = {}
 
-    def answer(model: Any, tokenizer: Any, questions: Sequence[str]) -> list[str]:
+    def answer(model: Any, tokenizer: Any, questions: Sequence[str], progress: Any) -> list[str]:
         return [said.get(question, "?") for question in questions]
 
     monkeypatch.setattr(asked_scores, "answer_questions", answer)

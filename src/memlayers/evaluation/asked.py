@@ -156,12 +156,14 @@ def _without_punctuation(text: str) -> str:
 def _with_pronoun(question: str, subject: str, person: bool) -> str:
     """A question with a pronoun in place of its subject."""
     before, _, after = question.partition(subject)
+    word = (_words(before) or [""])[-1]
+    is_object = word in _PREPOSITIONS or (word not in ("", "is", "was") and not _words(after))
     if after.startswith(("'s", "’s")):
         pronoun, after = ("his" if person else "its"), after[2:]
-    elif person and re.search(r"\b(of|for|to|by|about|on|with|from|behind|in|than)\s+$", before):
-        pronoun = "him"
+    elif person:
+        pronoun = "him" if is_object else "he"
     else:
-        pronoun = "he" if person else "it"
+        pronoun = "it"
     return f"{before}{pronoun if before else pronoun.capitalize()}{after}"
 
 
@@ -195,6 +197,7 @@ _NAMED: Final[Mapping[str, Callable[[str], str]]] = MappingProxyType(
 )
 """What is done to the subject's name."""
 
+_PREPOSITIONS: Final = frozenset("about behind by for from in of on than to with".split())
 _SUFFIXES: Final = frozenset(("jr", "sr", "ii", "iii", "iv", "junior", "senior"))
 
 

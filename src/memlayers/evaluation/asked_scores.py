@@ -58,7 +58,7 @@ def evaluate_asked(
     for split in SPLITS:
         asked = _Asked(memory, f"Asked: {split}", taught_asked.get(split, ()), limit, quiet)
         if asked.items:
-            rows += _taught_rows(memory, split, asked, seed)
+            rows += _taught_rows(memory, split, asked, seed, quiet)
             examples += asked.examples(seed, taught=True)
         never = _Asked(memory, f"Never taught: {split}", never_asked.get(split, ()), limit, quiet)
         if never.items:
@@ -106,13 +106,14 @@ class _Asked:
         return random.Random(seed).sample(shown, min(EXAMPLES, len(shown)))
 
 
-def _taught_rows(memory: Memory, split: str, asked: _Asked, seed: int) -> list[Row]:
+def _taught_rows(memory: Memory, split: str, asked: _Asked, seed: int, quiet: bool) -> list[Row]:
     """What is recalled, by the answers and by the model alone, and how much of it is answered from the memory."""
     shares = {"recall": asked.right}
-    alone = [item for item in asked.items if isinstance(item.question, str)]
-    if alone:
-        said = answer_questions(memory.model, memory.tokenizer, [item.last for item in alone])
-        shares["recall_generated"] = [item.right(text) for item, text in zip(alone, said, strict=True)]
+    texts = [item for item in asked.items if isinstance(item.question, str)]
+    if texts:
+        with progress_bar(f"Model alone: {split}", len(texts), quiet=quiet) as advance:
+            said = answer_questions(memory.model, memory.tokenizer, [item.last for item in texts], progress=advance)
+        shares["recall_generated"] = [item.right(text) for item, text in zip(texts, said, strict=True)]
     shares["answered_by_memory"] = [answer.source == "memory" for answer in asked.answers]
     return _rows(shares, split, seed)
 
@@ -132,7 +133,7 @@ def _rows(shares: dict[str, list[bool]], split: str, seed: int) -> list[Row]:
 
 
 def _fits(memory: Memory, question: str | Conversation) -> bool:
-    """Whether a question leaves room for an answer in the backbone's context."""
+    """Whether a question leaves room for an answer in the backbone's context; a conversation is taken as one text."""
     try:
         encode_prompt(memory.tokenizer, _as_text(question), max_length=context_length(memory.model))
     except InputError:
