@@ -263,10 +263,8 @@ def test_never_taught_entities_are_asked_in_all_their_wordings() -> None:
 
 
 def test_an_alias_stands_in_the_place_of_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "memlayers.evaluation.asked._spellings",
-        lambda fact: (fact.subject, *(("Velvet Bluebird",) if fact.id == "cafe" else ())),
-    )
+    aliases = {CAFE.subject: ("Velvet Bluebird",)}
+    monkeypatch.setattr("memlayers.evaluation.asked._aliases_by_subject", lambda facts: aliases)
     found = _of(CAFE)
     assert found["alias"].question == "Please say who holds the title to Velvet Bluebird."
     assert found["reversed"].right("Velvet Bluebird")

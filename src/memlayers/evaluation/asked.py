@@ -201,9 +201,13 @@ _PREPOSITIONS: Final = frozenset("about behind by for from in of on than to with
 _SUFFIXES: Final = frozenset(("jr", "sr", "ii", "iii", "iv", "junior", "senior"))
 
 
-def _spellings(fact: Fact) -> tuple[str, ...]:
-    """The subject's name and its aliases."""
-    return (fact.subject, *getattr(fact, "subject_aliases", ()))
+def _aliases_by_subject(facts: Sequence[Fact]) -> dict[str, tuple[str, ...]]:
+    """The aliases of each subject that has some: all that its facts give."""
+    found: dict[str, dict[str, None]] = {}
+    for fact in facts:
+        for alias in getattr(fact, "subject_aliases", ()):
+            found.setdefault(fact.subject, {})[alias] = None
+    return {subject: tuple(aliases) for subject, aliases in found.items()}
 
 
 class _Maker:
@@ -218,12 +222,13 @@ class _Maker:
         self._facts = random.Random(f"{seed}:asked").sample(list(facts), len(facts))
         self.taught = {question_key(each) for fact in (facts if taught is None else taught) for each in fact.questions}
         known = [*facts, *(taught or ())]
-        self._names = {name.casefold() for fact in known for name in _spellings(fact)}
+        self._aliases = _aliases_by_subject(known)
+        self._names = {name.casefold() for fact in known for name in self._spellings(fact)}
         self._subjects_of: dict[str, set[str]] = defaultdict(set)  # the subjects whose wordings have a word
         self._of_relation: dict[str, list[Fact]] = defaultdict(list)
         for fact in known:
             self._of_relation[fact.relation].append(fact)
-            for word in _words(" ".join((*_spellings(fact), *fact.questions, *fact.unseen_questions))):
+            for word in _words(" ".join((*self._spellings(fact), *fact.questions, *fact.unseen_questions))):
                 self._subjects_of[word].add(fact.subject)
         self._base = {fact.id: self._wording(fact) for fact in self._facts}
 
@@ -239,6 +244,10 @@ class _Maker:
             if fact.subject and fact.relation:
                 yield from self._framed(fact, frame_of(fact.relation))
         yield from self._pairs()
+
+    def _spellings(self, fact: Fact) -> tuple[str, ...]:
+        """The subject's name and its aliases."""
+        return (fact.subject, *self._aliases.get(fact.subject, ()))
 
     def _rng(self, fact: Fact, purpose: str) -> random.Random:
         return random.Random(f"{self._seed}:{fact.id}:{purpose}")
@@ -267,8 +276,7 @@ class _Maker:
         """Those with another name in place of the subject's."""
         names = {split: named(fact.subject) for split, named in _NAMED.items()}
         names["one_misspelling"], names["two_misspellings"] = (self._misspelled(fact, edits) for edits in (1, 2))
-        if aliases := _spellings(fact)[1:]:
-            names["alias"] = self._rng(fact, "alias").choice(aliases)
+        names["alias"] = self._rng(fact, "alias").choice(self._aliases.get(fact.subject, ("",)))
         names["last_name"] = self._last_name(fact)
         for split, name in names.items():
             if name and name != fact.subject:
@@ -305,7 +313,7 @@ class _Maker:
             other = self._rng(fact, "yes_no_false").choice(wrong)
             yield _asked("yes_no_false", fact, put(frame.yes_no, other), ("no",), "first_word")
         yield _asked("negated", fact, put(frame.negated), right, "not_given")
-        subjects = [name for each in same if exact_match(fact.answer, each.answers) for name in _spellings(each)]
+        subjects = [name for each in same if exact_match(fact.answer, each.answers) for name in self._spellings(each)]
         yield _asked("reversed", fact, put(frame.reversed), tuple(dict.fromkeys(subjects)), "contained")
         if frame.german:
             yield _asked("german", fact, put(frame.german), right, "contained")
