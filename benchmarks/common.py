@@ -19,8 +19,11 @@ from memlayers.data.answers import exact_match
 from memlayers.data.entity_questions import read_entity_questions
 from memlayers.data.fact_files import read_facts
 from memlayers.data.facts import Fact
+from memlayers.editing.memory import Memory, load_memory
 from memlayers.evaluation.formatting import format_value
 from memlayers.evaluation.results import Row
+from memlayers.teaching.folders import work_folder
+from memlayers.teaching.teach import teach_facts
 from memlayers.teaching.teacher import Teacher, Watch
 from memlayers.utils.errors import InputError, WorkError
 from memlayers.utils.files import atomic_write_text, read_text
@@ -132,6 +135,20 @@ def taught(teacher: _Teacher) -> _Teacher:
 def teach(facts: Sequence[Fact], config: TeachConfig, watch: Watch | None = None, *, quiet: bool = True) -> Teacher:
     """Teaches facts to a memory that is kept nowhere but in the teacher's model."""
     return taught(Teacher(facts, config, watch=watch, quiet=quiet))
+
+
+def taught_memory(facts: Sequence[Fact], folder: Path, config: TeachConfig) -> Memory:
+    """The memory that an earlier call taught, or one that is taught now, from a checkpoint where there is one.
+
+    Raises:
+        InputError: it was taught with other settings.
+    """
+    if not folder.is_dir():
+        return teach_facts(facts, folder, config, resume=work_folder(folder).is_dir())
+    memory = load_memory(folder, dtype=config.machine.dtype)
+    if memory.teaching is None or (memory.teaching.config, memory.teaching.facts) != (config, len(facts)):
+        raise InputError(f"{folder}: taught with other settings; delete the folder, or name the run otherwise")
+    return memory
 
 
 def right(answers: Sequence[str], accepted: Iterable[Sequence[str]]) -> list[bool]:

@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/results.md from the results files, between their markers.
+"""Write the tables of README.md, docs/results.md and docs/asked.md from the results files, between their markers.
 
 A test compares the pages with the files.
 
@@ -40,6 +40,7 @@ COLUMNS = {
 }
 SEEDS = (7, 23)  # beside 137
 REAL = ROOT / "benchmarks" / "results" / "real"
+ASKED = ROOT / "benchmarks" / "results" / "asked" / "table.md"
 ROWS = (
     ("recall, taught phrasings", "recall", "taught"),
     ("recall, phrasings never taught", "recall", "unseen_phrasing"),
@@ -180,9 +181,15 @@ def edits() -> str:
     return "\n".join(lines) + "\n"
 
 
+def asked() -> str:
+    """The tables that `python -m benchmarks.asking.asked` left, if it has been run."""
+    return ASKED.read_text(encoding="utf-8") if ASKED.exists() else "Not measured yet.\n"
+
+
 PAGES = {
     "README.md": {"headline": headline},
     "docs/results.md": {"teaching": teaching, "speed": speed, "gpu": gpu, "edits": edits},
+    "docs/asked.md": {"asked": asked},
 }
 """The pages and their sections, each with what draws it."""
 

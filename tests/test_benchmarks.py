@@ -93,3 +93,18 @@ def test_the_table_of_real_backbones_is_drawn_over_seeds() -> None:
     assert rows["recall, never taught"] == ["93.0 % (89.0 % to 97.0 %), n 60", "50.0 % (49.0 % to 51.0 %), n 60"]
     assert rows["seeds"] == ["7, 23", "7"] and rows["CPU minutes of teaching"] == ["10.0", "10.0"]
     assert rows["questions for another relation accepted"] == ["25.0 %", ""]
+
+
+def test_asked_gives_each_subject_a_code_name_and_draws_a_table_a_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = importlib.import_module("benchmarks.asking.asked")
+    common = importlib.import_module("benchmarks.common")
+
+    def cell(backbone: str, seed: int, recall: float) -> Results:
+        rows = [Row("recall", "upper", recall, 10, recall, recall), Row("answered_by_memory", "upper", 1.0, 10)]
+        return Results({}, {"backbone": backbone, "facts": 20, "seed": seed}, rows)
+
+    page = asked.tables([cell("smollm2", 7, 0.5), cell("pocket", 7, 0.2), cell("pocket", 23, 0.4)])
+    assert page.index("pocket, 20 facts, seeds 7, 23:") < page.index("smollm2, 20 facts, seed 7:")
+    assert "| upper | 30.0 % [20.0 % to 40.0 %] |" in page and "| upper | 50.0 % [50.0 % to 50.0 %] |" in page
+    names = [f"{first} {second}" for first in asked.FIRST for second in asked.SECOND]
+    assert len(set(names)) == len(names) >= len(common.demo_facts())

@@ -17,8 +17,9 @@ WITHOUT_TORCH = (
     "cli", "comparison.names", "comparison.page", "comparison.run", "config.named_backbones", "config.sections",
     "config.teach", "data.answers", "data.entity_questions",
     "data.fact_files", "data.facts", "data.synthetic", "editing.config", "editing.fact_book", "editing.journal",
-    "editing.memory", "editing.report", "evaluation.probes", "evaluation.report", "evaluation.results",
-    "evaluation.statistics", "inference.folder", "inference.record", "performance.backbone_size", "performance.figures",
+    "editing.memory", "editing.report", "evaluation.asked", "evaluation.probes", "evaluation.report",
+    "evaluation.results", "evaluation.statistics", "inference.folder", "inference.record",
+    "performance.backbone_size", "performance.figures",
     "performance.plan", "performance.report", "sweep.grid", "sweep.page", "sweep.run", "utils.environment",
     "utils.errors", "utils.files", "utils.locks", "utils.progress",
 )  # fmt: skip

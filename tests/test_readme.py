@@ -32,7 +32,7 @@ def test_the_python_example_runs_and_the_memory_knows(
     assert "without: Tamsin" not in capital
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md", "docs/asked.md"])
 def test_the_figures_are_those_of_the_results_files(page: str):
     fill_tables = load_script("fill_tables")
     text = (ROOT / page).read_text(encoding="utf-8")
@@ -42,7 +42,7 @@ def test_the_figures_are_those_of_the_results_files(page: str):
 
 def test_every_table_of_results_is_filled_by_the_script():
     pages = load_script("fill_tables").PAGES
-    assert set(pages) == {"README.md", "docs/results.md"}
+    assert set(pages) == {"README.md", "docs/results.md", "docs/asked.md"}
     for page in pages:
         text = (ROOT / page).read_text(encoding="utf-8")
         for name in pages[page]:

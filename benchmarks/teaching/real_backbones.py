@@ -24,12 +24,11 @@ from statistics import mean
 from typing import Any, TypeVar
 
 from benchmarks import common
-from memlayers import TeachConfig, load_memory, teach_facts
 from memlayers.backbones import POCKET
 from memlayers.config.named_backbones import NAMED_BACKBONES
 from memlayers.config.teach import read_teach_config
 from memlayers.data.fact_files import public_questions, read_questions
-from memlayers.data.facts import Fact, Question
+from memlayers.data.facts import Question
 from memlayers.editing.memory import Memory
 from memlayers.evaluation.evaluate import cost_rows, score_model
 from memlayers.evaluation.formatting import format_value, percent
@@ -37,9 +36,7 @@ from memlayers.evaluation.known import known_text, questions_known
 from memlayers.evaluation.plots import COLOURS, to_png
 from memlayers.evaluation.results import Results, read_results, write_results
 from memlayers.sweep.page import new_figure
-from memlayers.teaching.folders import work_folder
 from memlayers.utils.environment import environment
-from memlayers.utils.errors import InputError
 from memlayers.utils.files import atomic_write_bytes, atomic_write_text, read_text
 
 RESULTS, MEMORIES = common.RESULTS / "real", common.WORK / "real"
@@ -112,7 +109,7 @@ def run(options: argparse.Namespace) -> Results:
     """Teaches and scores one cell."""
     config = read_teach_config(options.config, {"backbone": options.backbone, "seed": options.seed})
     facts = common.demo_facts(options.facts, options.seed)
-    memory = taught(facts, MEMORIES / place(options).stem, config)
+    memory = common.taught_memory(facts, MEMORIES / place(options).stem, config)
     began, rng = time.process_time(), random.Random(options.seed)
 
     def some(items: Sequence[Item]) -> list[Item]:
@@ -141,20 +138,6 @@ def run(options: argparse.Namespace) -> Results:
         "stages": {name: asdict(stage) for name, stage in report.stages.items()},
     }
     return Results(environment(device), {**told, **config.flags()}, rows, report.curve, examples)
-
-
-def taught(facts: list[Fact], folder: Path, config: TeachConfig) -> Memory:
-    """The memory that an earlier call taught, or one that is taught now, from a checkpoint where there is one.
-
-    Raises:
-        InputError: it was taught with other settings.
-    """
-    if not folder.is_dir():
-        return teach_facts(facts, folder, config, resume=work_folder(folder).is_dir())
-    memory = load_memory(folder, dtype=config.machine.dtype)
-    if memory.teaching is None or (memory.teaching.config, memory.teaching.facts) != (config, len(facts)):
-        raise InputError(f"{folder}: taught with other settings; give a --label, or delete the folder")
-    return memory
 
 
 def known(memory: Memory, options: argparse.Namespace) -> list[Question]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from memlayers.editing.config import EditConfig
     from memlayers.editing.memory import Memory, load_memory
     from memlayers.editing.report import EditRefused, EditReport
+    from memlayers.evaluation.asked_scores import evaluate_asked
     from memlayers.evaluation.diagnose import diagnose
     from memlayers.evaluation.evaluate import evaluate
     from memlayers.evaluation.probes import Diagnosis
@@ -73,6 +74,7 @@ __all__ = [
     "answer_questions",
     "diagnose",
     "evaluate",
+    "evaluate_asked",
     "load_backbone",
     "load_memory",
     "memory_layers",
@@ -115,6 +117,7 @@ _HOME: Final = MappingProxyType(
         "answer_questions": "inference.generation",
         "diagnose": "evaluation.diagnose",
         "evaluate": "evaluation.evaluate",
+        "evaluate_asked": "evaluation.asked_scores",
         "load_backbone": "backbones",
         "load_memory": "editing.memory",
         "memory_layers": "tuner",

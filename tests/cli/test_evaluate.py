@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from helpers.cli import Command
-from memlayers.data.fact_files import read_questions
+from memlayers.data.fact_files import read_questions, write_facts
+from memlayers.data.facts import Fact
+from memlayers.editing.memory import Memory
+from memlayers.evaluation.asked import splits_in
 from memlayers.evaluation.results import read_results
 from memlayers.inference.generation import Generated
 
@@ -69,6 +73,42 @@ def test_known_facts_may_be_facts(command: Command, memory: Path, facts: Path, t
     assert command("eval", memory, "--known", facts, "--out", out, "--device", "cpu", "--quiet")[0] == 0
     found = read_results(out).find("known_facts", "memory")
     assert found is not None and found.n == len(read_questions(facts)) == 4
+
+
+@pytest.fixture
+def _conversations_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a conversation the last message is asked, as long as `Memory.ask` takes no more than texts."""
+    ask = Memory.ask
+
+    def last_of_each(self: Memory, questions: Any, **options: Any) -> Any:
+        return ask(self, [q if isinstance(q, str) else q[-1]["content"] for q in questions], **options)
+
+    monkeypatch.setattr(Memory, "ask", last_of_each)
+
+
+@pytest.mark.usefixtures("_conversations_are_asked", "short_answers")
+def test_eval_asked_prints_a_line_for_each_split(command: Command, memory: Path, facts: Path, tmp_path: Path):
+    never = tmp_path / "never.jsonl"
+    write_facts(never, [Fact("c", "Cid", "Bern", ("Where was Cid born?",), "birth")])
+    out, report = tmp_path / "scores.json", tmp_path / "report"
+    flags = ["--asked", "--untaught", never, "--out", out, "--seed", 3, "--device", "cpu", "--quiet"]
+    code, said, _ = command("eval", memory, "--facts", facts, "--report", report, *flags)
+    assert code == 0
+    results = read_results(out)
+    splits = splits_in([results])
+    assert {"as_spelled", "lower", "statement", "yes_no_false", "follow_up"} <= set(splits)
+    lines = [line for line in said.splitlines() if line.split("│")[1:2] and line.split("│")[1].strip() in splits]
+    assert [line.split("│")[1].strip() for line in lines] == splits
+    recall, made_up = results.find("recall", "as_spelled"), results.find("fabricated", "as_spelled")
+    assert recall is not None and recall.n == 2 and made_up is not None and made_up.n == 1
+    assert results.config["untaught"] == str(never) and results.config["gate"] is True
+    assert (report / "recall.png").read_bytes().startswith(b"\x89PNG")
+    page = (report / "report.md").read_text()
+    assert all(f"| {split} |" in page for split in splits) and "Ann is from where?" in page
+    kept = tmp_path / "kept.json"
+    flags[flags.index(out)] = kept
+    assert command("eval", memory, *flags, "--questions", 1)[0] == 0  # the facts that the memory keeps
+    assert {row.n for row in read_results(kept).rows} == {1}
 
 
 def test_report_is_drawn_from_the_file_alone(command: Command, scores: Path, tmp_path: Path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -114,13 +114,21 @@ def open_memory(
 
 def print_rows(results: Any) -> None:
     """The rows as a table on stdout."""
-    from rich.console import Console
-    from rich.table import Table
-
     from memlayers.evaluation.formatting import format_value
 
-    table = Table("metric", "split", "value", "n", "95 % interval")
+    lines = []
     for row in results.rows:
         ends = [format_value(row.metric, end) for end in (row.ci_low, row.ci_high) if end is not None]
-        table.add_row(row.metric, row.split, format_value(row.metric, row.value), f"{row.n:,}", " to ".join(ends))
+        lines.append([row.metric, row.split, format_value(row.metric, row.value), f"{row.n:,}", " to ".join(ends)])
+    print_table(["metric", "split", "value", "n", "95 % interval"], lines)
+
+
+def print_table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
+    """A table on stdout; its first column is never wrapped."""
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    table = Table(Column(head[0], no_wrap=True), *head[1:])
+    for line in lines:
+        table.add_row(*line)
     Console().print(table)

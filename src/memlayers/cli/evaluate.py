@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from memlayers.cli.app import Backbone, Device, Folder, Gate, Quiet, app, open_memory, print_rows
+from memlayers.cli.app import Backbone, Device, Folder, Gate, Quiet, app, open_memory, print_rows, print_table
 from memlayers.utils.errors import InputError
 
 
@@ -30,10 +30,17 @@ def evaluate(
         Path | None, typer.Option(help="Questions like the facts', about what was never taught: abstention.")
     ] = None,
     text: Annotated[list[Path] | None, typer.Option(help="General text, e.g. WikiText-2; may be repeated.")] = None,
+    asked: Annotated[
+        bool,
+        typer.Option("--asked", help="Ask for the facts as people ask, in many ways: only --facts and --untaught."),
+    ] = False,
+    questions: Annotated[
+        int | None, typer.Option(min=1, help="With --asked: at most so many of each way to ask; all.")
+    ] = None,
     phrasings: Annotated[int | None, typer.Option(min=1, help="Taught phrasings asked per fact; all.")] = None,
     max_text_tokens: Annotated[int | None, typer.Option(min=2, help="Read so much of each text; all.")] = None,
     report: Annotated[Path | None, typer.Option(help="Also draw the report into this folder.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the choice of phrasings and the bootstrap.")] = 137,
+    seed: Annotated[int, typer.Option(help="Of the choice of questions and the bootstrap.")] = 137,
     protocol: Annotated[str | None, typer.Option(hidden=True)] = None,
     backbone: Backbone = None,
     gate: Gate = True,
@@ -49,38 +56,54 @@ def evaluate(
     from memlayers.inference.folder import read_adapter_config
     from memlayers.utils.files import check_output_directory, check_output_file, read_text
 
-    if facts is None and known is None and not qa and not text:
+    if asked:
+        if known is not None or qa or text or phrasings is not None or max_text_tokens is not None:
+            raise InputError("--asked asks for facts alone: leave out --known, --qa, --text and what belongs to them")
+    elif questions is not None:
+        raise InputError("--questions belongs to --asked: give both, or --phrasings")
+    elif facts is None and known is None and not qa and not text:
         raise InputError("nothing to score: give --facts, --known, --qa or --text")
-    if untaught is not None and facts is None:
+    elif untaught is not None and facts is None:
         raise InputError("--untaught is scored against what was taught: give --facts too")
     check_output_file(out)
     if report is not None:
         check_output_directory(report, replace=True)
     sets, texts = _named(qa or []), _named(text or [])
+    taught = read_facts(facts) if facts else []
+    never_taught: Any = (read_facts if asked else read_questions)(untaught) if untaught else []
     items: dict[str, Any] = {
-        "facts": read_facts(facts) if facts else [],
         "known": read_questions(known) if known else [],
         "qa": {name: read_questions(path) for name, path in sets.items()},
-        "untaught": read_questions(untaught) if untaught else [],
         "text": {name: read_text(path) for name, path in texts.items()},
     }
     read_adapter_config(memory)
-    from memlayers.evaluation.evaluate import evaluate as score
     from memlayers.evaluation.results import write_results
 
     opened = open_memory(memory, backbone=backbone, device=device, gate=gate, quiet=quiet)
-    results = score(opened, **items, phrasings=phrasings, max_text_tokens=max_text_tokens, seed=seed, quiet=quiet)
+    options: dict[str, Any] = {"untaught": never_taught, "seed": seed, "quiet": quiet}
+    if asked:
+        from memlayers.evaluation.asked_scores import evaluate_asked
+
+        results = evaluate_asked(opened, taught if facts else opened.facts, limit=questions, **options)
+    else:
+        from memlayers.evaluation.evaluate import evaluate as score
+
+        options |= {"phrasings": phrasings, "max_text_tokens": max_text_tokens}
+        results = score(opened, facts=taught, **items, **options)
     results.config |= {"gate": gate}
     results.config |= {
         name: str(value) for name, value in (("facts", facts), ("known", known), ("untaught", untaught)) if value
     }
     results.config |= {name: ", ".join(map(str, paths)) for name, paths in (("qa", qa), ("text", text)) if paths}
     write_results(out, results)
-    if report is not None:
-        from memlayers.evaluation.report import write_report
+    from memlayers.evaluation.report import asked_table, write_report
 
+    if report is not None:
         write_report(out, report)
-    print_rows(results)
+    if asked:
+        print_table(*asked_table([results], intervals=False))
+    else:
+        print_rows(results)
 
 
 @app.command(epilog="Example: memlayers known --backbone smollm2 --questions triviaqa.jsonl --out known.jsonl")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 _SHARES = frozenset(
-    "recall recall_containment teacher_forced_recall known_facts known_facts_containment known_lost qa_exact_match "
-    "qa_containment identical_logits answered fabricated unchanged_answers".split()
+    "recall recall_containment recall_generated teacher_forced_recall known_facts known_facts_containment known_lost "
+    "qa_exact_match qa_containment identical_logits answered answered_by_memory fabricated fabricated_by_memory "
+    "unchanged_answers".split()
 )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from memlayers.evaluation.asked import splits_in
 from memlayers.evaluation.formatting import format_value, percent, relative_change
 from memlayers.evaluation.results import Results, Row
 from memlayers.utils.errors import WorkError
@@ -31,7 +32,7 @@ def draw_results(results: Results) -> bytes:
     Raises:
         WorkError: matplotlib is missing.
     """
-    figure, (recall, perplexity, known) = _three_panels(height=3.6)
+    figure, (recall, perplexity, known) = _panels(height=3.6)
     _draw_recall(recall, results)
     named = results.find("exposures_per_fact", "all") is not None or bool(results.curve)
     for axes, metric in ((perplexity, "perplexity"), (known, "known_facts")):
@@ -55,7 +56,7 @@ def draw_runs(runs: Sequence[tuple[str, Results]]) -> bytes:
     Raises:
         WorkError: matplotlib is missing.
     """
-    figure, panels = _three_panels(height=4.1)
+    figure, panels = _panels(height=4.1)
     splits = (("recall", "taught"), ("perplexity", "memory"), ("known_facts", "memory"))
     last = max(_last_exposure(results) for _, results in runs)
     handles = []
@@ -80,6 +81,45 @@ def draw_runs(runs: Sequence[tuple[str, Results]]) -> bytes:
     _title(panels[1], "Perplexity, held-out text", f"{n_notes[1]} tokens; dashed: backbone")
     _title(panels[2], "Known facts, strict recall", f"{n_notes[2]}, lines: a sample; dashed: backbone")
     figure.legend(handles=handles, loc="outside upper left", ncols=min(len(runs), 4), frameon=False, fontsize=9)
+    return to_png(figure)
+
+
+def draw_asked(results: Results) -> bytes:
+    """What is recalled in each split of `memlayers eval --asked`, and what is made up there, as PNG.
+
+    Raises:
+        WorkError: matplotlib is missing.
+    """
+    from matplotlib.ticker import PercentFormatter
+
+    splits = splits_in([results])
+    figure, panels = _panels(1.6 + 0.27 * len(splits), widths=(1, 1))
+    shown = (
+        ("Taught facts", (("recall", "recall"), ("answered_by_memory", "answered by memory"))),
+        ("Entities never taught", (("fabricated", "made up"), ("fabricated_by_memory", "made up by memory"))),
+    )
+    for axes, (title, bars) in zip(panels, shown, strict=True):
+        for number, (metric, label) in enumerate(bars):
+            found = [(at, row) for at, split in enumerate(splits) if (row := results.find(metric, split))]
+            axes.barh(
+                [at + 0.4 * number - 0.2 for at, _ in found],
+                [row.value for _, row in found],
+                0.38,
+                xerr=_whiskers([row for _, row in found]),
+                color=COLOURS[number],
+                ecolor=_GREY,
+                label=label,
+            )
+        axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+        axes.set_yticks(range(len(splits)), splits)
+        axes.set_ylim(len(splits) - 0.4, -0.6)
+        axes.set_xlim(0.0, 1.03)
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+        axes.grid(visible=False)
+        axes.grid(axis="x", color="#e6e6e6", linewidth=0.8)
+        axes.legend(
+            loc="upper center", bbox_to_anchor=(0.5, -0.7 / len(splits)), ncols=2, frameon=False, fontsize=_SMALL
+        )
     return to_png(figure)
 
 
@@ -142,7 +182,7 @@ def _last_exposure(results: Results) -> float:
 # Parts of a picture
 
 
-def _three_panels(height: float) -> tuple[Figure, list[Axes]]:
+def _panels(height: float, widths: Sequence[float] = (1.5, 1, 1)) -> tuple[Figure, list[Axes]]:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -150,7 +190,7 @@ def _three_panels(height: float) -> tuple[Figure, list[Axes]]:
         raise WorkError("matplotlib is not installed, which draws the report; pip install matplotlib") from None
     figure = Figure(figsize=(11.5, height), dpi=150, layout="constrained")  # no pyplot: no state shared between calls
     FigureCanvasAgg(figure)
-    panels = list(figure.subplots(1, 3, width_ratios=(1.5, 1, 1)))
+    panels = list(figure.subplots(1, len(widths), width_ratios=widths))
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set_color(_GREY)
@@ -206,12 +246,10 @@ def _plot_track(axes: Axes, track: Track, colour: str, marker: str) -> None:
 
 
 def _plot_end(axes: Axes, at: float, row: Row, colour: str, marker: str, hollow: bool = False) -> None:
-    low = row.value if row.ci_low is None else row.ci_low
-    high = row.value if row.ci_high is None else row.ci_high
     axes.errorbar(
         [at],
         [row.value],
-        yerr=[[max(row.value - low, 0.0)], [max(high - row.value, 0.0)]],
+        yerr=_whiskers([row]),
         color=colour,
         marker=marker,
         markersize=7,
@@ -221,6 +259,13 @@ def _plot_end(axes: Axes, at: float, row: Row, colour: str, marker: str, hollow:
         clip_on=False,
         zorder=3,
     )
+
+
+def _whiskers(rows: Sequence[Row]) -> list[list[float]]:
+    """How far the intervals reach below the values, and above them; 0 where there is none."""
+    below = [0.0 if row.ci_low is None else max(row.value - row.ci_low, 0.0) for row in rows]
+    above = [0.0 if row.ci_high is None else max(row.ci_high - row.value, 0.0) for row in rows]
+    return [below, above]
 
 
 def _baseline(axes: Axes, row: Row | None) -> None:

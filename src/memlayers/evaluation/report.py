@@ -8,13 +8,26 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from statistics import mean
+from typing import Any, Final
 
+from memlayers.evaluation.asked import splits_in
 from memlayers.evaluation.formatting import format_value, percent, relative_change
-from memlayers.evaluation.plots import MOST_RUNS, draw_results, draw_runs
+from memlayers.evaluation.plots import MOST_RUNS, draw_asked, draw_results, draw_runs
 from memlayers.evaluation.results import HIGHER_IS_BETTER, Results, Row, read_results
 from memlayers.utils.errors import InputError
 from memlayers.utils.files import StrPath, atomic_write_bytes, atomic_write_text
+
+ASKED_COLUMNS: Final = (
+    ("recall", "recall"),
+    ("recall, model alone", "recall_generated"),
+    ("answered by memory", "answered_by_memory"),
+    ("n", "recall"),
+    ("made up", "fabricated"),
+    ("made up by memory", "fabricated_by_memory"),
+    ("n, never taught", "fabricated"),
+)
+"""What the table of `memlayers eval --asked` shows of each split: label and metric."""
 
 
 def write_report(results_path: StrPath, out_dir: StrPath) -> tuple[Path, Path]:
@@ -28,7 +41,7 @@ def write_report(results_path: StrPath, out_dir: StrPath) -> tuple[Path, Path]:
         WorkError: matplotlib is missing, or the disk is full.
     """
     results = read_results(results_path)
-    picture = draw_results(results)
+    picture = draw_asked(results) if splits_in([results]) else draw_results(results)
     paths = Path(out_dir) / "report.md", Path(out_dir) / "recall.png"
     atomic_write_bytes(paths[1], picture)
     atomic_write_text(paths[0], _markdown(results, Path(results_path).name, paths[1].name))
@@ -70,6 +83,24 @@ def _interval(row: Row) -> str:
 
 
 def _markdown(results: Results, source: str, picture: str) -> str:
+    parts, note = (_asked_parts if splits_in([results]) else _scored_parts)(results, picture)
+    if results.examples:
+        columns = list(dict.fromkeys(name for example in results.examples for name in example))
+        rows = [[_plain(example.get(name, "")) for name in columns] for example in results.examples]
+        parts += ["## Answers", markdown_table(columns, rows)]
+    machine = [(name, _plain(value)) for name, value in results.environment.items() if value is not None]
+    parts += [
+        "## Environment",
+        markdown_table(("", ""), machine),
+        "## Configuration",
+        f"```json\n{json.dumps(results.config, indent=1, ensure_ascii=False)}\n```",
+        f"Drawn from `{source}` alone. {note}",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _scored_parts(results: Results, picture: str) -> tuple[list[str], str]:
+    """What the report of an evaluation begins with, and the note that it ends with."""
     table = [
         (
             row.metric,
@@ -88,21 +119,58 @@ def _markdown(results: Results, source: str, picture: str) -> str:
         "Small markers: measured between epochs, recall and known facts on samples. Large markers: the rows below.",
         markdown_table(("metric", "split", "value", "95 % interval", "n", "better"), table, right=(2, 3, 4)),
     ]
-    if results.examples:
-        columns = list(dict.fromkeys(name for example in results.examples for name in example))
-        rows = [[_plain(example.get(name, "")) for name in columns] for example in results.examples]
-        parts += ["## Answers", markdown_table(columns, rows)]
-    machine = [(name, _plain(value)) for name, value in results.environment.items() if value is not None]
-    parts += [
-        "## Environment",
-        markdown_table(("", ""), machine),
-        "## Configuration",
-        f"```json\n{json.dumps(results.config, indent=1, ensure_ascii=False)}\n```",
-        f"Drawn from `{source}` alone. Recall is strict exact match in free generation; containment asks whether an "
-        "accepted answer's words stand in what was said, token F1 how many words they share; intervals are 95 %, by "
-        "bootstrap over the items.",
+    return parts, (
+        "Recall is strict exact match in free generation; containment asks whether an accepted answer's words stand in "
+        "what was said, token F1 how many words they share; intervals are 95 %, by bootstrap over the items."
+    )
+
+
+def _asked_parts(results: Results, picture: str) -> tuple[list[str], str]:
+    """The same of an evaluation in the splits of `memlayers eval --asked`."""
+    parts = [
+        "# Facts asked as people ask",
+        f"![recall, and what is made up, by split]({picture})",
+        markdown_table(*asked_table([results]), right=range(1, 1 + len(ASKED_COLUMNS))),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return parts, (
+        "A question is right as its split is scored, by strict match in most; made up is an answer, under abstention "
+        "and wrong, to a question about an entity that was never taught; intervals are 95 %, by bootstrap over the "
+        "items."
+    )
+
+
+def asked_table(runs: Sequence[Results], *, intervals: bool = True) -> tuple[list[str], list[list[str]]]:
+    """The table of `memlayers eval --asked`, a split per line: its head and its lines.
+
+    Args:
+        runs: one, or the same of several seeds: then their mean, from the lowest to the highest end of their intervals.
+        intervals: whether to show these.
+    """
+    lines = []
+    for split in splits_in(runs):
+        found = [[row for run in runs if (row := run.find(metric, split))] for _, metric in ASKED_COLUMNS]
+        pairs = zip(ASKED_COLUMNS, found, strict=True)
+        lines.append(
+            [split, *(_n(rows) if label.startswith("n") else _mean(rows, intervals) for (label, _), rows in pairs)]
+        )
+    return ["split", *(label for label, _ in ASKED_COLUMNS)], lines
+
+
+def _n(rows: Sequence[Row]) -> str:
+    """The number of items, or of the fewest and the most."""
+    ends = sorted({row.n for row in rows})
+    return "-".join(f"{n:,}" for n in dict.fromkeys((*ends[:1], *ends[-1:])))
+
+
+def _mean(rows: Sequence[Row], intervals: bool) -> str:
+    """The mean of some rows of one metric, and their intervals together; "" for none."""
+    if not rows:
+        return ""
+    value = format_value(rows[0].metric, mean(row.value for row in rows))
+    lows, highs = ([end for row in rows if (end := getattr(row, name)) is not None] for name in ("ci_low", "ci_high"))
+    if not (intervals and lows and highs):
+        return value
+    return f"{value} [{format_value(rows[0].metric, min(lows))} to {format_value(rows[0].metric, max(highs))}]"
 
 
 def _in_short(results: Results) -> list[str]:

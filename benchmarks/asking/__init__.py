@@ -1,0 +1,1 @@
+"""How facts are asked for, and what is answered then."""
