@@ -33,7 +33,7 @@ def test_ask_json(command: Command, memory: Path):
     assert json.loads(out) == {
         "question": FACTS[0].questions[0], "backbone": expected.backbone, "memory": expected.memory,
         "source": expected.source, "score": pytest.approx(expected.score), "threshold": expected.threshold,
-        "text": expected.text,
+        "text": expected.text, "asked": [{"text": FACTS[0].questions[0], "subject": "Ann", "taken_from": ""}],
     }  # fmt: skip
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from helpers.cli import Command
 from memlayers.data.fact_files import read_questions, write_facts
 from memlayers.data.facts import Fact
-from memlayers.editing.memory import Memory
 from memlayers.evaluation.asked import splits_in
 from memlayers.evaluation.results import read_results
 from memlayers.inference.generation import Generated
@@ -75,18 +73,7 @@ def test_known_facts_may_be_facts(command: Command, memory: Path, facts: Path, t
     assert found is not None and found.n == len(read_questions(facts)) == 4
 
 
-@pytest.fixture
-def _conversations_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a conversation the last message is asked, as long as `Memory.ask` takes no more than texts."""
-    ask = Memory.ask
-
-    def last_of_each(self: Memory, questions: Any, **options: Any) -> Any:
-        return ask(self, [q if isinstance(q, str) else q[-1]["content"] for q in questions], **options)
-
-    monkeypatch.setattr(Memory, "ask", last_of_each)
-
-
-@pytest.mark.usefixtures("_conversations_are_asked", "short_answers")
+@pytest.mark.usefixtures("short_answers")
 def test_eval_asked_prints_a_line_for_each_split(command: Command, memory: Path, facts: Path, tmp_path: Path):
     never = tmp_path / "never.jsonl"
     write_facts(never, [Fact("c", "Cid", "Bern", ("Where was Cid born?",), "birth")])

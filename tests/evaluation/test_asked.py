@@ -39,8 +39,9 @@ def _text(item: AskedQuestion) -> str:
     return item.question if isinstance(item.question, str) else json.dumps(item.question)
 
 
-def _of(fact: Fact, facts: list[Fact] = FACTS, **options: Any) -> dict[str, AskedQuestion]:
+def _of(fact: Fact, facts: list[Fact] | None = None, **options: Any) -> dict[str, AskedQuestion]:
     """The questions that ask for one fact alone, by split."""
+    facts = facts or [fact if each.id == fact.id else each for each in FACTS]
     asked = asked_questions(facts, 3, **options)
     return {split: item for split, items in asked.items() for item in items if item.facts == (fact.id,)}
 
@@ -262,10 +263,8 @@ def test_never_taught_entities_are_asked_in_all_their_wordings() -> None:
     assert found["yes_no_false"][0].right("No, it is not.")  # with an answer of a taught fact
 
 
-def test_an_alias_stands_in_the_place_of_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    aliases = {CAFE.subject: ("Velvet Bluebird",)}
-    monkeypatch.setattr("memlayers.evaluation.asked._aliases_by_subject", lambda facts: aliases)
-    found = _of(CAFE)
+def test_an_alias_stands_in_the_place_of_the_name() -> None:
+    found = _of(replace(CAFE, subject_aliases=("Velvet Bluebird",)))
     assert found["alias"].question == "Please say who holds the title to Velvet Bluebird."
     assert found["reversed"].right("Velvet Bluebird")
     assert "alias" not in _of(WORKS)

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from memlayers.backbones import load_backbone
+from memlayers.data.conversations import Asked
 from memlayers.data.facts import Fact
 from memlayers.evaluation import asked_scores
-from memlayers.evaluation.asked import SPLITS, Conversation, asked_questions
+from memlayers.evaluation.asked import SPLITS, asked_questions
 from memlayers.evaluation.asked_scores import evaluate_asked
 from memlayers.evaluation.report import asked_table
 from memlayers.evaluation.statistics import mean_interval
@@ -32,7 +33,7 @@ class Oracle:
         self.model, self.tokenizer = load_backbone(str(backbone), device="cpu")
         self.said, self.asked = said, []
 
-    def ask(self, questions: Sequence[str | Conversation], *, progress: Any = None) -> list[Answer]:
+    def ask(self, questions: Sequence[Asked], *, progress: Any = None) -> list[Answer]:
         self.asked += questions
         found = [self.said.get(q if isinstance(q, str) else q[-1]["content"], ("?", "unknown")) for q in questions]
         return [Answer(str(q), "own", text, source) for q, (text, source) in zip(questions, found, strict=True)]

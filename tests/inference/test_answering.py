@@ -36,6 +36,7 @@ def test_the_source_is_who_is_sure_enough(
     answers = iter(([memory], [backbone]))
     monkeypatch.setattr("memlayers.inference.answering.generate_answers", lambda *_, **__: next(answers))
     monkeypatch.setattr("memlayers.inference.answering.answer_thresholds", lambda _: (0.5, 0.8))
+    monkeypatch.setattr("memlayers.inference.answering.context_length", lambda _: 100)
     (answer,) = ask_model(torch.nn.Linear(1, 1), None, ["Who?"])  # type: ignore[arg-type]
     assert (answer.source, answer.text, answer.threshold) == (source, text, 0.5)
     assert answer.score == (memory.confidence if memory.opened else 0.0)

@@ -17,6 +17,7 @@ from memlayers.utils.errors import InputError, WorkError
 
 if TYPE_CHECKING:
     from memlayers.editing.memory import Memory
+    from memlayers.linking.config import LinkConfig
 
 
 class _Commands(TyperGroup):
@@ -100,13 +101,19 @@ def going_on_with_resume(work: Path) -> Iterator[None]:
 
 
 def open_memory(
-    folder: Path, *, backbone: str | None, device: str | None, gate: bool = True, quiet: bool = False
+    folder: Path,
+    *,
+    backbone: str | None,
+    device: str | None,
+    gate: bool = True,
+    quiet: bool = False,
+    links: LinkConfig | None = None,
 ) -> Memory:
     """Loads a memory under a bar."""
     from memlayers.editing.memory import load_memory
     from memlayers.utils.progress import progress_bar
 
-    opened = load_memory(folder, backbone=backbone, device=device, gate=gate, lazy=True)
+    opened = load_memory(folder, backbone=backbone, device=device, gate=gate, lazy=True, links=links)
     with progress_bar("Loading the memory", quiet=quiet):
         _ = opened.model
     return opened

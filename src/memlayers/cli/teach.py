@@ -26,8 +26,10 @@ from memlayers.cli.app import (
 )
 from memlayers.cli.flags import read_settings, with_flags
 from memlayers.config.teach import flag_fields
+from memlayers.data.conversations import Message
 from memlayers.inference.folder import TEACHING_FILE
 from memlayers.inference.record import TeachReport
+from memlayers.linking.config import LinkConfig
 from memlayers.utils.errors import InputError
 
 Settings = Annotated[Path | None, typer.Option(help="YAML file of settings; flags win over it.")]
@@ -179,6 +181,14 @@ def ask(
         bool,
         typer.Option("--abstain", help="Give one answer, the memory's or the backbone's, or say that it is unknown."),
     ] = False,
+    link: Annotated[
+        bool, typer.Option(help="Find the stored names in any spelling, and those that a chat's pronouns stand for.")
+    ] = True,
+    misspellings: Annotated[bool, typer.Option(help="Take what is nearly a stored name for it.")] = True,
+    chat: Annotated[
+        bool | None,
+        typer.Option(help="Lines go on from one another, or each stands alone. [at a terminal: chat]"),
+    ] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -187,10 +197,19 @@ def ask(
         raise InputError("a question is empty: ask something")
     from memlayers.utils.progress import progress_bar
 
-    opened = open_memory(memory, backbone=backbone, device=device, gate=gate)
+    links = LinkConfig(enabled=link, misspellings=misspellings)
+    opened = open_memory(memory, backbone=backbone, device=device, gate=gate, links=links)
+    said: list[Message] = []  # in the chat so far
+    in_chat = sys.stdin.isatty() if chat is None else chat
     for line in [question] if question is not None else _prompted_lines(echo=not as_json):
+        messages: list[Message] = [*said, {"role": "user", "content": line.strip()}]
         with progress_bar("Asking"):
-            answer = opened.ask(line.strip())
+            answer = opened.ask(messages)
+        if in_chat:
+            said = [*messages, {"role": "assistant", "content": answer.text if abstain else answer.memory}]
+        if not as_json:
+            for taken, subject in answer.taken:
+                print(f"  ({taken} taken for {subject})")
         if as_json:
             print(json.dumps({**dataclasses.asdict(answer), "text": answer.text}, ensure_ascii=False))
         elif abstain:

@@ -12,10 +12,11 @@ import random
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import torch
 
+from memlayers.data.conversations import Asked, question_of
 from memlayers.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ Loss: TypeAlias = Literal["answer", "full"]
 
 IGNORED_LABEL = -100
 """The label torch.nn.functional.cross_entropy skips."""
+
+_SPEAKERS: Final = {"system": "", "user": "Question: ", "assistant": "Answer: "}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +44,17 @@ class Encoded:
     labels: list[int]
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, question: str, *, max_length: int | None = None) -> list[int]:
-    r"""Encodes a question so that the model's next token starts the answer.
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, asked: Asked, *, max_length: int | None = None) -> list[int]:
+    r"""Encodes a question, or a conversation, so that the model's next token starts the answer.
 
-    A tokenizer with a chat template renders a single user message and its generation prompt, with the
-    template's own default system message, if it has one. Templates with a thinking mode (Qwen3) are asked for
-    the direct answer. Without a chat template the text is ``Question: {question}\nAnswer:``.
+    A tokenizer with a chat template renders a single user message, or the conversation, and its generation prompt,
+    with the template's own default system message, if it has one. Templates with a thinking mode (Qwen3) are asked
+    for the direct answer. Without a chat template the text is ``Question: {question}\nAnswer:``, in a conversation
+    after the questions and answers before it.
 
     Args:
         tokenizer: the backbone's tokenizer.
-        question: the question, as a user would type it.
+        asked: the question, as a user would type it, or the messages of a conversation.
         max_length: the context of the backbone in tokens; None does not check.
 
     Returns:
@@ -59,17 +63,18 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, question: str, *, max_leng
     Raises:
         InputError: the prompt leaves no room for an answer within `max_length`.
     """
+    messages = [{"role": "user", "content": asked}] if isinstance(asked, str) else [dict(each) for each in asked]
     if tokenizer.chat_template is None:
-        ids = plain_text_ids(tokenizer, f"Question: {question}\nAnswer:")
+        lines = [f"{_SPEAKERS[each['role']]}{each['content']}" for each in messages]
+        ids = plain_text_ids(tokenizer, "\n".join([*lines, "Answer:"]))
     else:
         # return_dict=False: transformers 5 returns a BatchEncoding otherwise, whose length is its number of
         # keys. enable_thinking is read by templates that think before they answer and ignored by all others.
-        messages = [{"role": "user", "content": question}]
         rendered: Any = tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_dict=False, enable_thinking=False
         )
         ids = [int(token) for token in rendered]
-    _check_length(question, needed=len(ids) + 1, max_length=max_length)
+    _check_length(question_of(asked), needed=len(ids) + 1, max_length=max_length)
     return ids
 
 

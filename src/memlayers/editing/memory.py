@@ -7,11 +7,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
+from memlayers.data.conversations import is_conversation
 from memlayers.data.facts import Fact, aliases_by_subject
 from memlayers.editing.config import EditConfig
 from memlayers.editing.fact_book import FactBook
 from memlayers.editing.report import EditReport
 from memlayers.inference.folder import WEIGHTS_FILE, read_adapter_config
+from memlayers.linking.config import LinkConfig
 from memlayers.utils.errors import InputError
 from memlayers.utils.files import check_replaceable, recover_directory, was_moved_aside
 from memlayers.utils.locks import writing_alone
@@ -19,9 +21,11 @@ from memlayers.utils.locks import writing_alone
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from memlayers.data.conversations import Asked
     from memlayers.editing.editor import Editor
     from memlayers.inference.answering import Answer
     from memlayers.inference.record import Teaching, TeachReport
+    from memlayers.linking.linker import Linker
 
 _Loader: TypeAlias = "Callable[[], tuple[Any, PreTrainedTokenizerBase]]"
 
@@ -40,9 +44,13 @@ class Memory:
         edits: how edits write; None for the defaults.
         autosave: save each edit as it is made. Otherwise `save`, or the end of the ``with`` block, saves all at once.
         quiet: no progress bars.
+        links: how names in questions are linked to the stored subjects; None for the defaults.
+        linker: finds the stored subjects in a question, in place of the built-in one.
 
     Attributes:
         folder: where it is saved, or None.
+        links: how names in questions are linked.
+        linker: that was given, or None.
         edits: how edits write, from the first one on.
         autosave: whether each edit is saved as it is made.
         quiet: whether edits show no progress bars, from the first one on.
@@ -57,9 +65,12 @@ class Memory:
         edits: EditConfig | None = None,
         autosave: bool = True,
         quiet: bool = True,
+        links: LinkConfig | None = None,
+        linker: Linker | None = None,
     ) -> None:
         self.folder = None if folder is None else Path(folder)
         self.edits, self.autosave, self.quiet = edits or EditConfig(), autosave, quiet
+        self.links, self.linker = links or LinkConfig(), linker
         self._model, self._tokenizer = model, tokenizer
         self._loader: _Loader | None = None
         self._version = None if self.folder is None else _version(self.folder)
@@ -67,6 +78,8 @@ class Memory:
         self._editor: Editor | None = None
         self._lock: ExitStack | None = None
         self._closed = False
+        self._made_linker: tuple[list[Fact], Linker] | None = None  # of these facts
+        self._no_facts: list[Fact] = []
 
     @property
     def model(self) -> Any:
@@ -120,32 +133,40 @@ class Memory:
     # -- asking -------------------------------------------------------------------------------------------------------
 
     @overload
-    def ask(self, questions: str, *, batch_size: int = ..., progress: Any = ...) -> Answer: ...  # type: ignore[overload-overlap]  # a text is a sequence of texts too
+    def ask(self, questions: Asked, *, batch_size: int = ..., progress: Any = ...) -> Answer: ...  # type: ignore[overload-overlap]  # a text is a sequence of texts too
 
     @overload
-    def ask(self, questions: Sequence[str], *, batch_size: int = ..., progress: Any = ...) -> list[Answer]: ...
+    def ask(self, questions: Sequence[Asked], *, batch_size: int = ..., progress: Any = ...) -> list[Answer]: ...
 
     def ask(
-        self, questions: str | Sequence[str], *, batch_size: int = 128, progress: Any = None
+        self, questions: Asked | Sequence[Asked], *, batch_size: int = 128, progress: Any = None
     ) -> Answer | list[Answer]:
         """Answers each question by greedy generation, with the memory and by the bare backbone.
 
+        Names of stored subjects are found in any spelling, and a pronoun in a conversation stands for the subject that
+        was named last (docs/asked.md): `Answer.asked` says what the memory was asked.
+
         Args:
-            questions: one, or any number.
+            questions: one, or any number; each a text, or the messages of a conversation, whose last one asks:
+                ``[{"role": "user", "content": "Tell me about Kylotonn."}, ...]``.
             batch_size: questions per batch.
             progress: called with the number of questions answered after each batch, with the memory and without.
 
         Returns:
-            One answer for a text, otherwise a list of one per question.
+            One answer for a text or a conversation, otherwise a list of one per question.
 
         Raises:
-            InputError: a question is empty, or fills the backbone's context.
+            InputError: a question is empty, or fills the backbone's context; a message is none.
         """
         from memlayers.inference.answering import ask_model
 
-        asked = [questions] if isinstance(questions, str) else questions
-        answers = ask_model(self.model, self.tokenizer, asked, batch_size=batch_size, progress=progress)
-        return answers[0] if isinstance(questions, str) else answers
+        one = isinstance(questions, str) or is_conversation(questions)
+        asked: Any = [questions] if one else questions
+        answers = ask_model(
+            self.model, self.tokenizer, asked, linker=self._linker(), focus=self.links.focus,
+            batch_size=batch_size, progress=progress,
+        )  # fmt: skip
+        return answers[0] if one else answers
 
     # -- editing ------------------------------------------------------------------------------------------------------
 
@@ -296,6 +317,24 @@ class Memory:
 
     # -- what is opened when ------------------------------------------------------------------------------------------
 
+    def _linker(self) -> Linker | None:
+        """What finds the stored subjects in a question: made once for the facts as they are; None where none does."""
+        if self.linker is not None or not self.links.enabled:
+            return self.linker
+        from memlayers.linking.linker import NameLinker, ordinary_words
+
+        facts = self._named_facts()
+        if self._made_linker is None or self._made_linker[0] is not facts:
+            self._made_linker = facts, NameLinker(facts, self.links, ordinary_words(self.tokenizer))
+        return self._made_linker[1]
+
+    def _named_facts(self) -> list[Fact]:
+        """The stored facts as far as they are known; another process may have edited them since."""
+        try:
+            return self._read_book().facts
+        except InputError:
+            return self._no_facts
+
     def _load(self) -> None:
         """Loads the model where it is not there yet."""
         if self._loader is not None:
@@ -360,6 +399,8 @@ def load_memory(
     autosave: bool = True,
     quiet: bool = True,
     lazy: bool = False,
+    links: LinkConfig | None = None,
+    linker: Linker | None = None,
 ) -> Memory:
     """Opens a memory. Any number of processes may; it is locked from its first edit on.
 
@@ -375,6 +416,8 @@ def load_memory(
         quiet: no progress bars while it is edited.
         lazy: load the backbone and the weights when they are first needed: what can be refused without them is then
             refused at once, and errors in them are raised later.
+        links: how names in questions are linked to the stored subjects; None for the defaults.
+        linker: finds the stored subjects in a question, in place of the built-in one (`memlayers.linking.linker`).
 
     Raises:
         InputError: not a memory folder, a damaged one, or one made for another backbone.
@@ -384,7 +427,7 @@ def load_memory(
         with writing_alone(folder):
             recover_directory(folder)
     read_adapter_config(folder)
-    memory = Memory(None, None, folder, edits=edits, autosave=autosave, quiet=quiet)  # type: ignore[arg-type]  # loaded below
+    memory = Memory(None, None, folder, edits=edits, autosave=autosave, quiet=quiet, links=links, linker=linker)  # type: ignore[arg-type]  # loaded below
 
     def load() -> tuple[Any, PreTrainedTokenizerBase]:
         from memlayers.inference.loading import load_adapter

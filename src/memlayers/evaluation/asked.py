@@ -16,7 +16,8 @@ from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
 from memlayers.data.answers import contains_answer, exact_match
-from memlayers.data.facts import Fact, question_key
+from memlayers.data.conversations import Asked, Message, question_of
+from memlayers.data.facts import Fact, aliases_by_subject, question_key
 from memlayers.evaluation.asked_frames import (
     ANY_RELATION,
     OPENING,
@@ -28,9 +29,6 @@ from memlayers.evaluation.asked_frames import (
     frame_of,
 )
 from memlayers.evaluation.results import Results
-
-Conversation: TypeAlias = list[dict[str, str]]
-"""Messages, each a role ("user" or "assistant") and its content; the last one is the question."""
 
 Scored: TypeAlias = Literal["strict", "contained", "first_word", "not_given"]
 
@@ -50,14 +48,14 @@ class AskedQuestion:
 
     split: str
     facts: tuple[str, ...]
-    question: str | Conversation
+    question: Asked
     answers: tuple[tuple[str, ...], ...]
     scored: Scored
 
     @property
     def last(self) -> str:
         """The question without the conversation before it."""
-        return self.question if isinstance(self.question, str) else self.question[-1]["content"]
+        return question_of(self.question)
 
     def right(self, said: str) -> bool:
         """Whether what was said answers the question, as its split is scored."""
@@ -173,7 +171,7 @@ def _joined(first: str, second: str, name: str) -> str:
     return f"{first.rstrip(' .?!')}, and {second if keeps else second[0].lower() + second[1:]}"
 
 
-def _conversation(*turns: tuple[str, str]) -> Conversation:
+def _conversation(*turns: tuple[str, str]) -> list[Message]:
     return [{"role": role, "content": content} for role, content in turns]
 
 
@@ -201,15 +199,6 @@ _PREPOSITIONS: Final = frozenset("about behind by for from in of on than to with
 _SUFFIXES: Final = frozenset(("jr", "sr", "ii", "iii", "iv", "junior", "senior"))
 
 
-def _aliases_by_subject(facts: Sequence[Fact]) -> dict[str, tuple[str, ...]]:
-    """The aliases of each subject that has some: all that its facts give."""
-    found: dict[str, dict[str, None]] = {}
-    for fact in facts:
-        for alias in getattr(fact, "subject_aliases", ()):
-            found.setdefault(fact.subject, {})[alias] = None
-    return {subject: tuple(aliases) for subject, aliases in found.items()}
-
-
 class _Maker:
     """Makes the questions of `asked_questions`; those in a taught wording are among them.
 
@@ -222,7 +211,7 @@ class _Maker:
         self._facts = random.Random(f"{seed}:asked").sample(list(facts), len(facts))
         self.taught = {question_key(each) for fact in (facts if taught is None else taught) for each in fact.questions}
         known = [*facts, *(taught or ())]
-        self._aliases = _aliases_by_subject(known)
+        self._aliases = aliases_by_subject(known)
         self._names = {name.casefold() for fact in known for name in self._spellings(fact)}
         self._subjects_of: dict[str, set[str]] = defaultdict(set)  # the subjects whose wordings have a word
         self._of_relation: dict[str, list[Fact]] = defaultdict(list)
@@ -349,7 +338,7 @@ class _Maker:
 def _asked(
     split: str,
     fact: Fact,
-    question: str | Conversation,
+    question: Asked,
     answers: tuple[str, ...] | None = None,
     scored: Scored = "strict",
 ) -> AskedQuestion:

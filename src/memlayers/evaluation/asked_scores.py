@@ -8,10 +8,11 @@ from itertools import islice
 from typing import Any, Final
 
 from memlayers.backbones import context_length
+from memlayers.data.conversations import Asked, messages_of
 from memlayers.data.encoding import encode_prompt
 from memlayers.data.facts import Fact
 from memlayers.editing.memory import Memory
-from memlayers.evaluation.asked import SPLITS, AskedQuestion, Conversation, asked_questions
+from memlayers.evaluation.asked import SPLITS, AskedQuestion, asked_questions
 from memlayers.evaluation.results import Results, Row
 from memlayers.evaluation.statistics import mean_interval
 from memlayers.inference.answering import Answer
@@ -132,17 +133,17 @@ def _rows(shares: dict[str, list[bool]], split: str, seed: int) -> list[Row]:
     return [Row.from_estimate(metric, split, mean_interval(each, seed)) for metric, each in shares.items()]
 
 
-def _fits(memory: Memory, question: str | Conversation) -> bool:
-    """Whether a question leaves room for an answer in the backbone's context; a conversation is taken as one text."""
+def _fits(memory: Memory, question: Asked) -> bool:
+    """Whether a question leaves room for an answer in the backbone's context."""
     try:
-        encode_prompt(memory.tokenizer, _as_text(question), max_length=context_length(memory.model))
+        encode_prompt(memory.tokenizer, question, max_length=context_length(memory.model))
     except InputError:
         return False
     return True
 
 
-def _as_text(question: str | Conversation) -> str:
+def _as_text(question: Asked) -> str:
     """A question as one text, the messages of a conversation after each other."""
     if isinstance(question, str):
         return question
-    return " / ".join(f"{message['role']}: {message['content']}" for message in question)
+    return " / ".join(f"{message['role']}: {message['content']}" for message in messages_of(question))

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from memlayers.backbones import context_length
+from memlayers.data.conversations import Asked, Message, messages_of, question_of
+from memlayers.data.encoding import encode_prompt
 from memlayers.inference.confidence import answer_thresholds, calibrated_confidence, prior_entry, relation_scores
-from memlayers.inference.generation import Generated, generate_answers
+from memlayers.inference.generation import MAX_NEW_TOKENS, Generated, generate_answers
+from memlayers.linking.standalone import Standalone, standalone_questions
 from memlayers.tuner.handle import active_memories, without_memory
-from memlayers.utils.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from memlayers.linking.linker import Linker
 
 UNKNOWN = "I was not taught that."
 
@@ -22,14 +27,15 @@ class Answer:
     """What is answered to one question, with and without the memory, and which of the two is worth saying.
 
     Attributes:
-        question: as it was asked.
+        question: as it was asked; of a conversation its last message.
         backbone: the bare backbone's answer.
-        memory: the answer with the memory.
+        memory: the answer with the memory; of several subjects each one's, behind its name.
         source: "memory", "backbone", or "unknown" where neither is confident enough of its answer.
         score: 0 to 1, that the memory holds the answer: 0 where its gate stayed closed for the question, or where
             something else is asked than was taught of the subject; otherwise the probability that the model with the
             memory gave to its answer.
         threshold: the score from which the memory's answer is given, settled in teaching.
+        asked: what the memory was asked, one question per stored subject.
     """
 
     question: str
@@ -38,40 +44,85 @@ class Answer:
     source: str = "memory"
     score: float = 1.0
     threshold: float = 0.0
+    asked: tuple[Standalone, ...] = ()
 
     @property
     def text(self) -> str:
         """What to say: the answer of the source, or `UNKNOWN`."""
         return {"memory": self.memory, "backbone": self.backbone}.get(self.source, UNKNOWN)
 
+    @property
+    def taken(self) -> list[tuple[str, str]]:
+        """Which words were taken for which subject, where these are not its spelling."""
+        return [(each.taken_from, each.subject) for each in self.asked if each.taken_from]
+
 
 def ask_model(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[str],
+    questions: Sequence[Asked],
     *,
+    linker: Linker | None = None,
+    focus: bool = True,
     batch_size: int = 128,
     progress: Any = None,
 ) -> list[Answer]:
     """Answers each question by greedy generation, with the memory and by the bare backbone.
 
+    The memory is asked what stands alone (linking/standalone.py), the backbone what was asked.
+
     Args:
         model: a PEFT model with a memory.
         tokenizer: the backbone's.
-        questions: any number.
+        questions: any number; each a text, or the messages of a conversation.
+        linker: finds the stored subjects in a question; None asks the memory what was asked.
+        focus: whether in a conversation the subject that was named last stands for a pronoun.
         batch_size: questions per batch.
         progress: called with the number of questions answered after each batch, with the memory and without.
 
     Raises:
         InputError: a question is empty, or fills the backbone's context.
     """
-    if not all(question.strip() for question in questions):
-        raise InputError("a question is empty: ask something")
+    conversations = [messages_of(each) for each in questions]
+    asked = [
+        [Standalone(messages[-1]["content"])] if linker is None else
+        standalone_questions(messages, linker, focus=focus)
+        for messages in conversations
+    ]  # fmt: skip
+    texts = list(dict.fromkeys(each.text for own in asked for each in own))
     options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
-    memory = generate_answers(model, tokenizer, questions, **options)
+    memory = dict(zip(texts, generate_answers(model, tokenizer, texts, **options), strict=True))
     with without_memory(model):
-        backbone = generate_answers(model, tokenizer, questions, **options)
-    return judge_answers(model, tokenizer, questions, memory, backbone)
+        fitting = [_fitting(model, tokenizer, messages) for messages in conversations]
+        backbone = generate_answers(model, tokenizer, fitting, **options)
+    put = [(i, each) for i, own in enumerate(asked) for each in own]
+    said = [
+        # On what the memory does not hold the whole conversation counts, which the backbone alone has read.
+        memory[each.text] if memory[each.text].opened or len(conversations[i]) == 1 else backbone[i]
+        for i, each in put
+    ]
+    judged = iter(judge_answers(model, tokenizer, [each.text for _, each in put], said, [backbone[i] for i, _ in put]))
+    return [
+        _together(question_of(question), own, [next(judged) for _ in own])
+        for question, own in zip(questions, asked, strict=True)
+    ]
+
+
+def _fitting(model: Any, tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list[Message]:
+    """The latest messages of a conversation that leave room for an answer in the backbone's context."""
+    room = context_length(model) - MAX_NEW_TOKENS
+    while len(messages) > 1 and len(encode_prompt(tokenizer, messages)) > room:
+        messages = messages[1:]
+    return messages
+
+
+def _together(question: str, asked: Sequence[Standalone], answers: Sequence[Answer]) -> Answer:
+    """One answer of those to a question's parts: of what the memory holds, or else of all."""
+    held = [pair for pair in zip(asked, answers, strict=True) if pair[1].source == "memory"]
+    parts = held or list(zip(asked, answers, strict=True))
+    least = min((answer for _, answer in parts), key=lambda answer: answer.score)
+    text = "; ".join(f"{each.subject}: {answer.memory}" for each, answer in parts) if len(parts) > 1 else least.memory
+    return replace(least, question=question, memory=text, asked=tuple(asked))
 
 
 def judge_answers(

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from memlayers.backbones import context_length, takes_logits_to_keep
+from memlayers.data.conversations import Asked
 from memlayers.data.encoding import collate_prompts, encode_prompt, end_token_id, ends_at_newline, pad_token_id
 from memlayers.inference.shared_prefix import SharedPrefix, shared_prefix
 from memlayers.tuner.current import Recorder, holding
@@ -43,7 +44,7 @@ class Generated:
 def generate_answers(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[str],
+    questions: Sequence[Asked],
     *,
     max_new_tokens: int = MAX_NEW_TOKENS,
     batch_size: int = 128,
@@ -59,7 +60,7 @@ def generate_answers(
     Args:
         model: a causal LM, with or without a memory.
         tokenizer: its tokenizer.
-        questions: any number, also none.
+        questions: any number, also none; each a text, or the messages of a conversation.
         max_new_tokens: longest answer, in tokens.
         batch_size: questions per batch.
         prefix: what all prompts begin with, if the model has read it already.

@@ -1,0 +1,281 @@
+"""Finds the stored subjects that a text mentions: by name, alias or derived form, in any spelling, or misspelt.
+
+Case, accents, width, punctuation and spaces do not count (`folding.folded`). What may be part of a longer name is no
+mention, nor is an ordinary word in lower case that is somebody's name: "will" is not "Will".
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
+
+from memlayers.data.facts import Fact, aliases_by_subject, folded
+from memlayers.linking.config import LinkConfig
+from memlayers.linking.derived_forms import derived_forms, is_person
+from memlayers.linking.mention_forms import subject_mentions
+from memlayers.linking.misspellings import Misspellings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+How = Literal["name", "derived", "misspelt"]
+
+_WORD: Final = re.compile(r"[^\W_]+")
+_APART: Final = re.compile(r"[?!\n;]")  # between two words that are not of one name
+_SHORT: Final = 3  # letters of a word that a full stop may shorten: "St. Denis", "John A. Pearson"
+_BEGINS: Final = re.compile(r"[.?!:\n\"“(]\s*$")  # before the first word of a sentence
+_BESIDE: Final = re.compile(r"[ -]|\. ")  # between two words of one name
+_JOINED_BEFORE: Final = re.compile(r"(&|\b(von|van|de|del|di|da|du|la|le|der|ten|bin|al|el|St\.))\s*-?$", re.IGNORECASE)
+_JOINED_BEHIND: Final = re.compile(r"\s*(&|(von|van|de|del|di|da|du|der|bin)\b)", re.IGNORECASE)
+_ROMAN: Final = re.compile(r"[ivxlcdm]+")
+_MOST_FACTS_FOR_WORDS: Final = 2000
+_FUNCTION_WORDS: Final = frozenset(
+    "a about again an and are as at by did do does for from had has have her his how in into is it its me of on or our "
+    "she tell that the their them they this to was we were what when where which who whom whose why will with would you"
+    .split()
+)  # fmt: skip
+
+
+class Mention(NamedTuple):
+    """A place in a text that mentions a stored subject.
+
+    Attributes:
+        start: in characters.
+        end: in characters, exclusive.
+        subjects: as the facts spell them; several where the text does not say which of them is meant.
+        how: by its name (or an alias), by a form derived from it, or misspelt.
+    """
+
+    start: int
+    end: int
+    subjects: tuple[str, ...]
+    how: How = "name"
+
+
+class Linker(Protocol):
+    """Finds the stored subjects that a text mentions: the built-in `NameLinker`, or any other in its place."""
+
+    def mentions(self, text: str) -> list[Mention]:
+        """The mentions in a text, in their order, none within another."""
+        ...
+
+
+class _Known(NamedTuple):
+    """What folded letters stand for.
+
+    Attributes:
+        subjects: whose name they are.
+        spellings: how these are written.
+        rule: by which they are derived; "" for a name or an alias.
+    """
+
+    subjects: tuple[str, ...]
+    spellings: tuple[str, ...]
+    rule: str
+
+
+class _Word(NamedTuple):
+    start: int
+    end: int
+    letters: str
+
+
+class NameLinker:
+    """The built-in linker: compares folded letters.
+
+    Args:
+        facts: that are stored.
+        config: which forms are looked for; None for all.
+        ordinary: whether a word in lower case is an ordinary one; None takes none for one.
+
+    Attributes:
+        config: which forms are looked for.
+        people: the subjects that are persons.
+    """
+
+    def __init__(
+        self,
+        facts: Sequence[Fact],
+        config: LinkConfig | None = None,
+        ordinary: Callable[[str], bool] | None = None,
+    ) -> None:
+        self.config = config or LinkConfig()
+        self._ordinary = ordinary or (lambda word: False)
+        of_subject: dict[str, list[Fact]] = {}
+        for fact in facts:
+            if fact.subject:
+                of_subject.setdefault(fact.subject, []).append(fact)
+        self.people = frozenset(subject for subject, own in of_subject.items() if is_person(own))
+        self._known = _known_names(of_subject, self.people, self.config)
+        self._longest = max(
+            (len(_words(each)) for known in self._known.values() for each in known.spellings), default=0
+        )
+        self._common = _common_words([fact for own in of_subject.values() for fact in own][:_MOST_FACTS_FOR_WORDS])
+        named = [letters for letters, known in self._known.items() if not known.rule]
+        self._misspellings = Misspellings(named if self.config.misspellings else ())
+
+    def mentions(self, text: str) -> list[Mention]:
+        """The mentions in a text (in Unicode form NFC, as are the places), in their order, none within another."""
+        text = unicodedata.normalize("NFC", text)
+        words = _words(text)
+        found: list[tuple[int, int, _Known]] = []  # the first word, the one behind the last, what they stand for
+        for first, behind, letters in _runs(text, words, self._longest + 1):
+            known = self._known.get(letters)
+            if known is not None and not any(first < end and start < behind for start, end, _ in found):
+                found.append((first, behind, known))
+        kept = [each for each in sorted(found, key=lambda each: each[0]) if self._is_meant(text, words, *each)]
+        if not kept and all(known.rule for _, _, known in found):  # no name is met exactly
+            return self._misspelt(text, words)
+        return [
+            Mention(words[first].start, words[behind - 1].end, known.subjects, "derived" if known.rule else "name")
+            for first, behind, known in kept
+        ]
+
+    def _misspelt(self, text: str, words: Sequence[_Word]) -> list[Mention]:
+        """The one mention of a name that is nearly spelled rightly, where just one name is near."""
+        near: dict[str, tuple[int, int, int]] = {}  # per name: edits, words, and the first word, of the nearest run
+        common = [self._is_common(text, word) for word in words]
+        for first, behind, letters in _runs(text, words, self._longest):
+            if all(common[first:behind]):
+                continue
+            numerals = _numerals(word.letters for word in words[first:behind])
+            for name, edits in self._misspellings.near(letters):
+                if all(_numerals(map(folded, each.split())) != numerals for each in self._known[name].spellings):
+                    continue  # "Henry VI" is not "Henry VII"
+                better = edits, behind - first, first
+                near[name] = min(near.get(name, better), better)
+        meant = {
+            name: each for name, each in near.items()
+            if self._is_meant(text, words, each[2], each[2] + each[1], self._known[name], misspelt=True)
+        }  # fmt: skip
+        subjects = {self._known[name].subjects for name in meant}
+        if len(subjects) != 1 or len(only := next(iter(subjects))) != 1:
+            return []
+        _, size, first = min(meant.values())
+        return [Mention(words[first].start, words[first + size - 1].end, only, "misspelt")]
+
+    def _is_common(self, text: str, word: _Word) -> bool:
+        """Whether a word is an ordinary one, or one of the facts' wordings."""
+        spelled = text[word.start : word.end]
+        return word.letters in self._common or (spelled.islower() and self._ordinary(spelled))
+
+    def _is_meant(
+        self, text: str, words: Sequence[_Word], first: int, behind: int, known: _Known, *, misspelt: bool = False
+    ) -> bool:
+        """Whether a run of words that spells a name mentions it: not where it is ordinary, or part of a longer name."""
+        spelled = text[words[first].start : words[behind - 1].end]
+        outside = [text[w.start : w.end] for i, w in enumerate(words) if not first <= i < behind]
+        lower = text.islower()
+        capitals_tell = any(word[0].islower() for word in outside) and not lower
+        if spelled in known.spellings and not known.rule and not capitals_tell:
+            return True
+        told = capitals_tell and not spelled.islower()  # a capital that says that it is a name
+        if behind - first == 1 and spelled not in known.spellings and not told and self._ordinary(spelled.lower()):
+            return False
+        if known.rule == "acronym" and not spelled.isupper():
+            return False
+        if (known.rule == "last_name" or misspelt) and capitals_tell and not spelled[0].isupper():
+            return False
+        if known.rule and _is_joined(text, words[first].start, words[behind - 1].end):
+            return False
+        if capitals_tell:
+            return not (_goes_on(text, words, behind) or self._is_preceded(text, words, first))
+        beside = [words[i] for i in (first - 1, behind) if 0 <= i < len(words)]
+        return not (known.rule or misspelt) or all(word.letters in self._common for word in beside)
+
+    def _is_preceded(self, text: str, words: Sequence[_Word], first: int) -> bool:
+        """Whether the word right before a run has a capital, and is no common one that begins a sentence."""
+        if not first or not _BESIDE.fullmatch(text[words[first - 1].end : words[first].start]):
+            return False
+        before = words[first - 1]
+        begins = first == 1 or _BEGINS.search(text[: before.start]) is not None
+        return text[before.start].isupper() and not (begins and before.letters in self._common)
+
+
+def ordinary_words(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], bool]:
+    """Tells ordinary words: those, in lower case, that a vocabulary has a token for."""
+    return lambda word: len(tokenizer(f" {word}", add_special_tokens=False)["input_ids"]) == 1
+
+
+def spelling_of(subject: str, facts: Sequence[Fact]) -> str:
+    """How a subject's facts spell its name in their wordings.
+
+    Args:
+        subject: not "".
+        facts: that are about it.
+    """
+    if any(subject in question for fact in facts for question in fact.questions):
+        return subject
+    return next((name for names in subject_mentions(facts) for name in names if name), subject)
+
+
+def _known_names(of_subject: dict[str, list[Fact]], people: frozenset[str], config: LinkConfig) -> dict[str, _Known]:
+    """What folded letters stand for: names and aliases first, derived forms where nothing else has their letters."""
+    named: dict[str, dict[str, list[str]]] = {}  # folded letters -> subject -> how it is written
+    derived: dict[str, dict[str, tuple[str, str]]] = {}  # folded letters -> subject -> rule, form
+    for subject, facts in of_subject.items():
+        aliases = aliases_by_subject(facts).get(subject, ())
+        for name in dict.fromkeys((subject, spelling_of(subject, facts), *aliases)):
+            named.setdefault(folded(name), {}).setdefault(subject, []).append(name)
+            for rule, form in derived_forms(name, config, person=subject in people):
+                derived.setdefault(folded(form), {})[subject] = rule, form
+    known = {
+        letters: _Known(tuple(subjects), tuple(name for names in subjects.values() for name in names), "")
+        for letters, subjects in named.items()
+    }
+    for letters, by_subject in derived.items():
+        rules = {rule for rule, _ in by_subject.values()}
+        # Names that differ in a qualifier alone are offered together; any other form that two share means neither.
+        if letters not in known and (len(by_subject) == 1 or rules == {"brackets"}):
+            forms = tuple(form for _, form in by_subject.values())
+            known[letters] = _Known(tuple(by_subject), forms, rules.pop())
+    return {letters: each for letters, each in known.items() if len(letters) > 1}
+
+
+def _common_words(facts: Sequence[Fact]) -> frozenset[str]:
+    """Function words, and the words in lower case of these facts' wordings, but for those of their subjects."""
+    found = {
+        word for fact in facts for question in fact.questions
+        for word in _WORD.findall(question.replace(fact.subject, " ")) if word.islower()
+    }  # fmt: skip
+    return _FUNCTION_WORDS | {folded(word) for word in found}
+
+
+def _words(text: str) -> list[_Word]:
+    return [_Word(*found.span(), folded(found.group())) for found in _WORD.finditer(text)]
+
+
+def _runs(text: str, words: Sequence[_Word], longest: int) -> Iterator[tuple[int, int, str]]:
+    """The runs of words that a name may be, the longest first: first word, the one behind the last, their letters."""
+    parts = [0]  # of the text, that no name goes across: which one each word is in
+    for one, other in zip(words, words[1:], strict=False):
+        gap = text[one.end : other.start]
+        apart = _APART.search(gap) is not None or (gap.startswith(". ") and len(one.letters) > _SHORT)
+        parts.append(parts[-1] + apart)
+    letters = "".join(word.letters for word in words)
+    ends = [0, *accumulate(len(word.letters) for word in words)]
+    for size in range(min(len(words), longest), 0, -1):
+        for first in range(len(words) - size + 1):
+            if parts[first] == parts[first + size - 1]:
+                yield first, first + size, letters[ends[first] : ends[first + size]]
+
+
+def _numerals(words: Iterable[str]) -> list[str]:
+    """The Roman numerals among folded words."""
+    return [word for word in words if _ROMAN.fullmatch(word)]
+
+
+def _is_joined(text: str, start: int, end: int) -> bool:
+    """Whether a part of a name is joined with what is beside it: "Street & Smith", "von Weber", "James van Hoften"."""
+    return _JOINED_BEFORE.search(text[:start]) is not None or _JOINED_BEHIND.match(text[end:]) is not None
+
+
+def _goes_on(text: str, words: Sequence[_Word], behind: int) -> bool:
+    """Whether the word right after a run begins with a capital or a digit: the run is part of a longer name."""
+    if behind >= len(words) or text[words[behind - 1].end : words[behind].start] not in (" ", "-"):
+        return False
+    after = text[words[behind].start]
+    return after.isupper() or after.isdigit()
