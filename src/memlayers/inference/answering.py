@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from memlayers.backbones import context_length
+from memlayers.data.answers import contains_answer
 from memlayers.data.conversations import Asked, Message, messages_of, question_of
 from memlayers.data.encoding import encode_prompt
 from memlayers.inference.confidence import answer_thresholds, calibrated_confidence, prior_entry, relation_scores
@@ -96,16 +97,23 @@ def ask_model(
         fitting = [_fitting(model, tokenizer, messages) for messages in conversations]
         backbone = generate_answers(model, tokenizer, fitting, **options)
     put = [(i, each) for i, own in enumerate(asked) for each in own]
-    said = [
-        # On what the memory does not hold the whole conversation counts, which the backbone alone has read.
-        memory[each.text] if memory[each.text].opened or len(conversations[i]) == 1 else backbone[i]
-        for i, each in put
-    ]
+    said = [_said(each, memory[each.text], backbone[i], len(conversations[i]) > 1) for i, each in put]
     judged = iter(judge_answers(model, tokenizer, [each.text for _, each in put], said, [backbone[i] for i, _ in put]))
     return [
         _together(question_of(question), own, [next(judged) for _ in own])
         for question, own in zip(questions, asked, strict=True)
     ]
+
+
+def _said(asked: Standalone, memory: Generated, backbone: Generated, goes_on: bool) -> Generated:
+    """What the model with the memory says to a question of a conversation, which `goes_on` where there were others."""
+    # What is not so no fact says; and of what the memory does not hold the backbone alone has read the conversation.
+    if asked.negated or (goes_on and not memory.opened):
+        return backbone
+    if asked.proposed and memory.opened:
+        confirmed = contains_answer(asked.proposed, [memory.text])
+        return replace(memory, text="Yes" if confirmed else f"No, {memory.text}")
+    return memory
 
 
 def _fitting(model: Any, tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list[Message]:

@@ -15,8 +15,8 @@ _COMPANY: Final = (
     r"Inc|Incorporated|Corp|Corporation|Co|Company|Ltd|Limited|LLC|LLP|PLC|GmbH|AG|KG|SE|SA|NV|BV|Oy|AB|Pty"
 )
 _OF_PEOPLE: Final = re.compile(
-    r"\b(born|birth(?!place of the)|died|death|spouse|married|wife|husband|widow|child|children|father|mother|parents?|"
-    r"educated|studied|alma mater|occupation|nationality|citizen\w*)\b",
+    r"\b(born|birth|die[ds]?|death|spouse|married|wife|husband|widow|child|children|father|mother|parents?|educated|"
+    r"studied|alma mater|occupation|profession|nationality|citizen\w*|notable work|known for|famous for)\b",
     re.IGNORECASE,
 )
 _SUFFIXES: Final = ("jr", "sr", "ii", "iii", "iv")
@@ -28,7 +28,7 @@ def last_name(name: str) -> str | None:
     words = name.split()
     if len(words) > 2 and words[-1].strip(".").lower() in _SUFFIXES:
         words = words[:-1]
-    whole = all(word[0].isupper() and word.replace("-", "").replace("'", "").isalpha() for word in words)
+    whole = all(word[0].isupper() and re.sub("[-'’.]", "", word).isalpha() for word in words)
     return words[-1] if 2 <= len(words) <= 4 and whole and len(words[-1]) >= 3 else None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
@@ -30,7 +30,7 @@ _BEGINS: Final = re.compile(r"[.?!:\n\"“(]\s*$")  # before the first word of a
 _BESIDE: Final = re.compile(r"[ -]|\. ")  # between two words of one name
 _JOINED_BEFORE: Final = re.compile(r"(&|\b(von|van|de|del|di|da|du|la|le|der|ten|bin|al|el|St\.))\s*-?$", re.IGNORECASE)
 _JOINED_BEHIND: Final = re.compile(r"\s*(&|(von|van|de|del|di|da|du|der|bin)\b)", re.IGNORECASE)
-_ROMAN: Final = re.compile(r"[ivxlcdm]+")
+_ROMAN: Final = re.compile(r"m{0,3}(cm|cd|d?c{0,3})(xc|xl|l?x{0,3})(ix|iv|v?i{0,3})")
 _MOST_FACTS_FOR_WORDS: Final = 2000
 _FUNCTION_WORDS: Final = frozenset(
     "a about again an and are as at by did do does for from had has have her his how in into is it its me of on or our "
@@ -60,6 +60,10 @@ class Linker(Protocol):
 
     def mentions(self, text: str) -> list[Mention]:
         """The mentions in a text, in their order, none within another."""
+        ...
+
+    def facts_about(self, subject: str) -> Sequence[Fact]:
+        """The stored facts about a subject, as far as they are known: of a yes/no question one is asked."""
         ...
 
 
@@ -115,7 +119,12 @@ class NameLinker:
         )
         self._common = _common_words([fact for own in of_subject.values() for fact in own][:_MOST_FACTS_FOR_WORDS])
         named = [letters for letters, known in self._known.items() if not known.rule]
+        self._of_subject = of_subject
         self._misspellings = Misspellings(named if self.config.misspellings else ())
+
+    def facts_about(self, subject: str) -> Sequence[Fact]:
+        """The stored facts about a subject, in order."""
+        return self._of_subject.get(subject, ())
 
     def mentions(self, text: str) -> list[Mention]:
         """The mentions in a text (in Unicode form NFC, as are the places), in their order, none within another."""
@@ -127,12 +136,20 @@ class NameLinker:
             if known is not None and not any(first < end and start < behind for start, end, _ in found):
                 found.append((first, behind, known))
         kept = [each for each in sorted(found, key=lambda each: each[0]) if self._is_meant(text, words, *each)]
-        if not kept and all(known.rule for _, _, known in found):  # no name is met exactly
-            return self._misspelt(text, words)
+        if not kept:
+            met = [(words[first].start, words[behind - 1].end) for first, behind, known in found if not known.rule]
+            # Of what is part of a longer name, the longer one may be stored, and misspelt.
+            return [
+                mention for mention in self._misspelt(text, words)
+                if all(mention.start <= start and end <= mention.end for start, end in met)
+            ]  # fmt: skip
         return [
-            Mention(words[first].start, words[behind - 1].end, known.subjects, "derived" if known.rule else "name")
+            Mention(
+                *_as_spelled(text, words[first].start, words[behind - 1].end, known.spellings),
+                known.subjects, "derived" if known.rule else "name",
+            )
             for first, behind, known in kept
-        ]
+        ]  # fmt: skip
 
     def _misspelt(self, text: str, words: Sequence[_Word]) -> list[Mention]:
         """The one mention of a name that is nearly spelled rightly, where just one name is near."""
@@ -141,9 +158,9 @@ class NameLinker:
         for first, behind, letters in _runs(text, words, self._longest):
             if all(common[first:behind]):
                 continue
-            numerals = _numerals(word.letters for word in words[first:behind])
+            numerals = _numerals(words[first:behind])
             for name, edits in self._misspellings.near(letters):
-                if all(_numerals(map(folded, each.split())) != numerals for each in self._known[name].spellings):
+                if all(_numerals(_words(each)) != numerals for each in self._known[name].spellings):
                     continue  # "Henry VI" is not "Henry VII"
                 better = edits, behind - first, first
                 near[name] = min(near.get(name, better), better)
@@ -167,9 +184,8 @@ class NameLinker:
     ) -> bool:
         """Whether a run of words that spells a name mentions it: not where it is ordinary, or part of a longer name."""
         spelled = text[words[first].start : words[behind - 1].end]
-        outside = [text[w.start : w.end] for i, w in enumerate(words) if not first <= i < behind]
-        lower = text.islower()
-        capitals_tell = any(word[0].islower() for word in outside) and not lower
+        outside = [word for i, word in enumerate(words) if not first <= i < behind and not _clipped(text, word)]
+        capitals_tell = any(text[word.start].islower() for word in outside) and not text.islower()
         if spelled in known.spellings and not known.rule and not capitals_tell:
             return True
         told = capitals_tell and not spelled.islower()  # a capital that says that it is a name
@@ -263,14 +279,28 @@ def _runs(text: str, words: Sequence[_Word], longest: int) -> Iterator[tuple[int
                 yield first, first + size, letters[ends[first] : ends[first + size]]
 
 
-def _numerals(words: Iterable[str]) -> list[str]:
-    """The Roman numerals among folded words."""
-    return [word for word in words if _ROMAN.fullmatch(word)]
+def _as_spelled(text: str, start: int, end: int, spellings: Sequence[str]) -> tuple[int, int]:
+    """Where a mention lies with the punctuation that one of the spellings begins or ends with: "Mercury (planet)"."""
+    for spelling in spellings:
+        found = text.find(spelling, max(0, start - len(spelling)))
+        if 0 <= found <= start and end <= found + len(spelling):
+            return found, found + len(spelling)
+    return start, end
+
+
+def _numerals(words: Sequence[_Word]) -> list[str]:
+    """The Roman numerals among some words."""
+    return [word.letters for word in words if _ROMAN.fullmatch(word.letters)]
 
 
 def _is_joined(text: str, start: int, end: int) -> bool:
     """Whether a part of a name is joined with what is beside it: "Street & Smith", "von Weber", "James van Hoften"."""
     return _JOINED_BEFORE.search(text[:start]) is not None or _JOINED_BEHIND.match(text[end:]) is not None
+
+
+def _clipped(text: str, word: _Word) -> bool:
+    """Whether a word is what stands behind an apostrophe: the "d" of "I'd"."""
+    return word.start > 1 and text[word.start - 1] in "'’" and text[word.start - 2].isalnum()
 
 
 def _goes_on(text: str, words: Sequence[_Word], behind: int) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from memlayers.data.conversations import Message
@@ -27,7 +27,26 @@ _NOT_OWNED: Final = frozenset("a an and at by for from in is of on or the to was
 _ELLIPTIC: Final = re.compile(r"^(and|what about|how about|also|or|but|then)\b", re.IGNORECASE)
 _ABOUT: Final = re.compile(r"^(and|or|so|then|what|how|about|for|the|of|\s|[,.?!'’s])*$", re.IGNORECASE)
 _JOINED: Final = re.compile(r"^\s*(,\s*(and|or)?|and|or|&|as well as)\s*(the\s*)?$", re.IGNORECASE)
-_CLAUSES: Final = re.compile(r"(?:\?\s*|;\s*|,?\s+and\s+|,\s*)(?=\w)", re.IGNORECASE)
+_CUTS: Final = tuple(  # between two clauses, the clearest first
+    re.compile(cut, re.IGNORECASE)
+    for cut in (r"\?\s*(?:and\s+)?", r";\s*(?:and\s+)?", r",\s*and\s+", r"\s+and\s+", r",\s*")
+)
+_SENTENCE: Final = re.compile(r"(?<=[.?!:])[\"”’)]*\s+")  # between two sentences
+_SHORTENED: Final = re.compile(r"\b([^\W\d_]|St|Mr|Mrs|Ms|Dr|Jr|Sr|Prof|Inc|Ltd|Co|No|vs)\.$")  # ends no sentence
+_ASKS: Final = re.compile(
+    r"^(please|kindly|name|tell|give|state|say|list|identify|mention|specify|let me know|i (want|need|wish) to know|"
+    r"i('d| would) like to know|could|can|would|do you know|who|whom|whose|what|which|where|when|why|how|in which)\b",
+    re.IGNORECASE,
+)
+_NEGATION: Final = re.compile(r"\b(not|never|no longer|nobody|except|other than|apart from)\b|n['’]t\b", re.IGNORECASE)
+_YES_NO: Final = re.compile(
+    r"^(is|are|was|were|does|do|did|has|have|had)\b(?!.*\b(who|whom|whose|what|which|where|when)\b)", re.IGNORECASE
+)
+_STEM: Final = 4  # letters by which "founded" and "founder" are one
+_EMPTY: Final = frozenset(
+    "and are did does for from has have had her his its name tell give that the this was were "
+    "what whic when wher who whom whos with been".split()
+)
 _LEAST_CLAUSE: Final = 2  # words of a clause beside the name
 
 
@@ -39,11 +58,15 @@ class Standalone:
         text: of the question.
         subject: whom it is about, as the facts spell it; "" where no stored subject was found.
         taken_from: the words that were taken for the subject, where they are not its spelling; "" otherwise.
+        negated: whether it asks for what is not so, which no fact says.
+        proposed: of a yes/no question, what it asks about: the answer to `text` is looked for in it; "" of others.
     """
 
     text: str
     subject: str = ""
     taken_from: str = ""
+    negated: bool = False
+    proposed: str = ""
 
 
 def standalone_questions(messages: Sequence[Message], linker: Linker, *, focus: bool = True) -> list[Standalone]:
@@ -63,12 +86,57 @@ def standalone_questions(messages: Sequence[Message], linker: Linker, *, focus: 
             earlier = [*earlier, *(each for each in found if each.subject)]
         else:  # something else is named: nothing is in focus
             earlier = []
-    return found
+    return [_as_a_fact_says(each, linker) if each.subject else each for each in found]
+
+
+def _as_a_fact_says(asked: Standalone, linker: Linker) -> Standalone:
+    """A question that asks for what is not so is told; of a yes/no question the fact is asked that it is about."""
+    facts = linker.facts_about(asked.subject)
+    rest = asked.text.replace(asked.subject, " ")
+    if _NEGATION.search(rest) and not any(_NEGATION.search(q) for fact in facts for q in fact.questions):
+        return replace(asked, negated=True)
+    if not _YES_NO.match(asked.text) or any(_YES_NO.match(q) for fact in facts for q in fact.questions):
+        return asked
+    stems = _stems(rest)
+    shared = [len(stems & set().union(*map(_stems, fact.questions))) for fact in facts]
+    if not shared or max(shared) < 1 or shared.count(max(shared)) > 1:
+        return asked
+    question = facts[shared.index(max(shared))].questions[0]
+    return replace(asked, text=question, proposed=rest)
+
+
+def _stems(text: str) -> set[str]:
+    """The beginnings of the words that say what is asked."""
+    return {word[:_STEM] for word in re.findall(r"[^\W\d_]{3,}", text) if word.islower()} - _EMPTY
 
 
 def _questions(text: str, linker: Linker, earlier: Sequence[Standalone]) -> list[Standalone]:
-    """What one message asks, given what was asked before it of stored subjects."""
+    """What one message asks, given what was asked before it of stored subjects: sentence by sentence."""
     text = unicodedata.normalize("NFC", text)
+    sentences = _sentences(text, linker.mentions(text))
+    if len(sentences) == 1:
+        return _of_sentence(text, linker, earlier)
+    asked: list[Standalone] = []
+    before = list(earlier)
+    for sentence in sentences:
+        found = [each for each in _of_sentence(sentence, linker, before) if each.subject]
+        before += found
+        asked += found if sentence.endswith("?") or _ASKS.match(sentence) else []
+    return asked or [Standalone(text)]
+
+
+def _sentences(text: str, mentions: Sequence[Mention]) -> list[str]:
+    """The sentences of a message; none ends within a name."""
+    cuts = [
+        found.span() for found in _SENTENCE.finditer(text)
+        if not _SHORTENED.search(text[: found.start()]) and not any(m.start < found.start() <= m.end for m in mentions)
+    ]  # fmt: skip
+    starts, ends = [0, *(end for _, end in cuts)], [*(start for start, _ in cuts), len(text)]
+    return [text[start:end] for start, end in zip(starts, ends, strict=True) if text[start:end].strip()] or [text]
+
+
+def _of_sentence(text: str, linker: Linker, earlier: Sequence[Standalone]) -> list[Standalone]:
+    """What a sentence asks."""
     mentions = linker.mentions(text)
     subjects = {subject for mention in mentions for subject in mention.subjects}
     if not mentions:
@@ -87,7 +155,7 @@ def _questions(text: str, linker: Linker, earlier: Sequence[Standalone]) -> list
 
 def _of_each(text: str, mentions: Sequence[Mention]) -> list[Standalone]:
     """A question about several subjects, asked of each; none where it cannot be told apart."""
-    pieces = _clauses(text)
+    pieces = _clauses(text, mentions)
     inside = [[m for m in mentions if start <= m.start and m.end <= end] for start, end in pieces]
     if all(len(own) == 1 for own in inside) and all(
         len(_without(text[start:end], [_moved(own[0], -start)]).split()) >= _LEAST_CLAUSE
@@ -111,9 +179,15 @@ def _of_each(text: str, mentions: Sequence[Mention]) -> list[Standalone]:
     return []
 
 
-def _clauses(text: str) -> list[tuple[int, int]]:
-    """Where the clauses of a question lie, start and end in characters."""
-    cuts = [found.span() for found in _CLAUSES.finditer(text)]
+def _clauses(text: str, mentions: Sequence[Mention]) -> list[tuple[int, int]]:
+    """Where the clauses of a question lie that have a mention each, start and end in characters; or the whole."""
+    cuts = []
+    for one, other in zip(mentions, mentions[1:], strict=False):
+        places = (cut.search(text, one.end, other.start) for cut in _CUTS)
+        place = next((found.span() for found in places if found), None)
+        if place is None:
+            return [(0, len(text))]
+        cuts.append(place)
     starts, ends = [0, *(end for _, end in cuts)], [*(start for start, _ in cuts), len(text)]
     return [(start, end) for start, end in zip(starts, ends, strict=True) if text[start:end].strip(" ?.!")]
 
