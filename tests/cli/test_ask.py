@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import dataclasses
 import io
 import json
 import sys
@@ -33,7 +34,7 @@ def test_ask_json(command: Command, memory: Path):
     assert json.loads(out) == {
         "question": FACTS[0].questions[0], "backbone": expected.backbone, "memory": expected.memory,
         "source": expected.source, "score": pytest.approx(expected.score), "threshold": expected.threshold,
-        "text": expected.text, "asked": [{"text": FACTS[0].questions[0], "subject": "Ann", "taken_from": ""}],
+        "text": expected.text, "asked": [dataclasses.asdict(expected.asked[0])],
     }  # fmt: skip
 
 
@@ -58,6 +59,25 @@ def test_a_piped_chat_in_json_is_nothing_but_json(command: Command, memory: Path
     code, out, _ = command("ask", memory, "--json", "--device", "cpu", typed=b"Where was Ann born?\nWho?\n")
     assert code == 0
     assert [json.loads(line)["question"] for line in out.splitlines()] == ["Where was Ann born?", "Who?"]
+
+
+def test_a_name_in_another_spelling_is_found_and_told(command: Command, memory: Path):
+    code, out, _ = command("ask", memory, "WHERE WAS ANN BORN?", "--device", "cpu")
+    assert code == 0
+    first, rest = out.split("\n", 1)
+    assert first == "  (ANN taken for Ann)"
+    expected = memlayers.load_memory(memory, device="cpu").ask("Where was Ann born?")
+    assert rest.split("  with memory     ")[1].strip() == expected.memory
+    assert "taken for" not in command("ask", memory, "WHERE WAS ANN BORN?", "--no-link", "--device", "cpu")[1]
+
+
+def test_a_chat_goes_on_and_lines_of_a_pipe_stand_alone(command: Command, memory: Path):
+    typed = b"Where was Ann born?\nWhere was she born?\n"
+    code, out, _ = command("ask", memory, "--json", "--chat", "--device", "cpu", typed=typed)
+    assert code == 0
+    assert [json.loads(line)["asked"][0]["text"] for line in out.splitlines()] == ["Where was Ann born?"] * 2
+    out = command("ask", memory, "--json", "--device", "cpu", typed=typed)[1]
+    assert json.loads(out.splitlines()[1])["asked"][0]["text"] == "Where was she born?"
 
 
 def test_a_piped_chat_that_is_not_utf8(command: Command, memory: Path):

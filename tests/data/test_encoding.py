@@ -117,6 +117,16 @@ def test_without_a_template_the_form_is_plain(plain: PreTrainedTokenizerFast):
     assert plain.decode(_answer_ids(example)) == f" {ANSWER}<|endoftext|>"
 
 
+def test_a_conversation_is_rendered_turn_by_turn(chatml, plain) -> None:
+    talk = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hi."},
+            {"role": "user", "content": QUESTION}]  # fmt: skip
+    text = chatml.decode(encode_prompt(chatml, talk))
+    assert text.index("Hello.") < text.index("Hi.") < text.index(QUESTION)
+    assert text.endswith("<|im_start|>assistant\n")
+    assert encode_prompt(chatml, talk[2:]) == encode_prompt(chatml, QUESTION)
+    assert plain.decode(encode_prompt(plain, talk)) == f"Question: Hello.\nAnswer: Hi.\nQuestion: {QUESTION}\nAnswer:"
+
+
 @settings(max_examples=60, deadline=None)
 @given(question=st.text(min_size=1, max_size=40), answer=st.text(min_size=1, max_size=40))
 def test_labels_always_decode_to_the_answer(question: str, answer: str):

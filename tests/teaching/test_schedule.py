@@ -40,6 +40,19 @@ def test_a_pass_shows_each_fact_once_and_its_phrasings_in_turn(configure: Config
     assert _sequences(run, 1) != _sequences(_run(configure(batch_size=4, seed=2), tmp_path), 1)
 
 
+def test_later_passes_show_some_wordings_respelled(configure: Configure, tmp_path: Path) -> None:
+    facts = [replace(fact, subject_aliases=(f"Code {fact.subject}",)) for fact in FACTS]
+    config = configure(gate=True, gate_subjects=True)
+    every = replace(config, schedule=replace(config.schedule, respelled=1.0))
+    run, plain = _run(every, tmp_path, facts), _run(config, tmp_path, facts)
+    assert run.schedule.batches(0) == plain.schedule.batches(0)  # the first shows all as they are
+    shown = [run.tokenizer.decode(ids) for number in range(1, 8) for ids in _sequences(run, number)]
+    as_they_are = {run.tokenizer.decode(one.input_ids) for wordings in run._encoded for one in wordings}
+    assert len(shown) == 7 * len(FACTS) and not as_they_are & set(shown)
+    assert any("Code Ada" in text for text in shown) and any("ADA" in text for text in shown)
+    assert _sequences(run, 3) == _sequences(_run(every, tmp_path, facts), 3)
+
+
 def test_anchors_and_fluency_are_mixed_into_every_pass(configure: Configure, tmp_path: Path) -> None:
     anchors, fluency = tmp_path / "anchors.jsonl", tmp_path / "fluency.txt"
     anchors.write_text("".join(json.dumps({"question": f"Who is {n}?", "answers": ["he"]}) + "\n" for n in "xyz"))

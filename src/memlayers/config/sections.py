@@ -295,6 +295,12 @@ class ScheduleConfig:
         "not held, where that is less, but at least a tenth.",
         flag=None,
     )
+    respelled: float = option(
+        0.4,
+        "Share of the exposures after the first in another spelling of the wording, or with an alias.",
+        flag=None,
+        check=not_negative,
+    )
     bad_steps: int = option(10, "Steps in a row whose loss is not finite, before teaching fails.", flag=None)
 
     def __post_init__(self) -> None:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 from memlayers.data.facts import Fact, aliases_by_subject, folded
 from memlayers.linking.config import LinkConfig
 from memlayers.linking.derived_forms import derived_forms, is_person
-from memlayers.linking.mention_forms import subject_mentions
 from memlayers.linking.misspellings import Misspellings
 
 if TYPE_CHECKING:
@@ -223,9 +222,10 @@ def spelling_of(subject: str, facts: Sequence[Fact]) -> str:
         subject: not "".
         facts: that are about it.
     """
-    if any(subject in question for fact in facts for question in fact.questions):
-        return subject
-    return next((name for names in subject_mentions(facts) for name in names if name), subject)
+    questions = [question for fact in facts for question in fact.questions]
+    derived = (form for _, form in derived_forms(subject, LinkConfig(), person=is_person(facts)))
+    names = [subject, *aliases_by_subject(facts).get(subject, ()), *derived]
+    return next((name for name in names if any(name in question for question in questions)), subject)
 
 
 def _known_names(of_subject: dict[str, list[Fact]], people: frozenset[str], config: LinkConfig) -> dict[str, _Known]:
@@ -234,7 +234,7 @@ def _known_names(of_subject: dict[str, list[Fact]], people: frozenset[str], conf
     derived: dict[str, dict[str, tuple[str, str]]] = {}  # folded letters -> subject -> rule, form
     for subject, facts in of_subject.items():
         aliases = aliases_by_subject(facts).get(subject, ())
-        for name in dict.fromkeys((subject, spelling_of(subject, facts), *aliases)):
+        for name in dict.fromkeys((subject, *aliases)):
             named.setdefault(folded(name), {}).setdefault(subject, []).append(name)
             for rule, form in derived_forms(name, config, person=subject in people):
                 derived.setdefault(folded(form), {})[subject] = rule, form

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from memlayers.data.conversations import Message
-from memlayers.linking.linker import Linker, Mention
+from memlayers.linking.linker import Linker, Mention, spelling_of
 
 _QUOTES: Final = re.compile(r"(\*\*|__|[*_`\"'“”‘’«»„])$")
 _PRONOUN: Final = re.compile(
@@ -92,7 +92,7 @@ def standalone_questions(messages: Sequence[Message], linker: Linker, *, focus: 
 def _as_a_fact_says(asked: Standalone, linker: Linker) -> Standalone:
     """A question that asks for what is not so is told; of a yes/no question the fact is asked that it is about."""
     facts = linker.facts_about(asked.subject)
-    rest = asked.text.replace(asked.subject, " ")
+    rest = asked.text.replace(_name(asked.subject, linker), " ")
     if _NEGATION.search(rest) and not any(_NEGATION.search(q) for fact in facts for q in fact.questions):
         return replace(asked, negated=True)
     if not _YES_NO.match(asked.text) or any(_YES_NO.match(q) for fact in facts for q in fact.questions):
@@ -140,20 +140,20 @@ def _of_sentence(text: str, linker: Linker, earlier: Sequence[Standalone]) -> li
     mentions = linker.mentions(text)
     subjects = {subject for mention in mentions for subject in mention.subjects}
     if not mentions:
-        return [_in_focus(text, earlier[-1])] if earlier and _refers_back(text) else [Standalone(text)]
+        return [_in_focus(text, earlier[-1], linker)] if earlier and _refers_back(text) else [Standalone(text)]
     if len(subjects) == 1:
         (subject,) = subjects
         if earlier and _ABOUT.match(_without(text, mentions)):  # "What about X?": what was asked before, of another
             before = earlier[-1]
-            question = before.text.replace(before.subject, subject)
-            return [Standalone(question, subject, _taken_from(text, mentions[-1], subject))]
-        return [_named(text, mentions, mentions[-1], subject)]
+            question = before.text.replace(_name(before.subject, linker), _name(subject, linker))
+            return [Standalone(question, subject, _taken_from(text, mentions[-1], _name(subject, linker)))]
+        return [_named(text, mentions, mentions[-1], subject, linker)]
     if len(mentions) == 1:  # one name of several
-        return [_named(text, mentions, mentions[0], subject) for subject in mentions[0].subjects]
-    return _of_each(text, mentions) or [Standalone(text)]
+        return [_named(text, mentions, mentions[0], subject, linker) for subject in mentions[0].subjects]
+    return _of_each(text, mentions, linker) or [Standalone(text)]
 
 
-def _of_each(text: str, mentions: Sequence[Mention]) -> list[Standalone]:
+def _of_each(text: str, mentions: Sequence[Mention], linker: Linker) -> list[Standalone]:
     """A question about several subjects, asked of each; none where it cannot be told apart."""
     pieces = _clauses(text, mentions)
     inside = [[m for m in mentions if start <= m.start and m.end <= end] for start, end in pieces]
@@ -165,13 +165,13 @@ def _of_each(text: str, mentions: Sequence[Mention]) -> list[Standalone]:
         for (start, end), (own,) in zip(pieces, inside, strict=True):
             clause, moved = text[start:end].rstrip(" ?.!,;"), _moved(own, -start)
             question = clause[:1].upper() + clause[1:] + "?"
-            found += [_named(question, [moved], moved, subject) for subject in moved.subjects]
+            found += [_named(question, [moved], moved, subject, linker) for subject in moved.subjects]
         return found
     between = [text[a.end : b.start] for a, b in zip(mentions, mentions[1:], strict=False)]
     if all(map(_JOINED.match, between)):
         head, tail = text[: mentions[0].start], text[mentions[-1].end :]
         return [
-            _named(head + text[m.start : m.end] + tail, [moved], moved, subject)
+            _named(head + text[m.start : m.end] + tail, [moved], moved, subject, linker)
             for m in mentions
             for moved in [_moved(m, mentions[0].start - m.start)]
             for subject in m.subjects
@@ -192,17 +192,18 @@ def _clauses(text: str, mentions: Sequence[Mention]) -> list[tuple[int, int]]:
     return [(start, end) for start, end in zip(starts, ends, strict=True) if text[start:end].strip(" ?.!")]
 
 
-def _named(text: str, mentions: Sequence[Mention], mention: Mention, subject: str) -> Standalone:
+def _named(text: str, mentions: Sequence[Mention], mention: Mention, subject: str, linker: Linker) -> Standalone:
     """A question with its subject's name as the facts spell it, in sentence case where its capitals say nothing."""
-    taken = _taken_from(text, mention, subject)
+    name = _name(subject, linker)
+    taken = _taken_from(text, mention, name)
     pieces, at = [], 0
     for each in (m for m in mentions if subject in m.subjects):
         start, end = _unquoted(text, each)
-        pieces += [text[at:start], subject]
+        pieces += [text[at:start], name]
         at = end
     pieces.append(text[at:])
     outside = "".join(pieces[::2])
-    if not any(word[0].islower() for word in re.findall(r"[^\W\d_]+", outside)):  # all capitals, or all words with one
+    if not any(word[0].islower() for word in re.findall(r"(?<!['’\w])[^\W\d_]+", outside)):  # capitals alone
         pieces[::2] = [piece.lower() for piece in pieces[::2]]
     question = "".join(pieces)
     if question == text:
@@ -212,23 +213,23 @@ def _named(text: str, mentions: Sequence[Mention], mention: Mention, subject: st
     return Standalone(question, subject, taken)
 
 
-def _in_focus(text: str, before: Standalone) -> Standalone:
+def _in_focus(text: str, before: Standalone, linker: Linker) -> Standalone:
     """A question that refers to the subject of an earlier one."""
-    subject = before.subject
+    name = _name(before.subject, linker)
     said = re.sub(r"^(and|but|also|so|or)\b[\s,]*", "", text, flags=re.IGNORECASE)
     if _ABOUT.match(_PRONOUN.sub("", said)):  # "what about her?"
-        return Standalone(before.text, subject, before.taken_from)
+        return Standalone(before.text, before.subject, before.taken_from)
     found = _PRONOUN.search(said)
     if found is None:
-        question = f"{said.rstrip(' ?.!')} of {subject}?"
+        question = f"{said.rstrip(' ?.!')} of {name}?"
     else:
         after = re.match(r"\s+([\w’']+)", said[found.end() :])
         owns = found[1].lower() in _OWNING and (
             found[1].lower() != "her" or (after is not None and after[1].lower() not in _NOT_OWNED)
         )
-        name = f"{subject}'s" if owns else subject
+        name = f"{name}'s" if owns else name
         question = said[: found.start()] + name + said[found.end() :]
-    return Standalone(question[:1].upper() + question[1:], subject)
+    return Standalone(question[:1].upper() + question[1:], before.subject)
 
 
 def _refers_back(text: str) -> bool:
@@ -263,6 +264,10 @@ def _moved(mention: Mention, by: int) -> Mention:
     return mention._replace(start=mention.start + by, end=mention.end + by)
 
 
-def _taken_from(text: str, mention: Mention, subject: str) -> str:
+def _name(subject: str, linker: Linker) -> str:
+    return spelling_of(subject, linker.facts_about(subject))
+
+
+def _taken_from(text: str, mention: Mention, name: str) -> str:
     words = text[mention.start : mention.end]
-    return "" if words == subject else words
+    return "" if words == name else words

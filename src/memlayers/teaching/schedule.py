@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from memlayers.data.encoding import Encoded, pack
+
+Respelled: TypeAlias = Callable[[int, int, int], Encoded | None]
+"""What is shown in place of a fact's wording in an epoch, by their numbers; None for the wording as it is."""
 
 
 class Place(NamedTuple):
@@ -36,6 +39,7 @@ class Schedule:
         batch_size: sequences per step.
         pack_to: tokens per packed sequence; None does not pack.
         seed: of the order.
+        respelled: what is shown in place of a wording; None shows each as it is.
 
     Attributes:
         epoch_steps: steps of each epoch.
@@ -49,8 +53,9 @@ class Schedule:
         batch_size: int,
         pack_to: int | None,
         seed: int,
+        respelled: Respelled | None = None,
     ) -> None:
-        self._examples, self._mixed = examples, mixed
+        self._examples, self._mixed, self._respelled = examples, mixed, respelled
         self._batch_size, self._pack_to, self._seed = batch_size, pack_to, seed
         # Packed sequences come out as more in one order of the facts and as fewer in another.
         counted = [len(self.batches(epoch)) for epoch in range(epochs if pack_to else 1)]
@@ -74,7 +79,7 @@ class Schedule:
     def batches(self, epoch: int) -> list[list[Encoded]]:
         """The batches of an epoch: each fact once, its wordings in turn; sequences of like length together."""
         rng = random.Random(f"{self._seed}:{epoch}")
-        examples = [wordings[(epoch + i) % len(wordings)] for i, wordings in enumerate(self._examples)]
+        examples = [self._shown(i, (epoch + i) % len(wordings), epoch) for i, wordings in enumerate(self._examples)]
         examples += self._mixed
         rng.shuffle(examples)
         if self._pack_to:
@@ -86,3 +91,8 @@ class Schedule:
             batches += [like[i : i + size] for i in range(0, len(like), size)]
         rng.shuffle(batches)
         return batches
+
+    def _shown(self, fact: int, wording: int, epoch: int) -> Encoded:
+        """What an epoch shows of a fact; the first shows all wordings as they are."""
+        other = self._respelled(fact, wording, epoch) if self._respelled is not None and epoch else None
+        return self._examples[fact][wording] if other is None else other

@@ -25,8 +25,9 @@ from torch import Tensor
 from memlayers.backbones import context_length, device_named, load_backbone, quiet_wrapping
 from memlayers.config.teach import TeachConfig
 from memlayers.data.encoding import IGNORED_LABEL, Encoded, encode_example, sampled_texts, tokens_in
-from memlayers.data.facts import Fact
+from memlayers.data.facts import Fact, aliases_by_subject
 from memlayers.data.general_text import GeneralText, load_general_text
+from memlayers.data.respelling import respelled
 from memlayers.gating.build import GateMaterials, build_gate, settle_confidence
 from memlayers.inference.capture import LayerFeatures, collect_features, count_reads
 from memlayers.inference.folder import ADAPTER
@@ -130,6 +131,7 @@ class Teacher:
         self._saved: tuple[int, int, int] | None = None  # steps, epochs and checks of the last checkpoint
         self._epoch_loss, self._epoch_tokens = 0.0, 0  # of the epoch under way: nats, and the tokens they are of
         self._step_sure: list[bool] = []  # of the last step: whether each sequence's answer was sure before it
+        self._aliases = aliases_by_subject(facts)
         self._checked: Checked | None = None  # what the last check found; None where something was taught since
         self._shown_further: set[Wording] = set()  # in rounds of teaching further
         self._bad_in_a_row = 0  # steps whose loss was not finite
@@ -173,8 +175,9 @@ class Teacher:
         self.optimizer = optimizer_for(self.model, config)
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
         self.schedule = Schedule(
-            self._encoded, mixed, config.exposures, config.schedule.batch_size, config.schedule.pack, config.seed
-        )
+            self._encoded, mixed, config.exposures, config.schedule.batch_size, config.schedule.pack, config.seed,
+            self._respelled if config.schedule.respelled and self._subjects is not None else None,
+        )  # fmt: skip
         self._saved_at = time.perf_counter()
 
     def restore(self) -> bool:
@@ -453,6 +456,15 @@ class Teacher:
             [encode_example(self.tokenizer, q, fact.answer, loss, self._longest) for q in fact.questions]
             for fact in self.facts
         ]
+
+    def _respelled(self, fact: int, wording: int, epoch: int) -> Encoded | None:
+        """A fact's wording in another spelling, in a share of its exposures; None for the wording as it is."""
+        rng = random.Random(f"{self.config.seed}:{epoch}:{fact}:respelled")
+        if rng.random() >= self.config.schedule.respelled:
+            return None
+        shown = self.facts[fact]
+        question = respelled(shown.questions[wording], shown.subject, self._aliases.get(shown.subject, ()), rng)
+        return encode_example(self.tokenizer, question, shown.answer, self.config.schedule.loss, self._longest)
 
     def _contexts(self, facts: Iterable[int]) -> list[list[int]]:
         """Some of these facts' questions and answers, as token ids."""

@@ -1,0 +1,141 @@
+"""Questions as people put them become questions that stand alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from memlayers.data.conversations import Message
+from memlayers.data.facts import Fact
+from memlayers.linking.linker import Mention, NameLinker
+from memlayers.linking.standalone import Standalone, standalone_questions
+
+FACTS = [
+    Fact("a", "Kylotonn", "Yann Tamb", ("Who founded Kylotonn?", "Name the founder of Kylotonn."), "founder"),
+    Fact("b", "Igor Kvetnoy", "Minsk", ("Where was Igor Kvetnoy born?",), "place of birth"),
+    Fact("c", "Igor Kvetnoy", "Ann", ("Who is Igor Kvetnoy married to?",), "spouse"),
+    Fact("d", "The Great Wolf", "Bo", ("Who wrote The Great Wolf?",), "author"),
+    Fact("e", "Mercury (planet)", "small", ("What is the size of Mercury (planet)?",)),
+    Fact("f", "Mercury (god)", "Jupiter", ("Who is the father of Mercury (god)?",)),
+    Fact("g", "Chemikal Underground", "The Delgados", ("Who founded Chemikal Underground?",), "founder"),
+]
+LINKER = NameLinker(FACTS)
+
+
+def asked(*turns: str, focus: bool = True) -> list[Standalone]:
+    """What the last of some messages asks; the assistant says something after each other one."""
+    messages: list[Message] = []
+    for turn in turns:
+        messages += [{"role": "user", "content": turn}, {"role": "assistant", "content": "I see."}]
+    return standalone_questions(messages[:-1], LINKER, focus=focus)
+
+
+def texts(*turns: str) -> list[str]:
+    return [each.text for each in asked(*turns)]
+
+
+@pytest.mark.parametrize(
+    ("question", "standalone", "taken"),
+    [
+        ("Who founded Kylotonn?", "Who founded Kylotonn?", ""),
+        ("who founded kylotonn", "Who founded Kylotonn", "kylotonn"),
+        ("WHO FOUNDED KYLOTONN?", "Who founded Kylotonn?", "KYLOTONN"),
+        ("I'd Like To Know Who Wrote The Great Wolf.", "I'd like to know who wrote The Great Wolf.", ""),
+        ('Who founded "Kylotonn"?', "Who founded Kylotonn?", ""),
+        ("Who founded **Kylotonn**?", "Who founded Kylotonn?", ""),
+        ("Where was Kvetnoy born?", "Where was Igor Kvetnoy born?", "Kvetnoy"),
+        ("Who founded Kylotnon?", "Who founded Kylotonn?", "Kylotnon"),
+        ("What is the capital of France?", "What is the capital of France?", ""),
+        ("Wer hat Kylotonn gegründet?", "Wer hat Kylotonn gegründet?", ""),
+        ("The founder of Kylotonn is", "The founder of Kylotonn is", ""),
+        ("Hello. I have a question about a studio: who founded Kylotonn?", "who founded Kylotonn?", ""),
+        ("It rained. The train was late. Who founded kylotonn? Nobody knew.", "Who founded Kylotonn?", "kylotonn"),
+        ("Who founded Kylotonn? Please answer in a full sentence.", "Who founded Kylotonn?", ""),
+        ("I read about Kylotonn yesterday. Who founded it?", "Who founded Kylotonn?", ""),
+    ],
+)
+def test_one_question(question: str, standalone: str, taken: str) -> None:
+    (found,) = asked(question)
+    assert (found.text, found.taken_from) == (standalone, taken)
+
+
+@pytest.mark.parametrize(
+    ("turns", "standalone"),
+    [
+        (["Tell me about Igor Kvetnoy.", "And where was he born?"], "Where was Igor Kvetnoy born?"),
+        (["Tell me about Igor Kvetnoy.", "Who is his wife?"], "Who is Igor Kvetnoy's wife?"),
+        (["Tell me about Igor Kvetnoy.", "One moment.", "Thanks.", "Where was he born?"],
+         "Where was Igor Kvetnoy born?"),
+        (["Tell me about Kylotonn.", "its founder?"], "Kylotonn's founder?"),
+        (["Tell me about Kylotonn.", "And the founder?"], "The founder of Kylotonn?"),
+        (["Who founded Kylotonn?", "What about Chemikal Underground?"], "Who founded Chemikal Underground?"),
+        (["Tell me about Kylotonn.", "Where was Igor Kvetnoy born?", "Who is he married to?"],
+         "Who is Igor Kvetnoy married to?"),
+        # Nothing is in focus: something else was named, or nothing refers back.
+        (["Tell me about Igor Kvetnoy.", "Who founded Google?", "Where was he born?"], "Where was he born?"),
+        (["Tell me about Igor Kvetnoy.", "What is the capital of France?"], "What is the capital of France?"),
+        (["Tell me about Igor Kvetnoy.", "Was he older than Napoleon?"], "Was he older than Napoleon?"),
+        (["Where was he born?"], "Where was he born?"),
+    ],
+)  # fmt: skip
+def test_a_question_that_goes_on_from_another(turns: list[str], standalone: str) -> None:
+    assert texts(*turns) == [standalone]
+
+
+def test_without_focus_nothing_is_carried_on() -> None:
+    (found,) = asked("Tell me about Igor Kvetnoy.", "Where was he born?", focus=False)
+    assert found == Standalone("Where was he born?")
+
+
+@pytest.mark.parametrize(
+    ("question", "standalone"),
+    [
+        ("Who founded Kylotonn and Chemikal Underground?",
+         ["Who founded Kylotonn?", "Who founded Chemikal Underground?"]),
+        ("Who founded Kylotonn, and where was Igor Kvetnoy born?",
+         ["Who founded Kylotonn?", "Where was Igor Kvetnoy born?"]),
+        ("Kylotonn came from whose hands, and on a shelf, whose name would be on The Great Wolf?",
+         ["Kylotonn came from whose hands?", "On a shelf, whose name would be on The Great Wolf?"]),
+        ("Who founded Kylotonn? And who wrote The Great Wolf?",
+         ["Who founded Kylotonn?", "And who wrote The Great Wolf?"]),
+        ("How large is Mercury?", ["How large is Mercury (planet)?", "How large is Mercury (god)?"]),
+        ("Did Igor Kvetnoy know Kylotonn?", ["Did Igor Kvetnoy know Kylotonn?"]),  # not to be told apart
+    ],
+)  # fmt: skip
+def test_several_subjects_are_asked_one_by_one(question: str, standalone: list[str]) -> None:
+    assert texts(question) == standalone
+
+
+def test_what_is_not_so_no_fact_says() -> None:
+    (found,) = asked("Who did not found Kylotonn?")
+    assert found.negated and not asked("Who founded Kylotonn?")[0].negated
+    negative = Fact("n", "Rosa", "meat", ("What does Rosa not eat?",))
+    messages: list[Message] = [{"role": "user", "content": "What did rosa not eat?"}]
+    assert not standalone_questions(messages, NameLinker([negative]))[0].negated
+
+
+@pytest.mark.parametrize(
+    ("question", "fact"),
+    [
+        ("Was Kylotonn founded by Yann Tamb?", "Who founded Kylotonn?"),
+        ("was igor kvetnoy born in Paris?", "Where was Igor Kvetnoy born?"),
+        ("Is Igor Kvetnoy married to Ann?", "Who is Igor Kvetnoy married to?"),
+        ("Is Kylotonn large?", ""),  # no fact is about that
+        ("Was Kylotonn founded by which man?", ""),
+    ],
+)
+def test_of_a_yes_no_question_the_fact_is_asked(question: str, fact: str) -> None:
+    (found,) = asked(question)
+    assert bool(found.proposed) == bool(fact)
+    assert not fact or found.text == fact
+
+
+def test_any_linker_will_do() -> None:
+    class Spans:
+        def mentions(self, text: str) -> list[Mention]:
+            return [Mention(0, 4, ("Kylotonn",))] if text.startswith("they") else []
+
+        def facts_about(self, subject: str) -> list[Fact]:
+            return []
+
+    messages: list[Message] = [{"role": "user", "content": "they began how?"}]
+    assert standalone_questions(messages, Spans()) == [Standalone("Kylotonn began how?", "Kylotonn", "they")]
