@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from memlayers.evaluation.results import Results
     from memlayers.inference.answering import Answer
     from memlayers.inference.generation import answer_questions
+    from memlayers.linking.config import LinkConfig
     from memlayers.performance.planning import Plan, plan
     from memlayers.pool.row_adamw import RowAdamW
     from memlayers.teaching.regate import regate_memory
@@ -56,6 +57,7 @@ __all__ = [
     "Fact",
     "GateConfig",
     "InputError",
+    "LinkConfig",
     "MachineConfig",
     "Memory",
     "MemoryConfig",
@@ -99,6 +101,7 @@ _HOME: Final = MappingProxyType(
         "Fact": "data.facts",
         "GateConfig": "config.sections",
         "InputError": "utils.errors",
+        "LinkConfig": "linking.config",
         "MachineConfig": "config.sections",
         "Memory": "editing.memory",
         "MemoryConfig": "tuner",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import memlayers
 from helpers.cli import FACTS, Command, all_commands
-from memlayers import read_facts
+from memlayers import Fact, read_facts, write_facts
 from memlayers.data.choices import read_choices
 
 
@@ -56,6 +56,16 @@ def test_facts_check_json(command: Command, tmp_path: Path):
     (contradiction,), (duplicate,) = report["contradictions"], report["duplicates"]
     assert contradiction["lines"] == [1, 2, 3] and contradiction["answers"] == ["one", "two", "two"]
     assert duplicate["lines"] == [2, 3]
+
+
+def test_facts_check_names_the_forms_that_link_neither(command: Command, tmp_path: Path):
+    facts = [
+        Fact(name, name, "Rome", (f"Where was {name} born?",), "place of birth") for name in ("Ann Smith", "Bo Smith")
+    ]
+    write_facts(tmp_path / "facts.jsonl", facts)
+    code, out, _ = command("facts", "check", tmp_path / "facts.jsonl")
+    assert code == 0
+    assert out.splitlines()[1:] == ["  'Smith' links to none of 'Ann Smith', 'Bo Smith': it could mean each of them"]
 
 
 def test_facts_convert_there_and_back(command: Command, tmp_path: Path):

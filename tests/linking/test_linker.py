@@ -6,7 +6,8 @@ import pytest
 
 from memlayers.data.facts import Fact
 from memlayers.linking.config import LinkConfig
-from memlayers.linking.linker import Mention, NameLinker, spelling_of
+from memlayers.linking.derived_forms import is_person
+from memlayers.linking.linker import Mention, NameLinker, spelling_of, unlinked_forms
 
 ORDINARY = {"will", "rough", "wolf", "great", "church"}
 
@@ -134,9 +135,15 @@ def test_each_form_has_a_switch(switch: str, text: str) -> None:
     assert not found(text, NameLinker(FACTS, LinkConfig(**{switch: False})))
 
 
+def test_a_form_that_two_subjects_share_is_told() -> None:
+    assert unlinked_forms(FACTS) == {"Smith": ("Ann Smith", "Bo Smith")}
+    assert unlinked_forms(FACTS, LinkConfig(last_name=False)) == {}
+
+
 def test_a_name_is_a_persons_where_people_are_asked_about() -> None:
-    assert LINKER.people == {"Igor Kvetnoy", "John A. Pearson", "Ann Smith", "Bo Smith", "Mercury (god)",
-                             "Charles III of Navarre"}  # fmt: skip
+    assert is_person([fact("Ann Smith", "Where was Ann Smith born?")])
+    assert is_person([fact("Ann Smith", "Tell it.", relation="place of death")])
+    assert not is_person([fact("Ann Smith", "Who founded Ann Smith?")])
 
 
 def test_the_spelling_is_that_of_the_wordings() -> None:

@@ -58,11 +58,13 @@ def facts_check(file: Annotated[Path, typer.Argument(help="JSONL or CSV.")], as_
     """Check a file: format, duplicates, contradictions, names of two subjects. Exit code 2 for the last two."""
     from memlayers.data.fact_files import read_facts_with_lines
     from memlayers.data.facts import check_facts
+    from memlayers.linking.linker import unlinked_forms
 
     facts, lines = read_facts_with_lines(file)
-    report = check_facts(facts, lines)
+    report, unlinked = check_facts(facts, lines), unlinked_forms(facts)
     if as_json:
-        print(json.dumps({"facts": len(facts), **dataclasses.asdict(report)}, ensure_ascii=False))
+        found = {"facts": len(facts), **dataclasses.asdict(report), "unlinked_forms": unlinked}
+        print(json.dumps(found, ensure_ascii=False))
     else:
         phrasings = sum(len(fact.questions) for fact in facts)
         print(f"{file}: {len(facts)} facts, {phrasings} phrasings, {len(report.duplicates)} duplicates, "
@@ -75,6 +77,8 @@ def facts_check(file: Annotated[Path, typer.Argument(help="JSONL or CSV.")], as_
         for shared in report.shared_names:
             where, subjects = (", ".join(map(str, each)) for each in (shared.lines, map(repr, shared.subjects)))
             print(f"  shared name, lines {where}: {shared.alias!r} is a name of {subjects}")
+        for form, whose in unlinked.items():
+            print(f"  {form!r} links to none of {', '.join(map(repr, whose))}: it could mean each of them")
     if report.contradictions or report.shared_names:
         sys.exit(2)
 

@@ -96,7 +96,6 @@ class NameLinker:
 
     Attributes:
         config: which forms are looked for.
-        people: the subjects that are persons.
     """
 
     def __init__(
@@ -107,12 +106,8 @@ class NameLinker:
     ) -> None:
         self.config = config or LinkConfig()
         self._ordinary = ordinary or (lambda word: False)
-        of_subject: dict[str, list[Fact]] = {}
-        for fact in facts:
-            if fact.subject:
-                of_subject.setdefault(fact.subject, []).append(fact)
-        self.people = frozenset(subject for subject, own in of_subject.items() if is_person(own))
-        self._known = _known_names(of_subject, self.people, self.config)
+        of_subject = _by_subject(facts)
+        self._known = _known_names(of_subject, self.config)
         self._longest = max(
             (len(_words(each)) for known in self._known.values() for each in known.spellings), default=0
         )
@@ -228,22 +223,57 @@ def spelling_of(subject: str, facts: Sequence[Fact]) -> str:
     return next((name for name in names if any(name in question for question in questions)), subject)
 
 
-def _known_names(of_subject: dict[str, list[Fact]], people: frozenset[str], config: LinkConfig) -> dict[str, _Known]:
-    """What folded letters stand for: names and aliases first, derived forms where nothing else has their letters."""
-    named: dict[str, dict[str, list[str]]] = {}  # folded letters -> subject -> how it is written
-    derived: dict[str, dict[str, tuple[str, str]]] = {}  # folded letters -> subject -> rule, form
+def unlinked_forms(facts: Sequence[Fact], config: LinkConfig | None = None) -> dict[str, tuple[str, ...]]:
+    """The derived forms that several subjects share, and these: a form that could mean either links neither.
+
+    Args:
+        facts: any number.
+        config: which forms are derived; None for all.
+    """
+    of_subject = _by_subject(facts)
+    named, derived = _names(of_subject, config or LinkConfig())
+    return {
+        next(iter(by_subject.values()))[1]: tuple(by_subject) for letters, by_subject in derived.items()
+        if letters not in named and len(by_subject) > 1 and _rules(by_subject) != {"brackets"}
+    }  # fmt: skip
+
+
+def _by_subject(facts: Sequence[Fact]) -> dict[str, list[Fact]]:
+    found: dict[str, list[Fact]] = {}
+    for fact in facts:
+        if fact.subject:
+            found.setdefault(fact.subject, []).append(fact)
+    return found
+
+
+def _names(
+    of_subject: dict[str, list[Fact]], config: LinkConfig
+) -> tuple[dict[str, dict[str, list[str]]], dict[str, dict[str, tuple[str, str]]]]:
+    """By folded letters and subject: how names and aliases are written; and rule and writing of derived forms."""
+    named: dict[str, dict[str, list[str]]] = {}
+    derived: dict[str, dict[str, tuple[str, str]]] = {}
     for subject, facts in of_subject.items():
-        aliases = aliases_by_subject(facts).get(subject, ())
-        for name in dict.fromkeys((subject, *aliases)):
+        person = is_person(facts)
+        for name in dict.fromkeys((subject, *aliases_by_subject(facts).get(subject, ()))):
             named.setdefault(folded(name), {}).setdefault(subject, []).append(name)
-            for rule, form in derived_forms(name, config, person=subject in people):
+            for rule, form in derived_forms(name, config, person=person):
                 derived.setdefault(folded(form), {})[subject] = rule, form
+    return named, derived
+
+
+def _rules(by_subject: dict[str, tuple[str, str]]) -> set[str]:
+    return {rule for rule, _ in by_subject.values()}
+
+
+def _known_names(of_subject: dict[str, list[Fact]], config: LinkConfig) -> dict[str, _Known]:
+    """What folded letters stand for: names and aliases first, derived forms where nothing else has their letters."""
+    named, derived = _names(of_subject, config)
     known = {
         letters: _Known(tuple(subjects), tuple(name for names in subjects.values() for name in names), "")
         for letters, subjects in named.items()
     }
     for letters, by_subject in derived.items():
-        rules = {rule for rule, _ in by_subject.values()}
+        rules = _rules(by_subject)
         # Names that differ in a qualifier alone are offered together; any other form that two share means neither.
         if letters not in known and (len(by_subject) == 1 or rules == {"brackets"}):
             forms = tuple(form for _, form in by_subject.values())
