@@ -154,6 +154,11 @@ def test_what_is_not_meant_hides_no_name() -> None:
     assert found("Who is the singer of a Song?", linker) == [("a Song", ("A Song",), "name")]
 
 
+def test_of_what_is_part_of_a_longer_name_no_part_is_meant() -> None:
+    linker = NameLinker([fact(name, f"Who made {name}?") for name in ("Tumble in the Rough", "Rough")])
+    assert found("Von wem stammt die Aufnahme Tumble in the Rough?", linker) == []
+
+
 def test_what_is_near_to_two_names_is_neither() -> None:
     linker = NameLinker([fact("Marlona", "Who owns Marlona?"), fact("Marlone", "Who owns Marlone?")])
     assert found("Who owns Marlon?", linker) == []

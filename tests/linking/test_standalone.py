@@ -164,6 +164,9 @@ def test_a_name_is_no_part_of_a_word() -> None:
                          Fact("o", "Oakmere", "x", ("Where is Oakmere?",))])  # fmt: skip
     messages: list[Message] = [{"role": "user", "content": "Is Ann married to Anna?"}]
     assert "Anna" in standalone_questions(messages, linker)[0].proposed
+    messages = [{"role": "user", "content": "Was We Are Him written by Bo?"}]
+    linker_of_we = NameLinker([Fact("w", "We Are Him", "Bo", ("Who has written We Are Him?",))])
+    assert standalone_questions(messages, linker_of_we)[0].proposed
     messages = [{"role": "user", "content": text} for text in ("Where near Annapolis is Ann?", "What about Oakmere?")]
     assert standalone_questions(messages, linker)[0].text == "Where near Annapolis is Oakmere?"
 

@@ -167,7 +167,7 @@ class NameLinker:
         """The mentions in a text (in Unicode form NFC, as are the places), in their order, none within another."""
         read = _read(unicodedata.normalize("NFC", text))
         text, words = read.text, read.words
-        taken = bytearray(len(words))  # whether each word is part of a mention
+        taken = bytearray(len(words))  # whether each word is part of a name that was found
         found: list[Mention] = []
         met: list[tuple[int, int]] = []  # places of names that are not meant
         for first, behind, letters, apart in _runs(read, self._longest + 1):
@@ -175,8 +175,10 @@ class NameLinker:
             if known is None or any(taken[first:behind]) or (apart and not _is_written(read, first, behind, known)):
                 continue
             start, end = words[first].start, words[behind - 1].end
-            if self._is_meant(read, first, behind, known):
+            meant = self._is_meant(read, first, behind, known)
+            if meant or not (known.rule or self._is_phrase(read, first, behind)):  # nor is a part of it another name
                 taken[first:behind] = b"\1" * (behind - first)
+            if meant:
                 found.append(Mention(*_as_spelled(text, start, end, known), "derived" if known.rule else "name"))
             elif not known.rule:
                 met.append((start, end))

@@ -51,7 +51,7 @@ _NEGATION: Final = re.compile(
 )
 _WH: Final = re.compile(r"\b(who|whom|whose|what|which|where|when)\b", re.IGNORECASE)
 _YES_NO: Final = re.compile(
-    r"^(is|are|was|were|does|do|did|has|have|had)\b(?! (you|we|i|they|there|any\w+|some\w+)\b)"  # "Do you know ...?"
+    r"^(is|are|was|were|does|do|did|has|have|had)\b(?! (?-i:you|we|they|there|any\w+|some\w+)\b)"  # "Do you know ...?"
     r"(?!.*\b(who|whom|whose|what|which|where|when)\b)",
     re.IGNORECASE | re.DOTALL,
 )
