@@ -1,7 +1,8 @@
 """Finds the stored subjects that a text mentions: by name, alias or derived form, in any spelling, or misspelt.
 
 Case, accents, width, punctuation and spaces do not count (`folding.folded`). What may be part of a longer name is no
-mention, nor is an ordinary word in lower case that is somebody's name: "will" is not "Will".
+mention, nor is an ordinary word in lower case that is somebody's name: "will" is not "Will"; nor are common words whose
+capital, as the first of a sentence, tells nothing. Of names with the same letters the one that is written is meant.
 """
 
 from __future__ import annotations
