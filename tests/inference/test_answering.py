@@ -8,10 +8,11 @@ import torch
 from peft import get_peft_model
 
 from memlayers.backbones import load_backbone
+from memlayers.data.conversations import Message
 from memlayers.editing.memory import load_memory
-from memlayers.inference.answering import UNKNOWN, ask_model, judge_answers
+from memlayers.inference.answering import UNKNOWN, _fitting, ask_model, judge_answers
 from memlayers.inference.confidence import answer_thresholds, prior_entry
-from memlayers.inference.generation import Generated
+from memlayers.inference.generation import MAX_NEW_TOKENS, Generated
 from memlayers.tuner import MemoryConfig, memory_layers
 
 
@@ -41,6 +42,29 @@ def test_the_source_is_who_is_sure_enough(
     assert (answer.source, answer.text, answer.threshold) == (source, text, 0.5)
     assert answer.score == (memory.confidence if memory.opened else 0.0)
     assert (answer.memory, answer.backbone) == (memory.text, backbone.text)
+
+
+def test_of_a_long_conversation_the_latest_turns_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+
+    def encode(_: Any, messages: list[Message]) -> list[int]:
+        read.append(len(messages))
+        return [0] * (10 * len(messages))
+
+    monkeypatch.setattr("memlayers.inference.answering.encode_prompt", encode)
+    monkeypatch.setattr("memlayers.inference.answering.context_length", lambda _: MAX_NEW_TOKENS + 55)
+    system: Message = {"role": "system", "content": "Be brief."}
+    turns: list[Message] = [{"role": role, "content": "Yes."} for _ in range(300) for role in ("user", "assistant")]
+    tokenizer: Any = None
+    asked: Message = {"role": "user", "content": "Who?"}
+    for messages, kept in ([system, *turns, asked], 5), ([*turns[:4], asked], 5), ([system, *turns[:4], asked], 5):
+        read.clear()
+        fitting = _fitting(None, tokenizer, messages)
+        assert fitting == messages[-kept:] and fitting[0]["role"] == "user"
+        assert len(read) < 12  # not once for each message
+    assert _fitting(None, tokenizer, [system, asked]) == [system, asked]
+    monkeypatch.setattr("memlayers.inference.answering.context_length", lambda _: MAX_NEW_TOKENS + 5)
+    assert _fitting(None, tokenizer, [*turns, asked]) == [asked]
 
 
 def test_thresholds_come_with_the_memory(chat_backbone: Path, tmp_path: Path) -> None:

@@ -108,6 +108,57 @@ def test_a_longer_name_is_found_misspelt_though_a_part_of_it_is_stored() -> None
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "subjects"),
+    [
+        ("Could you tell me who founded Kylotonn?", ["Kylotonn"]),
+        ("could you tell me who founded kylotonn?", ["Kylotonn"]),
+        ("Who owns Tell Me?", ["Tell Me"]),
+        ("Name the record label of Kylotonn.", ["Kylotonn"]),
+        ("Who founded The Who?", ["The Who"]),
+        ("It rained, and Kylotonn was founded.", ["Kylotonn"]),
+        ("Who wrote It?", ["It"]),
+        ("What is the capital of Paris?", []),  # a word that the backbone knows is no misspelling
+        ("What is the capital of Parsia?", ["Parisia"]),
+    ],
+)
+def test_names_of_common_words_are_told_by_their_capitals(text: str, subjects: list[str]) -> None:
+    names = ("Kylotonn", "Tell Me", "The Record", "The Who", "It", "Parisia")
+    linker = NameLinker(
+        [fact(name, f"Who owns {name}?", f"The record label of {name}?") for name in names],
+        ordinary={"Paris"}.__contains__,
+    )
+    assert [subject for _, found_subjects, _ in found(text, linker) for subject in found_subjects] == subjects
+
+
+def test_of_names_with_the_same_letters_the_one_that_is_written_is_meant() -> None:
+    linker = NameLinker([fact(name, f"Who made {name}?") for name in ("Love", "L.O.V.E.", "Énd", "End", "End!")])
+    assert found("Who made Love?", linker) == [("Love", ("Love",), "name")]
+    assert found("Who made L.O.V.E.?", linker) == [("L.O.V.E.", ("L.O.V.E.",), "name")]
+    assert found("Who made love?", linker) == [("love", ("Love", "L.O.V.E."), "name")]
+    assert found("Who made End!?", linker) == [("End!", ("End!",), "name")]
+    assert found("Who made End?", linker) == [("End", ("End",), "name")]
+
+
+def test_a_name_may_go_across_what_ends_a_sentence() -> None:
+    linker = NameLinker(
+        [fact(name, f"Who owns {name}?") for name in ("Yahoo! Briefcase", "Bros. Bagels", "The Briefcase")]
+    )
+    assert found("Who owns Yahoo! Briefcase?", linker) == [("Yahoo! Briefcase", ("Yahoo! Briefcase",), "name")]
+    assert found("who owns bros. bagels?", linker) == [("bros. bagels", ("Bros. Bagels",), "name")]
+    assert found("Who owns Yahoo? Briefcase?", linker) == [("Briefcase", ("The Briefcase",), "derived")]
+
+
+def test_what_is_not_meant_hides_no_name() -> None:
+    linker = NameLinker([fact("Old Fair Artists", "Who owns Old Fair Artists?"), fact("A Song", "Who sang A Song?")])
+    assert found("Who is the singer of a Song?", linker) == [("a Song", ("A Song",), "name")]
+
+
+def test_of_what_is_part_of_a_longer_name_no_part_is_meant() -> None:
+    linker = NameLinker([fact(name, f"Who made {name}?") for name in ("Tumble in the Rough", "Rough")])
+    assert found("Von wem stammt die Aufnahme Tumble in the Rough?", linker) == []
+
+
 def test_what_is_near_to_two_names_is_neither() -> None:
     linker = NameLinker([fact("Marlona", "Who owns Marlona?"), fact("Marlone", "Who owns Marlone?")])
     assert found("Who owns Marlon?", linker) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -117,11 +118,16 @@ def _said(asked: Standalone, memory: Generated, backbone: Generated, goes_on: bo
 
 
 def _fitting(model: Any, tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list[Message]:
-    """The latest messages of a conversation that leave room for an answer in the backbone's context."""
+    """The latest messages of a conversation that leave room for an answer in the backbone's context.
+
+    A part of it begins with a message of the user's, as chat templates want it.
+    """
     room = context_length(model) - MAX_NEW_TOKENS
-    while len(messages) > 1 and len(encode_prompt(tokenizer, messages)) > room:
-        messages = messages[1:]
-    return messages
+    if len(messages) == 1 or len(encode_prompt(tokenizer, messages)) <= room:
+        return messages
+    begins = [i for i, message in enumerate(messages) if message["role"] == "user"]
+    first = bisect_left(begins[:-1], True, key=lambda i: len(encode_prompt(tokenizer, messages[i:])) <= room)
+    return messages[begins[first] :]
 
 
 def _together(question: str, asked: Sequence[Standalone], answers: Sequence[Answer]) -> Answer:

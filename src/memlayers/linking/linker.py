@@ -1,7 +1,8 @@
 """Finds the stored subjects that a text mentions: by name, alias or derived form, in any spelling, or misspelt.
 
 Case, accents, width, punctuation and spaces do not count (`folding.folded`). What may be part of a longer name is no
-mention, nor is an ordinary word in lower case that is somebody's name: "will" is not "Will".
+mention, nor is an ordinary word in lower case that is somebody's name: "will" is not "Will"; nor are common words whose
+capital, as the first of a sentence, tells nothing. Of names with the same letters the one that is written is meant.
 """
 
 from __future__ import annotations
@@ -25,9 +26,12 @@ How = Literal["name", "derived", "misspelt"]
 _WORD: Final = re.compile(r"[^\W_]+")
 _APART: Final = re.compile(r"[?!\n;]")  # between two words that are not of one name
 _SHORT: Final = 3  # letters of a word that a full stop may shorten: "St. Denis", "John A. Pearson"
-_BEGINS: Final = re.compile(r"[.?!:\n\"“(]\s*$")  # before the first word of a sentence
+_BEGINS: Final = '.?!:"“('  # before the first word of a sentence
 _BESIDE: Final = re.compile(r"[ -]|\. ")  # between two words of one name
-_JOINED_BEFORE: Final = re.compile(r"(&|\b(von|van|de|del|di|da|du|la|le|der|ten|bin|al|el|St\.))\s*-?$", re.IGNORECASE)
+_JOINED_BEFORE: Final = re.compile(
+    r"(&|\b(von|van|de|del|di|da|du|la|le|der|ten|bin|al|el|St\.))\s*-?\Z", re.IGNORECASE
+)
+_REACH: Final = 12  # characters that may join a part of a name with what is before it
 _JOINED_BEHIND: Final = re.compile(r"\s*(&|(von|van|de|del|di|da|du|der|bin)\b)", re.IGNORECASE)
 _ROMAN: Final = re.compile(r"m{0,3}(cm|cd|d?c{0,3})(xc|xl|l?x{0,3})(ix|iv|v?i{0,3})")
 _MOST_FACTS_FOR_WORDS: Final = 2000
@@ -70,14 +74,22 @@ class _Known(NamedTuple):
     """What folded letters stand for.
 
     Attributes:
-        subjects: whose name they are.
-        spellings: how these are written.
+        written: whose name they are, and how it is written (in Unicode form NFC).
         rule: by which they are derived; "" for a name or an alias.
     """
 
-    subjects: tuple[str, ...]
-    spellings: tuple[str, ...]
+    written: tuple[tuple[str, str], ...]
     rule: str
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """Whose name they are."""
+        return tuple(dict.fromkeys(subject for subject, _ in self.written))
+
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """How it is written."""
+        return tuple(spelling for _, spelling in self.written)
 
 
 class _Word(NamedTuple):
@@ -86,13 +98,45 @@ class _Word(NamedTuple):
     letters: str
 
 
+class _Read(NamedTuple):
+    """A text, and what its capitals tell.
+
+    Attributes:
+        text: in Unicode form NFC.
+        words: of it.
+        small: how many words before each one begin with a small letter; of what stands behind an apostrophe none.
+        in_lower: whether it has no capital.
+    """
+
+    text: str
+    words: list[_Word]
+    small: list[int]
+    in_lower: bool
+
+    def spelled(self, first: int, behind: int) -> str:
+        """How a run of words is written."""
+        return self.text[self.words[first].start : self.words[behind - 1].end]
+
+    def capitals_tell(self, first: int, behind: int) -> bool:
+        """Whether a run of words would have capitals as a name alone: other words have none, though some has."""
+        return not self.in_lower and self.small[-1] > self.small[behind] - self.small[first]
+
+    def begins(self, word: int) -> bool:
+        """Whether a word is the first one of a sentence, where a capital tells nothing."""
+        if not word:
+            return True
+        gap = self.text[self.words[word - 1].end : self.words[word].start]
+        before = gap.rstrip()
+        return "\n" in gap[len(before) :] or before[-1:] in tuple(_BEGINS)
+
+
 class NameLinker:
     """The built-in linker: compares folded letters.
 
     Args:
         facts: that are stored.
         config: which forms are looked for; None for all.
-        ordinary: whether a word in lower case is an ordinary one; None takes none for one.
+        ordinary: whether a word is an ordinary one, in the case it is written in; None takes none for one.
 
     Attributes:
         config: which forms are looked for.
@@ -122,35 +166,41 @@ class NameLinker:
 
     def mentions(self, text: str) -> list[Mention]:
         """The mentions in a text (in Unicode form NFC, as are the places), in their order, none within another."""
-        text = unicodedata.normalize("NFC", text)
-        words = _words(text)
-        found: list[tuple[int, int, _Known]] = []  # the first word, the one behind the last, what they stand for
-        for first, behind, letters in _runs(text, words, self._longest + 1):
+        read = _read(unicodedata.normalize("NFC", text))
+        text, words = read.text, read.words
+        taken = bytearray(len(words))  # whether each word is part of a name that was found
+        found: list[Mention] = []
+        met: list[tuple[int, int]] = []  # places of names that are not meant
+        for first, behind, letters, apart in _runs(read, self._longest + 1):
             known = self._known.get(letters)
-            if known is not None and not any(first < end and start < behind for start, end, _ in found):
-                found.append((first, behind, known))
-        kept = [each for each in sorted(found, key=lambda each: each[0]) if self._is_meant(text, words, *each)]
-        if not kept:
-            met = [(words[first].start, words[behind - 1].end) for first, behind, known in found if not known.rule]
-            # Of what is part of a longer name, the longer one may be stored, and misspelt.
-            return [
-                mention for mention in self._misspelt(text, words)
-                if all(mention.start <= start and end <= mention.end for start, end in met)
-            ]  # fmt: skip
+            if known is None or any(taken[first:behind]) or (apart and not _is_written(read, first, behind, known)):
+                continue
+            start, end = words[first].start, words[behind - 1].end
+            meant = self._is_meant(read, first, behind, known)
+            if meant or not (known.rule or self._is_phrase(read, first, behind)):  # nor is a part of it another name
+                taken[first:behind] = b"\1" * (behind - first)
+            if meant:
+                found.append(Mention(*_as_spelled(text, start, end, known), "derived" if known.rule else "name"))
+            elif not known.rule:
+                met.append((start, end))
+        if found:
+            return sorted(found)
+        # Of what is part of a longer name, the longer one may be stored, and misspelt.
         return [
-            Mention(
-                *_as_spelled(text, words[first].start, words[behind - 1].end, known.spellings),
-                known.subjects, "derived" if known.rule else "name",
-            )
-            for first, behind, known in kept
+            mention for mention in self._misspelt(read)
+            if all(mention.start <= start and end <= mention.end for start, end in met)
         ]  # fmt: skip
 
-    def _misspelt(self, text: str, words: Sequence[_Word]) -> list[Mention]:
+    def _misspelt(self, read: _Read) -> list[Mention]:
         """The one mention of a name that is nearly spelled rightly, where just one name is near."""
+        if not self._misspellings:
+            return []
         near: dict[str, tuple[int, int, int]] = {}  # per name: edits, words, and the first word, of the nearest run
-        common = [self._is_common(text, word) for word in words]
-        for first, behind, letters in _runs(text, words, self._longest):
-            if all(common[first:behind]):
+        words, spelled = read.words, [read.text[word.start : word.end] for word in read.words]
+        ordinary = {each: self._ordinary(each) for each in set(spelled)}
+        common = [word.letters in self._common or ordinary[each] for word, each in zip(words, spelled, strict=True)]
+        for first, behind, letters, apart in _runs(read, self._longest):
+            if apart or all(common[first:behind]):
                 continue
             numerals = _numerals(words[first:behind])
             for name, edits in self._misspellings.near(letters):
@@ -160,7 +210,7 @@ class NameLinker:
                 near[name] = min(near.get(name, better), better)
         meant = {
             name: each for name, each in near.items()
-            if self._is_meant(text, words, each[2], each[2] + each[1], self._known[name], misspelt=True)
+            if self._is_meant(read, each[2], each[2] + each[1], self._known[name], misspelt=True)
         }  # fmt: skip
         subjects = {self._known[name].subjects for name in meant}
         if len(subjects) != 1 or len(only := next(iter(subjects))) != 1:
@@ -168,19 +218,14 @@ class NameLinker:
         _, size, first = min(meant.values())
         return [Mention(words[first].start, words[first + size - 1].end, only, "misspelt")]
 
-    def _is_common(self, text: str, word: _Word) -> bool:
-        """Whether a word is an ordinary one, or one of the facts' wordings."""
-        spelled = text[word.start : word.end]
-        return word.letters in self._common or (spelled.islower() and self._ordinary(spelled))
-
-    def _is_meant(
-        self, text: str, words: Sequence[_Word], first: int, behind: int, known: _Known, *, misspelt: bool = False
-    ) -> bool:
+    def _is_meant(self, read: _Read, first: int, behind: int, known: _Known, *, misspelt: bool = False) -> bool:
         """Whether a run of words that spells a name mentions it: not where it is ordinary, or part of a longer name."""
-        spelled = text[words[first].start : words[behind - 1].end]
-        outside = [word for i, word in enumerate(words) if not first <= i < behind and not _clipped(text, word)]
-        capitals_tell = any(text[word.start].islower() for word in outside) and not text.islower()
-        if spelled in known.spellings and not known.rule and not capitals_tell:
+        text, words, spelled = read.text, read.words, read.spelled(first, behind)
+        capitals_tell, exact = read.capitals_tell(first, behind), spelled in known.spellings and not known.rule
+        lower = exact and spelled.islower() and not {word.letters for word in words[first:behind]} <= _FUNCTION_WORDS
+        if not lower and self._is_phrase(read, first, behind):
+            return False
+        if exact and not capitals_tell:
             return True
         told = capitals_tell and not spelled.islower()  # a capital that says that it is a name
         if behind - first == 1 and spelled not in known.spellings and not told and self._ordinary(spelled.lower()):
@@ -192,21 +237,30 @@ class NameLinker:
         if known.rule and _is_joined(text, words[first].start, words[behind - 1].end):
             return False
         if capitals_tell:
-            return not (_goes_on(text, words, behind) or self._is_preceded(text, words, first))
+            return not (_goes_on(text, words, behind) or self._is_preceded(read, first))
         beside = [words[i] for i in (first - 1, behind) if 0 <= i < len(words)]
         return not (known.rule or misspelt) or all(word.letters in self._common for word in beside)
 
-    def _is_preceded(self, text: str, words: Sequence[_Word], first: int) -> bool:
+    def _is_phrase(self, read: _Read, first: int, behind: int) -> bool:
+        """Whether a run is of common words, and no capital tells that it is a name: "tell me", "It rained"."""
+        tells = read.capitals_tell(first, behind)
+        return all(
+            read.words[i].letters in self._common
+            and not (tells and read.text[read.words[i].start].isupper() and not read.begins(i))
+            for i in range(first, behind)
+        )
+
+    def _is_preceded(self, read: _Read, first: int) -> bool:
         """Whether the word right before a run has a capital, and is no common one that begins a sentence."""
+        text, words = read.text, read.words
         if not first or not _BESIDE.fullmatch(text[words[first - 1].end : words[first].start]):
             return False
         before = words[first - 1]
-        begins = first == 1 or _BEGINS.search(text[: before.start]) is not None
-        return text[before.start].isupper() and not (begins and before.letters in self._common)
+        return text[before.start].isupper() and not (read.begins(first - 1) and before.letters in self._common)
 
 
 def ordinary_words(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], bool]:
-    """Tells ordinary words: those, in lower case, that a vocabulary has a token for."""
+    """Tells ordinary words: those that a vocabulary has a token for."""
     return lambda word: len(tokenizer(f" {word}", add_special_tokens=False)["input_ids"]) == 1
 
 
@@ -269,15 +323,15 @@ def _known_names(of_subject: dict[str, list[Fact]], config: LinkConfig) -> dict[
     """What folded letters stand for: names and aliases first, derived forms where nothing else has their letters."""
     named, derived = _names(of_subject, config)
     known = {
-        letters: _Known(tuple(subjects), tuple(name for names in subjects.values() for name in names), "")
+        letters: _Known(tuple((subject, _nfc(name)) for subject, names in subjects.items() for name in names), "")
         for letters, subjects in named.items()
     }
     for letters, by_subject in derived.items():
         rules = _rules(by_subject)
         # Names that differ in a qualifier alone are offered together; any other form that two share means neither.
         if letters not in known and (len(by_subject) == 1 or rules == {"brackets"}):
-            forms = tuple(form for _, form in by_subject.values())
-            known[letters] = _Known(tuple(by_subject), forms, rules.pop())
+            forms = tuple((subject, _nfc(form)) for subject, (_, form) in by_subject.items())
+            known[letters] = _Known(forms, rules.pop())
     return {letters: each for letters, each in known.items() if len(letters) > 1}
 
 
@@ -290,13 +344,27 @@ def _common_words(facts: Sequence[Fact]) -> frozenset[str]:
     return _FUNCTION_WORDS | {folded(word) for word in found}
 
 
+def _nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def _read(text: str) -> _Read:
+    words = _words(text)
+    small = accumulate(text[word.start].islower() and not _clipped(text, word) for word in words)
+    return _Read(text, words, [0, *small], text.islower())
+
+
 def _words(text: str) -> list[_Word]:
     return [_Word(*found.span(), folded(found.group())) for found in _WORD.finditer(text)]
 
 
-def _runs(text: str, words: Sequence[_Word], longest: int) -> Iterator[tuple[int, int, str]]:
-    """The runs of words that a name may be, the longest first: first word, the one behind the last, their letters."""
-    parts = [0]  # of the text, that no name goes across: which one each word is in
+def _runs(read: _Read, longest: int) -> Iterator[tuple[int, int, str, bool]]:
+    """The runs of words that a name may be, the longest first.
+
+    Of each the first word, the one behind the last, their letters, and whether it goes across the end of a sentence.
+    """
+    text, words = read.text, read.words
+    parts = [0]  # of the text: which one each word is in
     for one, other in zip(words, words[1:], strict=False):
         gap = text[one.end : other.start]
         apart = _APART.search(gap) is not None or (gap.startswith(". ") and len(one.letters) > _SHORT)
@@ -305,17 +373,30 @@ def _runs(text: str, words: Sequence[_Word], longest: int) -> Iterator[tuple[int
     ends = [0, *accumulate(len(word.letters) for word in words)]
     for size in range(min(len(words), longest), 0, -1):
         for first in range(len(words) - size + 1):
-            if parts[first] == parts[first + size - 1]:
-                yield first, first + size, letters[ends[first] : ends[first + size]]
+            apart = parts[first] != parts[first + size - 1]
+            yield first, first + size, letters[ends[first] : ends[first + size]], apart
 
 
-def _as_spelled(text: str, start: int, end: int, spellings: Sequence[str]) -> tuple[int, int]:
-    """Where a mention lies with the punctuation that one of the spellings begins or ends with: "Mercury (planet)"."""
-    for spelling in spellings:
-        found = text.find(spelling, max(0, start - len(spelling)))
-        if 0 <= found <= start and end <= found + len(spelling):
-            return found, found + len(spelling)
-    return start, end
+def _is_written(read: _Read, first: int, behind: int, known: _Known) -> bool:
+    """Whether a name is written with the punctuation of a run of words: "Yahoo! Briefcase"."""
+    spelled = read.spelled(first, behind).casefold()
+    return any(spelled in each.casefold() for each in known.spellings)
+
+
+def _as_spelled(text: str, start: int, end: int, known: _Known) -> tuple[int, int, tuple[str, ...]]:
+    """Where a mention lies with the punctuation that its name begins or ends with, and whose it is.
+
+    Of two names with the same letters ("Pandemonium!" and "Pandemonium") it is the one that is written as in the text.
+    """
+    found: dict[tuple[int, int], dict[str, None]] = {}
+    for subject, spelling in known.written:
+        at = text.find(spelling, max(0, start - len(spelling)), end + len(spelling))
+        if 0 <= at <= start and end <= at + len(spelling):
+            found.setdefault((at, at + len(spelling)), {})[subject] = None
+    if not found:
+        return start, end, known.subjects
+    place = max(found, key=lambda place: place[1] - place[0])
+    return *place, tuple(found[place])
 
 
 def _numerals(words: Sequence[_Word]) -> list[str]:
@@ -325,7 +406,8 @@ def _numerals(words: Sequence[_Word]) -> list[str]:
 
 def _is_joined(text: str, start: int, end: int) -> bool:
     """Whether a part of a name is joined with what is beside it: "Street & Smith", "von Weber", "James van Hoften"."""
-    return _JOINED_BEFORE.search(text[:start]) is not None or _JOINED_BEHIND.match(text[end:]) is not None
+    before = _JOINED_BEFORE.search(text, max(0, start - _REACH), start)
+    return before is not None or _JOINED_BEHIND.match(text, end) is not None
 
 
 def _clipped(text: str, word: _Word) -> bool:

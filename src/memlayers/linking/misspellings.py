@@ -48,6 +48,10 @@ class Misspellings:
             for start, end in _parts(len(name)):
                 alike.setdefault((start, name[start:end]), []).append(name)
 
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._by_part)
+
     def near(self, letters: str) -> list[Near]:
         """The stored names that these folded letters, at least one, may stand for.
 

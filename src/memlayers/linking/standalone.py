@@ -10,38 +10,54 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from memlayers.data.conversations import Message
+from memlayers.data.facts import Fact
 from memlayers.linking.linker import Linker, Mention, spelling_of
 
-_QUOTES: Final = re.compile(r"(\*\*|__|[*_`\"'“”‘’«»„])$")
+_QUOTES: Final = re.compile(r"(\*\*|__|[*_`\"'“”‘’«»„])\Z")
 _PRONOUN: Final = re.compile(
     r"\b(he|she|it|they|him|them|his|its|their|her|th(?:is|at) (?:one|person|company|place))\b",
     re.IGNORECASE,
 )
 _OWNING: Final = ("his", "its", "their", "her")
 _NOT_OWNED: Final = frozenset("a an and at by for from in is of on or the to was were when where with".split())
-_ELLIPTIC: Final = re.compile(r"^(and|what about|how about|also|or|but|then)\b", re.IGNORECASE)
-_ABOUT: Final = re.compile(r"^(and|or|so|then|what|how|about|for|the|of|\s|[,.?!'’s])*$", re.IGNORECASE)
-_JOINED: Final = re.compile(r"^\s*(,\s*(and|or)?|and|or|&|as well as)\s*(the\s*)?$", re.IGNORECASE)
+_LEADS: Final = re.compile(r"^(and|but|also|so|or)\b[\s,]*", re.IGNORECASE)
+_ELLIPTIC: Final = re.compile(  # "And the founder?", "And?"
+    r"(and|but|also|so|or|then|(and |but )?(what|how) about)\b\W*(the( [^\W_]+){1,3}\W*)?", re.IGNORECASE
+)
+_ABOUT: Final = frozenset("and or so then what how about for the of s".split())
+_JOINED: Final = re.compile(r"(, ?(and|or)?|and|or|&|as well as)( ?the)?", re.IGNORECASE)
 _CUTS: Final = tuple(  # between two clauses, the clearest first
     re.compile(cut, re.IGNORECASE)
-    for cut in (r"\?\s*(?:and\s+)?", r";\s*(?:and\s+)?", r",\s*and\s+", r"\s+and\s+", r",\s*")
+    for cut in (r"\?\s*(?:and\s+)?", r";\s*(?:and\s+)?", r",\s*and\s+", r"(?<!\s)\s+and\s+", r",\s*")
 )
 _SENTENCE: Final = re.compile(r"(?<=[.?!:])[\"”’)]*\s+")  # between two sentences
-_SHORTENED: Final = re.compile(r"\b([^\W\d_]|St|Mr|Mrs|Ms|Dr|Jr|Sr|Prof|Inc|Ltd|Co|No|vs)\.$")  # ends no sentence
+_SHORTENED: Final = re.compile(r"\b([^\W\d_]|St|Mr|Mrs|Ms|Dr|Jr|Sr|Prof|Inc|Ltd|Co|No|vs)\.\Z")  # ends no sentence
+_LONGEST_SHORTENED: Final = 5  # characters
 _ASKS: Final = re.compile(
     r"^(please|kindly|name|tell|give|state|say|list|identify|mention|specify|let me know|i (want|need|wish) to know|"
     r"i('d| would) like to know|could|can|would|do you know|who|whom|whose|what|which|where|when|why|how|in which)\b",
     re.IGNORECASE,
 )
-_NEGATION: Final = re.compile(r"\b(not|never|no longer|nobody|except|other than|apart from)\b|n['’]t\b", re.IGNORECASE)
-_YES_NO: Final = re.compile(
-    r"^(is|are|was|were|does|do|did|has|have|had)\b(?!.*\b(who|whom|whose|what|which|where|when)\b)", re.IGNORECASE
+_NEGATION: Final = re.compile(
+    r"\b((?<!\bor )not(?! only\b)|never|no longer|nobody|except|other than|apart from)\b|"
+    r"n['’]t\b(?! (he|she|it|they)\b\W*\Z)",  # "wasn't it?"
+    re.IGNORECASE,
 )
+_WH: Final = re.compile(r"\b(who|whom|whose|what|which|where|when)\b", re.IGNORECASE)
+_YES_NO: Final = re.compile(
+    r"^(is|are|was|were|does|do|did|has|have|had)\b(?! (?-i:you|we|they|there|any\w+|some\w+)\b)"  # "Do you know ...?"
+    r"(?!.*\b(who|whom|whose|what|which|where|when)\b)",
+    re.IGNORECASE | re.DOTALL,
+)
+_BY: Final = re.compile(r"\bby\b", re.IGNORECASE)
+_IN: Final = re.compile(r"\b(in|at|on)\b", re.IGNORECASE)
+_WORDS: Final = re.compile(r"[^\W_]+")
 _STEM: Final = 4  # letters by which "founded" and "founder" are one
 _EMPTY: Final = frozenset(
     "and are did does for from has have had her his its name tell give that the this was were "
@@ -77,27 +93,24 @@ def standalone_questions(messages: Sequence[Message], linker: Linker, *, focus: 
         linker: finds the subjects.
         focus: whether the subject that was named last stands for a pronoun.
     """
-    earlier: list[Standalone] = []
+    before: Standalone | None = None  # what was asked last of the subject in focus
     asked = [message["content"] for message in messages if message["role"] == "user"]
     found = [Standalone(asked[-1])]
     for text in asked if focus else asked[-1:]:
-        found = _questions(text, linker, earlier)
-        if found[0].subject or not _names_something(text):
-            earlier = [*earlier, *(each for each in found if each.subject)]
-        else:  # something else is named: nothing is in focus
-            earlier = []
-    return [_as_a_fact_says(each, linker) if each.subject else each for each in found]
+        found, before = _questions(text, linker, before)
+    return [_as_a_fact_says(each, linker) if each.subject else each for each in dict.fromkeys(found)]
 
 
 def _as_a_fact_says(asked: Standalone, linker: Linker) -> Standalone:
     """A question that asks for what is not so is told; of a yes/no question the fact is asked that it is about."""
     facts = linker.facts_about(asked.subject)
-    rest = asked.text.replace(_name(asked.subject, linker), " ")
-    if _NEGATION.search(rest) and not any(_NEGATION.search(q) for fact in facts for q in fact.questions):
+    rest = _with_another(asked.text, _name(asked.subject, linker), " ")
+    if _negates(rest) and not any(_NEGATION.search(q) for fact in facts for q in fact.questions):
         return replace(asked, negated=True)
     if not _YES_NO.match(asked.text) or any(_YES_NO.match(q) for fact in facts for q in fact.questions):
         return asked
     stems = _stems(rest)
+    facts = [fact for fact in facts if not _asks_for_another(rest, fact)]
     shared = [len(stems & set().union(*map(_stems, fact.questions))) for fact in facts]
     if not shared or max(shared) < 1 or shared.count(max(shared)) > 1:
         return asked
@@ -105,47 +118,69 @@ def _as_a_fact_says(asked: Standalone, linker: Linker) -> Standalone:
     return replace(asked, text=question, proposed=rest)
 
 
+def _asks_for_another(text: str, fact: Fact) -> bool:
+    """Whether a yes/no question proposes a place or time where a fact says who, or the other way round."""
+    words = {question.split()[0].lower() for question in fact.questions if question.strip()}
+    by, within = _BY.search(text) is not None, _IN.search(text) is not None
+    return by != within and not words.isdisjoint(("where", "when") if by else ("who", "whom"))
+
+
+def _negates(text: str) -> bool:
+    """Whether a question asks for what is not so: "I do not know who founded it" does not."""
+    asks = _WH.search(text)
+    return _NEGATION.search(text, asks.start() if asks else 0) is not None
+
+
 def _stems(text: str) -> set[str]:
     """The beginnings of the words that say what is asked."""
     return {word[:_STEM] for word in re.findall(r"[^\W\d_]{3,}", text) if word.islower()} - _EMPTY
 
 
-def _questions(text: str, linker: Linker, earlier: Sequence[Standalone]) -> list[Standalone]:
-    """What one message asks, given what was asked before it of stored subjects: sentence by sentence."""
-    text = unicodedata.normalize("NFC", text)
-    sentences = _sentences(text, linker.mentions(text))
-    if len(sentences) == 1:
-        return _of_sentence(text, linker, earlier)
+def _questions(text: str, linker: Linker, before: Standalone | None) -> tuple[list[Standalone], Standalone | None]:
+    """What one message asks, sentence by sentence, and what was asked last of the subject that is in focus then.
+
+    Args:
+        text: of the message.
+        linker: finds the subjects.
+        before: what was asked last of the subject in focus; None where none is.
+    """
+    composed = unicodedata.normalize("NFC", text)
+    sentences = _sentences(composed, linker.mentions(composed))
     asked: list[Standalone] = []
-    before = list(earlier)
     for sentence in sentences:
         found = [each for each in _of_sentence(sentence, linker, before) if each.subject]
-        before += found
-        asked += found if sentence.endswith("?") or _ASKS.match(sentence) else []
-    return asked or [Standalone(text)]
+        if found:
+            before = found[-1]
+        elif _names_something(sentence):  # something else is named: nothing is in focus
+            before = None
+        asked += found if len(sentences) == 1 or sentence.endswith("?") or _ASKS.match(_LEADS.sub("", sentence)) else []
+    return asked or [Standalone(text)], before
 
 
 def _sentences(text: str, mentions: Sequence[Mention]) -> list[str]:
     """The sentences of a message; none ends within a name."""
-    cuts = [
-        found.span() for found in _SENTENCE.finditer(text)
-        if not _SHORTENED.search(text[: found.start()]) and not any(m.start < found.start() <= m.end for m in mentions)
-    ]  # fmt: skip
+    starts = [mention.start for mention in mentions]
+    cuts = []
+    for found in _SENTENCE.finditer(text):
+        end, last = found.start(), bisect_left(starts, found.start()) - 1
+        if not _SHORTENED.search(text, max(0, end - _LONGEST_SHORTENED), end) and not (
+            last >= 0 and end <= mentions[last].end
+        ):
+            cuts.append(found.span())
     starts, ends = [0, *(end for _, end in cuts)], [*(start for start, _ in cuts), len(text)]
     return [text[start:end] for start, end in zip(starts, ends, strict=True) if text[start:end].strip()] or [text]
 
 
-def _of_sentence(text: str, linker: Linker, earlier: Sequence[Standalone]) -> list[Standalone]:
+def _of_sentence(text: str, linker: Linker, before: Standalone | None) -> list[Standalone]:
     """What a sentence asks."""
     mentions = linker.mentions(text)
     subjects = {subject for mention in mentions for subject in mention.subjects}
     if not mentions:
-        return [_in_focus(text, earlier[-1], linker)] if earlier and _refers_back(text) else [Standalone(text)]
+        return [_in_focus(text, before, linker)] if before and _refers_back(text) else [Standalone(text)]
     if len(subjects) == 1:
         (subject,) = subjects
-        if earlier and _ABOUT.match(_without(text, mentions)):  # "What about X?": what was asked before, of another
-            before = earlier[-1]
-            question = before.text.replace(_name(before.subject, linker), _name(subject, linker))
+        if before and _is_about(_without(text, mentions)):  # "What about X?": what was asked before, of another
+            question = _with_another(before.text, _name(before.subject, linker), _name(subject, linker))
             return [Standalone(question, subject, _taken_from(text, mentions[-1], _name(subject, linker)))]
         return [_named(text, mentions, mentions[-1], subject, linker)]
     if len(mentions) == 1:  # one name of several
@@ -156,19 +191,17 @@ def _of_sentence(text: str, linker: Linker, earlier: Sequence[Standalone]) -> li
 def _of_each(text: str, mentions: Sequence[Mention], linker: Linker) -> list[Standalone]:
     """A question about several subjects, asked of each; none where it cannot be told apart."""
     pieces = _clauses(text, mentions)
-    inside = [[m for m in mentions if start <= m.start and m.end <= end] for start, end in pieces]
-    if all(len(own) == 1 for own in inside) and all(
-        len(_without(text[start:end], [_moved(own[0], -start)]).split()) >= _LEAST_CLAUSE
-        for (start, end), own in zip(pieces, inside, strict=True)
-    ):
+    clauses = [_without(text[start:end], [_moved(own, -start)]) for start, end, own in pieces]
+    if pieces and all(len(clause.split()) >= _LEAST_CLAUSE for clause in clauses):
         found = []
-        for (start, end), (own,) in zip(pieces, inside, strict=True):
-            clause, moved = text[start:end].rstrip(" ?.!,;"), _moved(own, -start)
-            question = clause[:1].upper() + clause[1:] + "?"
+        for start, end, own in pieces:
+            moved = _moved(own, -start)
+            clause = text[start : max(own.end, start + len(text[start:end].rstrip(" ?.!,;")))]
+            question = _capital(clause) + "?"
             found += [_named(question, [moved], moved, subject, linker) for subject in moved.subjects]
         return found
     between = [text[a.end : b.start] for a, b in zip(mentions, mentions[1:], strict=False)]
-    if all(map(_JOINED.match, between)):
+    if all(_JOINED.fullmatch(" ".join(gap.split())) for gap in between):
         head, tail = text[: mentions[0].start], text[mentions[-1].end :]
         return [
             _named(head + text[m.start : m.end] + tail, [moved], moved, subject, linker)
@@ -179,17 +212,17 @@ def _of_each(text: str, mentions: Sequence[Mention], linker: Linker) -> list[Sta
     return []
 
 
-def _clauses(text: str, mentions: Sequence[Mention]) -> list[tuple[int, int]]:
-    """Where the clauses of a question lie that have a mention each, start and end in characters; or the whole."""
+def _clauses(text: str, mentions: Sequence[Mention]) -> list[tuple[int, int, Mention]]:
+    """Where the clauses of a question lie, start and end in characters, with the one mention of each; or none."""
     cuts = []
     for one, other in zip(mentions, mentions[1:], strict=False):
         places = (cut.search(text, one.end, other.start) for cut in _CUTS)
         place = next((found.span() for found in places if found), None)
         if place is None:
-            return [(0, len(text))]
+            return []
         cuts.append(place)
     starts, ends = [0, *(end for _, end in cuts)], [*(start for start, _ in cuts), len(text)]
-    return [(start, end) for start, end in zip(starts, ends, strict=True) if text[start:end].strip(" ?.!")]
+    return list(zip(starts, ends, mentions, strict=True))
 
 
 def _named(text: str, mentions: Sequence[Mention], mention: Mention, subject: str, linker: Linker) -> Standalone:
@@ -202,22 +235,20 @@ def _named(text: str, mentions: Sequence[Mention], mention: Mention, subject: st
         pieces += [text[at:start], name]
         at = end
     pieces.append(text[at:])
-    outside = "".join(pieces[::2])
-    if not any(word[0].islower() for word in re.findall(r"(?<!['’\w])[^\W\d_]+", outside)):  # capitals alone
+    outside = re.findall(r"(?<!['’\w])[^\W\d_]+", "".join(pieces[::2]))
+    if len(outside) > 1 and not any(word[0].islower() for word in outside):  # capitals alone
         pieces[::2] = [piece.lower() for piece in pieces[::2]]
     question = "".join(pieces)
     if question == text:
         return Standalone(text, subject)
-    if pieces[0]:
-        question = question[:1].upper() + question[1:]
-    return Standalone(question, subject, taken)
+    return Standalone(_capital(question) if pieces[0] else question, subject, taken)
 
 
 def _in_focus(text: str, before: Standalone, linker: Linker) -> Standalone:
     """A question that refers to the subject of an earlier one."""
     name = _name(before.subject, linker)
-    said = re.sub(r"^(and|but|also|so|or)\b[\s,]*", "", text, flags=re.IGNORECASE)
-    if _ABOUT.match(_PRONOUN.sub("", said)):  # "what about her?"
+    said = _LEADS.sub("", text)
+    if _is_about(_PRONOUN.sub("", said)):  # "what about her?"
         return Standalone(before.text, before.subject, before.taken_from)
     found = _PRONOUN.search(said)
     if found is None:
@@ -229,19 +260,35 @@ def _in_focus(text: str, before: Standalone, linker: Linker) -> Standalone:
         )
         name = f"{name}'s" if owns else name
         question = said[: found.start()] + name + said[found.end() :]
-    return Standalone(question[:1].upper() + question[1:], before.subject)
+    return Standalone(_capital(question), before.subject)
 
 
 def _refers_back(text: str) -> bool:
     """Whether a question without a stored subject may be about the one in focus: it names nothing else."""
-    return (_PRONOUN.search(text) is not None or _ELLIPTIC.match(text.strip()) is not None) and not _names_something(
-        text
-    )
+    refers = _PRONOUN.search(text) is not None or _ELLIPTIC.fullmatch(text.strip()) is not None
+    return refers and not _names_something(text)
+
+
+def _is_about(text: str) -> bool:
+    """Whether nothing is said beside a name: "What about X?"."""
+    return all(word in _ABOUT for word in _WORDS.findall(text.lower()))
 
 
 def _names_something(text: str) -> bool:
     """Whether a word with a capital stands within a sentence ("I" is none)."""
-    return re.search(r"[^\s.?!:\"“]\s+(?!I\b)[^\W\d_a-z][\w]*", text) is not None and not text.isupper()
+    within = re.finditer(r"[^\s.?!:\"“]\s+(?!I\b)([^\W\d_])", text)
+    return not text.isupper() and any(found[1].isupper() for found in within)
+
+
+def _capital(text: str) -> str:
+    """A text with a capital in the beginning, and as long as before."""
+    first = text[:1].upper()
+    return first + text[1:] if len(first) == 1 else text
+
+
+def _with_another(text: str, name: str, other: str) -> str:
+    """A text with another name in place of one, where that is no part of a word."""
+    return re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", lambda _: other, text)
 
 
 def _without(text: str, mentions: Sequence[Mention]) -> str:
@@ -255,8 +302,12 @@ def _without(text: str, mentions: Sequence[Mention]) -> str:
 def _unquoted(text: str, mention: Mention) -> tuple[int, int]:
     """Where a mention lies with the quotes or markup around it."""
     start, end = mention.start, mention.end
-    while (mark := _QUOTES.search(text[:start])) and _QUOTES.match(text[end:][: len(mark[1])] or " "):
-        start, end = start - len(mark[1]), end + len(mark[1])
+    while mark := _QUOTES.search(text, max(0, start - 2), start):
+        behind = end + len(mark[1])
+        possessive = text[end : end + 1] in ("'", "’") and text[behind : behind + 1].isalpha()
+        if possessive or not _QUOTES.match(text[end:behind]):
+            break
+        start, end = start - len(mark[1]), behind
     return start, end
 
 
@@ -265,7 +316,7 @@ def _moved(mention: Mention, by: int) -> Mention:
 
 
 def _name(subject: str, linker: Linker) -> str:
-    return spelling_of(subject, linker.facts_about(subject))
+    return unicodedata.normalize("NFC", spelling_of(subject, linker.facts_about(subject)))
 
 
 def _taken_from(text: str, mention: Mention, name: str) -> str:
