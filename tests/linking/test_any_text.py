@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import sys
 import unicodedata
 
 import pytest
@@ -79,11 +79,23 @@ def test_a_text_without_stored_names_is_asked_as_it_is(text: str) -> None:
     ["lorem Ipsum ", "It rained today. ", "Who founded Kylotonn? ", "Kylotonn ", "Kylotonn and ", "Kylotonn, ", '"',
      " ", "\n,", "sofor", "and ", "Is it Kylotonn ", "n't ", "漢字", "mmm "],
 )  # fmt: skip
-def test_time_grows_with_the_length_alone(piece: str) -> None:
-    def seconds(size: int) -> float:
-        text = "What about Kylotonn " + piece * (size // len(piece)) + " and Igor Kvetnoy?"
-        began = time.process_time()
-        asked("Who founded Kylotonn?", text)
-        return time.process_time() - began
+def test_work_grows_with_the_length_alone(piece: str) -> None:
+    """Counted in calls; a regular expression that tries ever more ways would not come to an end."""
 
-    assert min(seconds(32_000) for _ in range(2)) < 0.05 + 20 * seconds(4_000)  # 64 times where it is quadratic
+    def calls(size: int) -> int:
+        text = "What about Kylotonn " + piece * (size // len(piece)) + " and Igor Kvetnoy?"
+        counted = 0
+
+        def count(*_: object) -> None:
+            nonlocal counted
+            counted += 1
+
+        before = sys.getprofile()
+        sys.setprofile(count)
+        try:
+            asked("Who founded Kylotonn?", text)
+        finally:
+            sys.setprofile(before)
+        return counted
+
+    assert calls(16_000) < 1_000 + 6 * calls(4_000)  # 16 times where it is quadratic
