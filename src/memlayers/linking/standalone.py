@@ -145,10 +145,12 @@ def _questions(text: str, linker: Linker, before: Standalone | None) -> tuple[li
         before: what was asked last of the subject in focus; None where none is.
     """
     composed = unicodedata.normalize("NFC", text)
-    sentences = _sentences(composed, linker.mentions(composed))
+    mentions = linker.mentions(composed)
+    sentences = _sentences(composed, mentions)
     asked: list[Standalone] = []
     for sentence in sentences:
-        found = [each for each in _of_sentence(sentence, linker, before) if each.subject]
+        own = mentions if sentence == composed else linker.mentions(sentence)
+        found = [each for each in _of_sentence(sentence, own, linker, before) if each.subject]
         if found:
             before = found[-1]
         elif _names_something(sentence):  # something else is named: nothing is in focus
@@ -167,13 +169,11 @@ def _sentences(text: str, mentions: Sequence[Mention]) -> list[str]:
             last >= 0 and end <= mentions[last].end
         ):
             cuts.append(found.span())
-    starts, ends = [0, *(end for _, end in cuts)], [*(start for start, _ in cuts), len(text)]
-    return [text[start:end] for start, end in zip(starts, ends, strict=True) if text[start:end].strip()] or [text]
+    return [text[start:end] for start, end in _pieces(text, cuts) if text[start:end].strip()] or [text]
 
 
-def _of_sentence(text: str, linker: Linker, before: Standalone | None) -> list[Standalone]:
-    """What a sentence asks."""
-    mentions = linker.mentions(text)
+def _of_sentence(text: str, mentions: Sequence[Mention], linker: Linker, before: Standalone | None) -> list[Standalone]:
+    """What a sentence with these mentions asks."""
     subjects = {subject for mention in mentions for subject in mention.subjects}
     if not mentions:
         return [_in_focus(text, before, linker)] if before and _refers_back(text) else [Standalone(text)]
@@ -221,8 +221,13 @@ def _clauses(text: str, mentions: Sequence[Mention]) -> list[tuple[int, int, Men
         if place is None:
             return []
         cuts.append(place)
+    return [(start, end, own) for (start, end), own in zip(_pieces(text, cuts), mentions, strict=True)]
+
+
+def _pieces(text: str, cuts: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Where the pieces lie that a text falls into without what is cut out, start and end in characters."""
     starts, ends = [0, *(end for _, end in cuts)], [*(start for start, _ in cuts), len(text)]
-    return list(zip(starts, ends, mentions, strict=True))
+    return list(zip(starts, ends, strict=True))
 
 
 def _named(text: str, mentions: Sequence[Mention], mention: Mention, subject: str, linker: Linker) -> Standalone:
