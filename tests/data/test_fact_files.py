@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memlayers.data.fact_files import read_facts, read_facts_with_lines, read_questions, write_csv, write_facts
-from memlayers.data.facts import Fact, Question, alias_fault, check_facts
+from memlayers.data.facts import Fact, Question, Source, alias_fault, check_facts
 from memlayers.utils.errors import InputError
 
 FULL = {
@@ -24,6 +24,10 @@ FULL = {
     "answer": "Paris",
     "aliases": ["Paris, France"],
     "subject_aliases": ["the Hexagon"],
+    "sources": [
+        {"document": "atlas.pdf", "evidence": "Paris is the capital", "start": 7, "end": 27, "page": 2},
+        {"document": "capitals.csv", "evidence": "Paris", "row": 12, "column": "capital"},
+    ],
 }
 FACT = Fact(
     id="fr",
@@ -34,6 +38,10 @@ FACT = Fact(
     unseen_questions=("Name France's capital.",),
     aliases=("Paris, France",),
     subject_aliases=("the Hexagon",),
+    sources=(
+        Source("atlas.pdf", "Paris is the capital", start=7, end=27, page=2),
+        Source("capitals.csv", "Paris", row=12, column="capital"),
+    ),
 )
 Write = Callable[..., Path]
 
@@ -62,6 +70,10 @@ def _error(path: Path, strict: bool = False) -> str:
 def test_a_full_row(write: Write):
     assert read_facts(write([FULL])) == [FACT]
     assert FACT.answers == ("Paris", "Paris, France")
+    assert [source.place for source in FACT.sources] == [
+        "atlas.pdf, page 2, characters 7 to 27",
+        "capitals.csv, row 12, column capital",
+    ]
 
 
 def test_question_rows_in_all_their_forms(write: Write):
@@ -164,6 +176,13 @@ def test_a_row_said_twice_is_kept_for_the_check(write: Write):
             {"question": "q?", "answers": ["a"], "subject_aliases": ["b"]},
             "subject_aliases[0]: 'b' is an alias of no subject; give the fact its subject",
         ),
+        ({**FULL, "sources": "atlas.pdf"}, "sources is a string, not a list"),
+        ({**FULL, "sources": ["atlas.pdf"]}, "sources[0] is a string, not an object"),
+        ({**FULL, "sources": [{"document": "a"}]}, "sources[0]: missing field 'evidence'; give document and evidence"),
+        ({**FULL, "sources": [{"document": "a", "evidence": ""}]}, "sources[0].evidence is empty"),
+        ({**FULL, "sources": [{"document": "a", "evidence": "b", "line": 3}]}, "sources[0]: unknown field 'line'"),
+        ({**FULL, "sources": [{"document": "a", "evidence": "b", "row": "3"}]}, "sources[0].row is '3'; give a whole"),
+        ({**FULL, "sources": [{"document": "a", "evidence": "b", "start": 3}]}, "has one of start and end; give both"),
         ({**FULL, "anwser": "x"}, "unknown field 'anwser'; known fields: id, subject, relation, questions,"),
         ({k: v for k, v in FULL.items() if k != "answer"}, "missing field 'answer'"),
         ({k: v for k, v in FULL.items() if k != "questions"}, "missing field 'questions'"),
@@ -280,6 +299,13 @@ tuples = st.lists(texts, max_size=3, unique=True).map(tuple)
 
 
 @st.composite
+def sources_strategy(draw: st.DrawFn) -> Source:
+    start, end = draw(st.just((None, None)) | st.tuples(st.integers(0), st.integers(0)))
+    number = st.none() | st.integers(0)
+    return Source(draw(texts), draw(texts), start, end, draw(number), draw(number), draw(st.just("") | texts))
+
+
+@st.composite
 def facts_strategy(draw: st.DrawFn) -> Fact:
     subject = draw(st.just("") | texts)
     names = draw(tuples)
@@ -294,6 +320,7 @@ def facts_strategy(draw: st.DrawFn) -> Fact:
         unseen_questions=tuple(phrasings[taught:]),
         aliases=draw(tuples),
         subject_aliases=tuple(name for name in names if not alias_fault(subject, name)),
+        sources=tuple(draw(st.lists(sources_strategy(), max_size=2))),
     )
 
 
@@ -328,10 +355,12 @@ def test_csv_round_trip_with_several_phrasings(tmp_path: Path):
     facts = [Fact("1", "S", "a, b", ("q?", 'r "s"?'), "rel"), Fact("2", "", "c", ("t\nu?",))]
     write_csv(tmp_path / "f.csv", facts)
     assert read_facts(tmp_path / "f.csv") == facts
-    with pytest.raises(InputError, match="'fr' has unseen questions or aliases, which CSV cannot hold"):
+    with pytest.raises(InputError, match="'fr' has unseen questions, aliases or sources: CSV cannot hold them"):
         write_csv(tmp_path / "g.csv", [FACT])
-    with pytest.raises(InputError, match="'1' has unseen questions or aliases, which CSV cannot hold"):
+    with pytest.raises(InputError, match="'1' has unseen questions, aliases or sources: CSV cannot hold them"):
         write_csv(tmp_path / "g.csv", [replace(facts[0], subject_aliases=("T",))])
+    with pytest.raises(InputError, match="'1' has unseen questions, aliases or sources: CSV cannot hold them"):
+        write_csv(tmp_path / "g.csv", [replace(facts[0], sources=FACT.sources)])
     assert not (tmp_path / "g.csv").exists()
 
 

@@ -120,7 +120,7 @@ def write_csv(path: StrPath, facts: Iterable[Fact]) -> None:
     """Write facts as CSV with columns id, subject, relation, question, answer; one line per taught phrasing.
 
     Raises:
-        InputError: as `write_facts`, and for what CSV cannot hold: unseen questions, and aliases of answer or subject.
+        InputError: as `write_facts`, and for what CSV cannot hold: unseen questions, aliases, and sources.
         WorkError: the disk is full.
     """
     facts = list(facts)
@@ -130,9 +130,9 @@ def write_csv(path: StrPath, facts: Iterable[Fact]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     for fact in _checked(path, facts):
-        if fact.unseen_questions or fact.aliases or fact.subject_aliases:
+        if fact.unseen_questions or fact.aliases or fact.subject_aliases or fact.sources:
             raise InputError(
-                f"{path}: fact {fact.id!r} has unseen questions or aliases, which CSV cannot hold; write .jsonl"
+                f"{path}: fact {fact.id!r} has unseen questions, aliases or sources: CSV cannot hold them; write .jsonl"
             )
         writer.writerows((fact.id, fact.subject, fact.relation, question, fact.answer) for question in fact.questions)
     atomic_write_text(path, text.getvalue())

@@ -5,13 +5,24 @@ A row is a fact, or a question with its accepted answers, see `fact_files`.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from typing import Any, TypeAlias
 
-from memlayers.data.facts import Fact, alias_fault
+from memlayers.data.facts import Fact, Source, alias_fault
 
-_FACT_FIELDS = ("id", "subject", "relation", "questions", "unseen_questions", "answer", "aliases", "subject_aliases")
+_FACT_FIELDS = (
+    "id",
+    "subject",
+    "relation",
+    "questions",
+    "unseen_questions",
+    "answer",
+    "aliases",
+    "subject_aliases",
+    "sources",
+)
 _QUESTION_FIELDS = (
     "id",
     "subject",
@@ -22,7 +33,10 @@ _QUESTION_FIELDS = (
     "answer",
     "answers",
     "subject_aliases",
+    "sources",
 )
+_SOURCE_TEXTS = ("document", "evidence", "column")
+_SOURCE_NUMBERS = ("start", "end", "page", "row")
 
 Row: TypeAlias = dict[str, Any]
 
@@ -73,7 +87,36 @@ def fact_of(row: Row) -> Fact:
         unseen_questions=unseen,
         aliases=aliases,
         subject_aliases=subject_aliases,
+        sources=_sources(row.get("sources", [])),
     )
+
+
+def _sources(values: Any) -> tuple[Source, ...]:
+    if not isinstance(values, list):
+        raise BadRow(f'sources is {kind_of(values)}, not a list; write "sources": [{{"document": "...", ...}}]')
+    return tuple(_source(value, f"sources[{i}]") for i, value in enumerate(values))
+
+
+def _source(value: Any, name: str) -> Source:
+    if not isinstance(value, dict):
+        raise BadRow(f"{name} is {kind_of(value)}, not an object; give document and evidence")
+    for field in value:
+        if field not in (*_SOURCE_TEXTS, *_SOURCE_NUMBERS):
+            raise BadRow(
+                f"{name}: unknown field {field!r}; known fields: {', '.join((*_SOURCE_TEXTS, *_SOURCE_NUMBERS))}"
+            )
+    for field in ("document", "evidence"):
+        if field not in value:
+            raise BadRow(f"{name}: missing field {field!r}; give document and evidence")
+    for field in _SOURCE_TEXTS:
+        if field in value:
+            _checked_text(value[field], f"{name}.{field}")
+    for field in _SOURCE_NUMBERS:
+        if field in value and (type(value[field]) is not int or value[field] < 0):
+            raise BadRow(f"{name}.{field} is {value[field]!r}; give a whole number from 0")
+    if ("start" in value) != ("end" in value):
+        raise BadRow(f"{name} has one of start and end; give both, or none")
+    return Source(**value)
 
 
 def _one_of(row: Row, one: str, many: str) -> bool:
@@ -149,12 +192,19 @@ def row_of(fact: Fact) -> Row:
         row["question"] = fact.questions[0]
     if fact.unseen_questions:
         row["unseen_questions"] = list(fact.unseen_questions)
-    if not fact.subject:
+    if fact.subject:
+        row["answer"] = fact.answer
+        if fact.aliases:
+            row["aliases"] = list(fact.aliases)
+        if fact.subject_aliases:
+            row["subject_aliases"] = list(fact.subject_aliases)
+    else:
         row["answers"] = list(fact.answers)
-        return row
-    row["answer"] = fact.answer
-    if fact.aliases:
-        row["aliases"] = list(fact.aliases)
-    if fact.subject_aliases:
-        row["subject_aliases"] = list(fact.subject_aliases)
+    if fact.sources:
+        row["sources"] = [source_row(source) for source in fact.sources]
     return row
+
+
+def source_row(source: Source) -> Row:
+    """A source as JSON holds it: without what it has none of."""
+    return {name: value for name, value in dataclasses.asdict(source).items() if value not in (None, "")}

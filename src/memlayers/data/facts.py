@@ -20,6 +20,43 @@ MOST_CHARACTERS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """Where a fact was found: in a text a span of characters, in a table a cell.
+
+    Attributes:
+        document: the file, as it was named.
+        evidence: the words that say it, as they stand there.
+        start: of the evidence in the document's text, in characters; None in a table.
+        end: of it, exclusive.
+        page: from 1; None where there are no pages.
+        row: of a table, from 1 as its file numbers lines or rows, the header being one; None in a text.
+        column: of a table; "" in a text.
+    """
+
+    document: str
+    evidence: str
+    start: int | None = None
+    end: int | None = None
+    page: int | None = None
+    row: int | None = None
+    column: str = ""
+
+    @property
+    def place(self) -> str:
+        """Document and place in a few words: "prices.csv, row 12, column price"; "handbook.pdf, page 3"."""
+        parts = [self.document]
+        if self.page is not None:
+            parts.append(f"page {self.page}")
+        if self.row is not None:
+            parts.append(f"row {self.row}")
+        if self.column:
+            parts.append(f"column {self.column}")
+        if self.start is not None:
+            parts.append(f"characters {self.start} to {self.end}")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
 class Fact:
     """One fact to teach.
 
@@ -32,6 +69,7 @@ class Fact:
         unseen_questions: phrasings that are never taught, only asked.
         aliases: further answers that count as right.
         subject_aliases: other names of the subject; they count for all facts of that subject (`aliases_by_subject`).
+        sources: where it was found, where it was found in a document or a table.
 
     Raises:
         InputError: a text stands where several belong, or `alias_fault` finds one in a subject's alias.
@@ -45,6 +83,7 @@ class Fact:
     unseen_questions: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     subject_aliases: tuple[str, ...] = ()
+    sources: tuple[Source, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("questions", "unseen_questions", "aliases", "subject_aliases"):

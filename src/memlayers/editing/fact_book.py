@@ -131,7 +131,7 @@ class FactBook:
             names = aliases_by_subject([before, replace(fact, subject=before.subject)]).get(before.subject, ())
             after = replace(
                 before, answer=fact.answer, aliases=fact.aliases, questions=questions,
-                unseen_questions=unseen_questions, subject_aliases=names,
+                unseen_questions=unseen_questions, subject_aliases=names, sources=fact.sources,
             )  # fmt: skip
             changes.append(Change(place, before, after))
         self._refuse_clashes(*both_sides(changes))

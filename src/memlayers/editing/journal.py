@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from memlayers.data.fact_files import facts_text
-from memlayers.data.facts import Fact
+from memlayers.data.facts import Fact, Source
 from memlayers.inference.folder import FACTS_FILE, JOURNAL_FILE, UNDO_FOLDER
 from memlayers.utils.errors import InputError
 from memlayers.utils.files import file_digest
@@ -121,6 +121,7 @@ def _fact(values: dict[str, Any] | None) -> Fact | None:
     if values is None:
         return None
     lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    lists["sources"] = tuple(Source(**source) for source in values.get("sources", ()))
     return Fact(**{**values, **lists})
 
 
