@@ -70,10 +70,8 @@ def short_answers() -> Iterator[None]:
 
     For modules whose right answers have at most 7 tokens: longer ones are wrong in either case.
     """
-    from memlayers.inference.generation import generate_answers
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(generate_answers.__wrapped__.__kwdefaults__, "max_new_tokens", 8)  # type: ignore[attr-defined]
+        patch.setattr("memlayers.inference.generation.MAX_NEW_TOKENS", 8)
         yield
 
 

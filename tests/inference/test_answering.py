@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -55,16 +55,16 @@ def test_of_a_long_conversation_the_latest_turns_are_read(monkeypatch: pytest.Mo
     monkeypatch.setattr("memlayers.inference.answering.context_length", lambda _: MAX_NEW_TOKENS + 55)
     system: Message = {"role": "system", "content": "Be brief."}
     turns: list[Message] = [{"role": role, "content": "Yes."} for _ in range(300) for role in ("user", "assistant")]
-    tokenizer: Any = None
+    model, tokenizer = torch.nn.Linear(1, 1), cast(Any, None)
     asked: Message = {"role": "user", "content": "Who?"}
     for messages, kept in ([system, *turns, asked], 5), ([*turns[:4], asked], 5), ([system, *turns[:4], asked], 5):
         read.clear()
-        fitting = _fitting(None, tokenizer, messages)
+        fitting = _fitting(model, tokenizer, messages)
         assert fitting == messages[-kept:] and fitting[0]["role"] == "user"
         assert len(read) < 12  # not once for each message
-    assert _fitting(None, tokenizer, [system, asked]) == [system, asked]
+    assert _fitting(model, tokenizer, [system, asked]) == [system, asked]
     monkeypatch.setattr("memlayers.inference.answering.context_length", lambda _: MAX_NEW_TOKENS + 5)
-    assert _fitting(None, tokenizer, [*turns, asked]) == [asked]
+    assert _fitting(model, tokenizer, [*turns, asked]) == [asked]
 
 
 def test_thresholds_come_with_the_memory(chat_backbone: Path, tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from peft import get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from memlayers.backbones import load_backbone
-from memlayers.data.encoding import encode_prompt, end_token_id
-from memlayers.inference.generation import answer_questions, generate_answers
+from memlayers.data.encoding import answer_length, encode_prompt, end_token_id
+from memlayers.data.facts import Fact
+from memlayers.inference.generation import MAX_NEW_TOKENS, answer_limit, answer_questions, generate_answers
 from memlayers.tuner import MemoryConfig, memory_handle, memory_layers, set_gate_enabled
 from memlayers.tuner.handle import without_memory
 from memlayers.utils.errors import InputError
@@ -203,6 +204,42 @@ def test_confidence_is_the_probability_of_the_answer_and_its_end(chat_backbone: 
         assert each.confidence == pytest.approx(chance, rel=1e-3)
         assert each.least == pytest.approx(least, rel=1e-3)
         assert not each.opened  # there is no memory
+
+
+def test_the_limit_of_an_answer_follows_the_stored_ones(chat_backbone: Path) -> None:
+    """The scope ends at least 32 tokens behind the longest answer, so that it tells how long that is."""
+    model, tokenizer = load_backbone(chat_backbone, "float32")
+    assert answer_limit(model) == MAX_NEW_TOKENS == len(tokenizer(_only(model, tokenizer))["input_ids"])
+    model = get_peft_model(model, MemoryConfig(sub_keys=8, top_k=3, subjects=True)).eval()
+    index: Any = memory_layers(model)[0].memlayers_subjects["default"]
+    index.fill({(7, 8): (7, 8)}, 80)
+    assert answer_limit(model) == 48 == len(tokenizer(_only(model, tokenizer))["input_ids"])
+    with without_memory(model):
+        assert answer_limit(model) == 48
+    long = Fact("1", "Ada", "river " * 60, ("Who is Ada?",))
+    assert answer_limit(model, tokenizer, [long]) == answer_length(tokenizer, long.answer) > 60
+
+
+def _only(model: Any, tokenizer: Any) -> str:
+    """An answer that nothing but the limit ends."""
+    endless = LogitsForced(int(tokenizer("river")["input_ids"][0]))
+    handle = model.get_output_embeddings().register_forward_hook(endless)
+    try:
+        return answer_questions(model, tokenizer, ["What is it?"])[0]
+    finally:
+        handle.remove()
+
+
+class LogitsForced:
+    """Has a model write one token for ever."""
+
+    def __init__(self, token: int) -> None:
+        self.token = token
+
+    def __call__(self, module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        forced = torch.full_like(output, -100.0)
+        forced[..., self.token] = 0.0
+        return forced
 
 
 def test_opened_says_whose_prompt_the_memory_was_read_for(chat_backbone: Path) -> None:

@@ -37,6 +37,7 @@ class Method:
         model: a causal LM. It and the tokenizer are there from `teach` on.
         tokenizer: the backbone's.
         tokens: of the texts that went through the backbone while it was taught, padding left out.
+        limit: the most tokens of an answer, the same for all methods; None, until it is set, for the default.
         note: one line for the reader, e.g. which learning rate was chosen.
     """
 
@@ -46,6 +47,7 @@ class Method:
     def __init__(self, config: TeachConfig, work: Path, *, quiet: bool = False) -> None:
         self.config, self.work, self.quiet = config, work, quiet
         self.tokens = 0
+        self.limit: int | None = None
         self.note = ""
 
     def teach(self, facts: Sequence[Fact]) -> None:
@@ -59,7 +61,7 @@ class Method:
 
     def ask(self, questions: Sequence[str], **options: Any) -> list[str]:
         """Answers questions; the options are those of `generate_answers`."""
-        return answer_questions(self.model, self.tokenizer, questions, **options)
+        return answer_questions(self.model, self.tokenizer, questions, **{"max_new_tokens": self.limit, **options})
 
     def update(self, fact: Fact) -> None:
         """Gives a fact that was taken in, found by its id, another answer.

@@ -13,7 +13,7 @@ from memlayers.comparison.method import Method
 from memlayers.config.teach import TeachConfig
 from memlayers.data.encoding import encode_prompt
 from memlayers.data.facts import Fact
-from memlayers.inference.generation import MAX_NEW_TOKENS
+from memlayers.inference.generation import answer_limit
 from memlayers.inference.shared_prefix import SharedPrefix, shared_prefix
 from memlayers.utils.errors import InputError, WorkError
 
@@ -135,7 +135,8 @@ class InContext(Method):
     def _read(self) -> None:
         longest = max((fact.questions[0] for fact in self.facts.values()), key=len)
         prompts = [encode_prompt(self.tokenizer, self._prompt(question)) for question in (longest, "?")]
-        needed, context = len(prompts[0]) + MAX_NEW_TOKENS, context_length(self.model)
+        room = answer_limit(self.model, self.tokenizer, list(self.facts.values()))
+        needed, context = len(prompts[0]) + room, context_length(self.model)
         if needed > context:
             raise InputError(f"does not fit: {len(self.facts):,} facts and a question need {needed:,} tokens, the "
                              f"context holds {context:,}")  # fmt: skip

@@ -17,6 +17,7 @@ from memlayers.evaluation.evaluate import recall_rows, unchanged_row
 from memlayers.evaluation.results import Row
 from memlayers.evaluation.statistics import mean_interval
 from memlayers.evaluation.text_scores import perplexity_estimate
+from memlayers.inference.generation import answer_limit
 from memlayers.utils.errors import InputError, WorkError
 from memlayers.utils.progress import progress_bar
 
@@ -101,6 +102,7 @@ def teach_and_score(
     """
     began = time.perf_counter(), time.process_time()
     method.teach(exam.facts)
+    method.limit = answer_limit(method.model, method.tokenizer, exam.facts)
     costs = [time.perf_counter() - began[0], time.process_time() - began[1], float(method.tokens)]
     rows = [
         Row(metric, "all", value, len(exam.facts))

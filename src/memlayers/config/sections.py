@@ -6,7 +6,7 @@ A section's defaults stand here and nowhere else. The figures that chose them ar
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from memlayers.config.options import at_least, check_section, not_negative, option, positive, share
 from memlayers.utils.errors import InputError
@@ -102,6 +102,10 @@ class MemorySettings:
         return SHAPES[self.recipe]._replace(**{name: value for name, value in given.items() if value is not None})
 
 
+FURTHER_SCOPE: Final = 32
+"""The least scope, in tokens, beyond the end of the longest stored answer; so the scope tells how long answers are."""
+
+
 @dataclass(frozen=True, slots=True)
 class MentionConfig:
     """How the surface forms of the stored subjects are found (linking/mention_forms.py)."""
@@ -112,7 +116,10 @@ class MentionConfig:
         flag=None,
     )
     further_scope: int = option(
-        32, "Tokens of scope beyond what a taught wording and its answer took: other wordings are longer.", flag=None
+        FURTHER_SCOPE,
+        "Tokens of scope beyond what a taught wording and its answer took: other wordings are longer.",
+        flag=None,
+        check=at_least(FURTHER_SCOPE),
     )
     contradicted: float = option(
         0.01,

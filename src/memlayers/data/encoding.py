@@ -105,8 +105,7 @@ def encode_example(
             or it has several lines where an answer ends at its first newline.
     """
     prompt_ids = encode_prompt(tokenizer, question)
-    text = answer if tokenizer.chat_template is not None else f" {answer}"
-    answer_ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    answer_ids = _answer_ids(tokenizer, answer)
     end = end_token_id(tokenizer)
     _check_reads_back(tokenizer, answer, answer_ids, end)
     if ends_at_newline(tokenizer) and "\n" in answer:
@@ -119,6 +118,11 @@ def encode_example(
     if loss == "full":
         return Encoded(input_ids, labels=list(input_ids))
     return Encoded(input_ids, labels=[IGNORED_LABEL] * len(prompt_ids) + [*answer_ids, end])
+
+
+def answer_length(tokenizer: PreTrainedTokenizerBase, answer: str) -> int:
+    """How many tokens an answer takes, with the one that ends it."""
+    return len(_answer_ids(tokenizer, answer)) + 1
 
 
 def end_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -265,6 +269,12 @@ def pack(examples: Sequence[Encoded], length: int) -> list[Encoded]:
         else:
             packs.append(Encoded(list(example.input_ids), list(example.labels)))
     return packs
+
+
+def _answer_ids(tokenizer: PreTrainedTokenizerBase, answer: str) -> list[int]:
+    text = answer if tokenizer.chat_template is not None else f" {answer}"
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
 
 
 def _end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int | None:

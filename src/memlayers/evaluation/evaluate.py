@@ -22,7 +22,7 @@ from memlayers.evaluation.results import Results, Row
 from memlayers.evaluation.statistics import auroc_interval, mean_interval, paired_difference
 from memlayers.evaluation.text_scores import score_text, split_of
 from memlayers.inference.answering import Answer, judge_answers
-from memlayers.inference.generation import Generated, generate_answers
+from memlayers.inference.generation import Generated, answer_limit, generate_answers
 from memlayers.inference.record import TeachReport
 from memlayers.tuner.handle import without_memory
 from memlayers.utils.environment import environment
@@ -109,7 +109,7 @@ def score_model(
     max_text_tokens: int | None = None,
     batch_size: int = 128,
     seed: int = 0,
-    backbone_said: dict[str, Generated] | None = None,
+    backbone_said: dict[int, dict[str, Generated]] | None = None,
     quiet: bool = False,
 ) -> tuple[list[Row], list[dict[str, Any]]]:
     """Scores a memory and its backbone on the same items.
@@ -128,14 +128,16 @@ def score_model(
         max_text_tokens: read this much of each text; None reads all.
         batch_size: questions per batch.
         seed: of the choice of phrasings and of the bootstrap.
-        backbone_said: the bare backbone's answers so far, by question, to be added to: give the same one again where
-            several memories of one backbone are scored.
+        backbone_said: the bare backbone's answers so far, by their most tokens and by question, to be added to: give
+            the same one again where several memories of one backbone are scored.
         quiet: no progress bars.
 
     Returns:
         The rows, and some examples for the report: question, answer, backbone, memory.
     """
-    asked = _Asked(model, tokenizer, batch_size, {} if backbone_said is None else backbone_said, quiet)
+    limit = answer_limit(model, tokenizer, facts)
+    said = {} if backbone_said is None else backbone_said.setdefault(limit, {})
+    asked = _Asked(model, tokenizer, limit, batch_size, said, quiet)
 
     def ask(label: str, questions: Sequence[str], memory: bool) -> list[str]:
         return [answer.text for answer in asked.answers(label, questions, memory)]
@@ -192,11 +194,13 @@ class _Asked:
         self,
         model: Any,
         tokenizer: PreTrainedTokenizerBase,
+        limit: int,
         batch_size: int,
         backbone_said: dict[str, Generated],
         quiet: bool,
     ) -> None:
-        self.model, self.tokenizer, self.batch_size, self.quiet = model, tokenizer, batch_size, quiet
+        self.model, self.tokenizer, self.quiet = model, tokenizer, quiet
+        self.options: dict[str, Any] = {"max_new_tokens": limit, "batch_size": batch_size}
         self.given: dict[bool, dict[str, Generated]] = {True: {}, False: backbone_said}
 
     def answers(self, label: str, questions: Sequence[str], memory: bool) -> list[Generated]:
@@ -205,7 +209,7 @@ class _Asked:
         new = [question for question in dict.fromkeys(questions) if question not in given]
         side = nullcontext() if memory else without_memory(self.model)
         with progress_bar(label, len(new), quiet=self.quiet) as advance, side:
-            found = generate_answers(self.model, self.tokenizer, new, batch_size=self.batch_size, progress=advance)
+            found = generate_answers(self.model, self.tokenizer, new, progress=advance, **self.options)
         given.update(zip(new, found, strict=True))
         return [given[question] for question in questions]
 

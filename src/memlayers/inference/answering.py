@@ -12,7 +12,7 @@ from memlayers.data.answers import contains_answer
 from memlayers.data.conversations import Asked, Message, messages_of, question_of
 from memlayers.data.encoding import encode_prompt
 from memlayers.inference.confidence import answer_thresholds, calibrated_confidence, prior_entry, relation_scores
-from memlayers.inference.generation import MAX_NEW_TOKENS, Generated, generate_answers
+from memlayers.inference.generation import Generated, answer_limit, generate_answers
 from memlayers.linking.standalone import Standalone, standalone_questions
 from memlayers.tuner.handle import active_memories, without_memory
 
@@ -122,7 +122,7 @@ def _fitting(model: Any, tokenizer: PreTrainedTokenizerBase, messages: list[Mess
 
     A part of it begins with a message of the user's, as chat templates want it.
     """
-    room = context_length(model) - MAX_NEW_TOKENS
+    room = context_length(model) - answer_limit(model)
     if len(messages) == 1 or len(encode_prompt(tokenizer, messages)) <= room:
         return messages
     begins = [i for i, message in enumerate(messages) if message["role"] == "user"]

@@ -10,15 +10,27 @@ import torch
 from torch import nn
 
 from memlayers.backbones import context_length, takes_logits_to_keep
+from memlayers.config.sections import FURTHER_SCOPE
 from memlayers.data.conversations import Asked
-from memlayers.data.encoding import collate_prompts, encode_prompt, end_token_id, ends_at_newline, pad_token_id
+from memlayers.data.encoding import (
+    answer_length,
+    collate_prompts,
+    encode_prompt,
+    end_token_id,
+    ends_at_newline,
+    pad_token_id,
+)
 from memlayers.inference.shared_prefix import SharedPrefix, shared_prefix
 from memlayers.tuner.current import Recorder, holding
+from memlayers.tuner.handle import active_memories
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from memlayers.data.facts import Fact
+
 MAX_NEW_TOKENS = 32
+"""The most tokens of an answer, where no stored one is longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +58,7 @@ def generate_answers(
     tokenizer: PreTrainedTokenizerBase,
     questions: Sequence[Asked],
     *,
-    max_new_tokens: int = MAX_NEW_TOKENS,
+    max_new_tokens: int | None = None,
     batch_size: int = 128,
     prefix: SharedPrefix | None = None,
     progress: Any = None,
@@ -61,7 +73,7 @@ def generate_answers(
         model: a causal LM, with or without a memory.
         tokenizer: its tokenizer.
         questions: any number, also none; each a text, or the messages of a conversation.
-        max_new_tokens: longest answer, in tokens.
+        max_new_tokens: longest answer, in tokens; None for `answer_limit`.
         batch_size: questions per batch.
         prefix: what all prompts begin with, if the model has read it already.
         progress: called with the number of questions answered after each batch.
@@ -75,6 +87,7 @@ def generate_answers(
     from transformers import LogitsProcessorList, StoppingCriteriaList
 
     context = context_length(model)
+    limit = answer_limit(model) if max_new_tokens is None else max_new_tokens
     prompts = [encode_prompt(tokenizer, question, max_length=context) for question in questions]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     pad, end = pad_token_id(tokenizer), end_token_id(tokenizer)
@@ -107,7 +120,7 @@ def generate_answers(
                     **batch, past_key_values=None if prefix is None else prefix.cache(len(chosen)),
                     logits_processor=LogitsProcessorList([recorder]),
                     stopping_criteria=StoppingCriteriaList([ends]), do_sample=False, num_beams=1,
-                    max_new_tokens=min(max_new_tokens, context - longest), eos_token_id=end, pad_token_id=pad,
+                    max_new_tokens=min(limit, context - longest), eos_token_id=end, pad_token_id=pad,
                     temperature=None, top_p=None, top_k=None, repetition_penalty=None,
                 )  # fmt: skip
             for place, (i, row) in enumerate(zip(chosen, generated[:, longest:].tolist(), strict=True)):
@@ -121,6 +134,25 @@ def generate_answers(
         if was_training:
             model.train()
     return answers
+
+
+def answer_limit(model: nn.Module, tokenizer: PreTrainedTokenizerBase | None = None, facts: Sequence[Fact] = ()) -> int:
+    """The most tokens that an answer may take: as many as the longest stored one, and at least `MAX_NEW_TOKENS`.
+
+    The same with a memory and in `without_memory`.
+
+    Args:
+        model: a backbone, or a PEFT model with memories; one without an index of subjects does not tell.
+        tokenizer: the backbone's, where there are facts.
+        facts: whose answers must have room, too.
+    """
+    limits = [MAX_NEW_TOKENS]
+    for memory in active_memories(model):
+        if memory.index is not None:
+            limits.append(int(memory.index.reach) - FURTHER_SCOPE)
+    if tokenizer is not None:
+        limits += [answer_length(tokenizer, fact.answer) for fact in facts]
+    return max(limits)
 
 
 def answer_questions(

@@ -179,7 +179,7 @@ def run_protocol(
         note(f"{len(cells) - len(missing)} of {len(cells)} cells are there already")
     (out / "cells").mkdir(parents=True, exist_ok=True)  # by which an interrupted call's folder is known
     page = write_page(out, grid, done)
-    backbone_said: dict[str, Generated] = {}
+    backbone_said: dict[int, dict[str, Generated]] = {}
     for number, cell in enumerate(missing, start=1):
         began = time.perf_counter()
         note(f"cell {number} of {len(missing)}: {cell.name}")
@@ -198,7 +198,7 @@ def _run_cell(
     config: TeachConfig,
     bounds: Bounds,
     settings: dict[str, Any],
-    backbone_said: dict[str, Generated],
+    backbone_said: dict[int, dict[str, Generated]],
     quiet: bool,
 ) -> Results:
     from memlayers.demo import watch

@@ -11,7 +11,7 @@ from memlayers.config.sections import ScheduleConfig
 from memlayers.data.answers import exact_match
 from memlayers.data.encoding import Encoded
 from memlayers.data.facts import Fact
-from memlayers.inference.generation import answer_questions
+from memlayers.inference.generation import answer_limit, answer_questions
 from memlayers.inference.record import NotHeld
 from memlayers.inference.scoring import answer_confidences
 
@@ -172,7 +172,9 @@ def generated_check(
     ]
     doubted = [(i, j) for i, wordings in wrong.items() for j in wordings]
     put = list(dict.fromkeys([*asked, *doubted]))
-    given = answer_questions(model, tokenizer, [facts[i].questions[j] for i, j in put])
+    given = answer_questions(
+        model, tokenizer, [facts[i].questions[j] for i, j in put], max_new_tokens=answer_limit(model, tokenizer, facts)
+    )
     right = [exact_match(answer, facts[i].answers) for answer, (i, _) in zip(given, put, strict=True)]
     lost: dict[int, dict[int, str]] = {}
     for (i, j), answer, held in zip(put, given, right, strict=True):
