@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import pytest
 
 import memlayers
 from helpers.cli import FACTS, Command
+from memlayers import Answer
+from memlayers.data.facts import Source
 
 
 def test_ask_shows_both_answers_side_by_side(command: Command, memory: Path):
@@ -24,7 +27,26 @@ def test_ask_shows_both_answers_side_by_side(command: Command, memory: Path):
     expected = memlayers.load_memory(memory, device="cpu").ask([FACTS[0].questions[0]])[0]
     assert expected.backbone != expected.memory
     assert first.removeprefix("  without memory  ").strip() == expected.backbone.strip()
-    assert second.strip() == expected.memory.strip()
+    assert second.splitlines()[0].strip() == expected.memory.strip()
+
+
+def test_ask_names_the_facts_and_where_they_were_found(command: Command, memory: Path, monkeypatch: pytest.MonkeyPatch):
+    sources = (
+        Source("a.csv", "Rome", row=2, column="birthplace"),
+        Source("b.txt", "in Rome.", start=7, end=15, page=3),
+    )
+    facts = (replace(FACTS[0], id="ann.birthplace", sources=sources), replace(FACTS[0], id="2"))
+    answer = Answer("Where was Ann born?", "Paris", "Rome", facts=facts)
+    monkeypatch.setattr("memlayers.editing.memory.Memory.ask", lambda *_, **__: answer)
+    expected = [
+        "  (fact ann.birthplace: a.csv, row 2, column birthplace; b.txt, page 3, characters 7 to 15)",
+        "  (fact 2)",
+    ]
+    for flags in ((), ("--abstain",)):
+        code, out, _ = command("ask", memory, "Where was Ann born?", "--device", "cpu", *flags)
+        assert code == 0 and out.splitlines()[2:] == expected
+    answer = replace(answer, source="backbone")
+    assert len(command("ask", memory, "Where was Ann born?", "--abstain", "--device", "cpu")[1].splitlines()) == 2
 
 
 def test_ask_json(command: Command, memory: Path):
@@ -35,6 +57,7 @@ def test_ask_json(command: Command, memory: Path):
         "question": FACTS[0].questions[0], "backbone": expected.backbone, "memory": expected.memory,
         "source": expected.source, "score": pytest.approx(expected.score), "threshold": expected.threshold,
         "text": expected.text, "asked": [dataclasses.asdict(expected.asked[0])],
+        "facts": json.loads(json.dumps([dataclasses.asdict(fact) for fact in expected.facts])),
     }  # fmt: skip
 
 
@@ -67,7 +90,7 @@ def test_a_name_in_another_spelling_is_found_and_told(command: Command, memory: 
     first, rest = out.split("\n", 1)
     assert first == "  (ANN taken for Ann)"
     expected = memlayers.load_memory(memory, device="cpu").ask("Where was Ann born?")
-    assert rest.split("  with memory     ")[1].strip() == expected.memory
+    assert rest.split("  with memory     ")[1].splitlines()[0].strip() == expected.memory
     assert "taken for" not in command("ask", memory, "WHERE WAS ANN BORN?", "--no-link", "--device", "cpu")[1]
 
 

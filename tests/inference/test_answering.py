@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,10 +10,13 @@ from peft import get_peft_model
 
 from memlayers.backbones import load_backbone
 from memlayers.data.conversations import Message
+from memlayers.data.facts import Fact, Source
 from memlayers.editing.memory import load_memory
-from memlayers.inference.answering import UNKNOWN, _fitting, ask_model, judge_answers
+from memlayers.inference.answering import UNKNOWN, _facts_saying, _fitting, ask_model, judge_answers
 from memlayers.inference.confidence import answer_thresholds, prior_entry
 from memlayers.inference.generation import MAX_NEW_TOKENS, Generated
+from memlayers.linking.linker import NameLinker
+from memlayers.linking.standalone import Standalone
 from memlayers.tuner import MemoryConfig, memory_layers
 
 
@@ -65,6 +69,25 @@ def test_of_a_long_conversation_the_latest_turns_are_read(monkeypatch: pytest.Mo
     assert _fitting(model, tokenizer, [system, asked]) == [system, asked]
     monkeypatch.setattr("memlayers.inference.answering.context_length", lambda _: MAX_NEW_TOKENS + 5)
     assert _fitting(model, tokenizer, [*turns, asked]) == [asked]
+
+
+def test_an_answer_names_the_facts_that_say_it() -> None:
+    price = Fact("1", "Lamp", "10 EUR", ("What does Lamp cost?",), "price", sources=(Source("a.csv", "10 EUR"),))
+    fee = Fact("2", "Lamp", "10 EUR", ("What is the fee for Lamp?",), "fee", aliases=("ten euros",))
+    colour = Fact("3", "Lamp", "red", ("Which colour has Lamp?",), "colour")
+    linker = NameLinker([price, fee, colour, Fact("4", "Desk", "10 EUR", ("What does Desk cost?",), "price")])
+    said = Generated("10 eur.", 1.0, True, 1.0)
+    for text, answer, facts in (
+        ("How much is Lamp?", said, (price, fee)),  # whichever is meant
+        ("what does Lamp cost", said, (price,)),
+        ("How much is Lamp?", replace(said, text="Ten euros"), (fee,)),
+        ("How much is Lamp?", replace(said, text="red"), (colour,)),
+        ("How much is Lamp?", replace(said, text="blue"), ()),
+        ("How much is Lamp?", replace(said, opened=False), ()),
+    ):
+        assert _facts_saying(answer, Standalone(text, "Lamp"), linker) == facts
+    assert _facts_saying(said, Standalone("How much is Lamp?", "Lamp", negated=True), linker) == ()
+    assert _facts_saying(said, Standalone("What does Lamp cost?", "Lamp"), None) == ()
 
 
 def test_thresholds_come_with_the_memory(chat_backbone: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +25,7 @@ from memlayers.cli.app import (
     print_rows,
 )
 from memlayers.cli.flags import read_settings, with_flags
+from memlayers.cli.listing import one_line
 from memlayers.config.teach import flag_fields
 from memlayers.data.conversations import Message
 from memlayers.inference.folder import TEACHING_FILE
@@ -38,6 +39,9 @@ NAMED = 10  # facts that are not held, by name at the end; teaching.json has all
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
 
 _OF_A_GATE = [flag for flag, where in flag_fields().items() if where.section == "gate" and flag != "gate"]
+
+if TYPE_CHECKING:
+    from memlayers.inference.answering import Answer
 
 
 @app.command(epilog="Example: memlayers demo --out runs/demo")
@@ -207,16 +211,24 @@ def ask(
             answer = opened.ask(messages)
         if in_chat:
             said = [*messages, {"role": "assistant", "content": answer.text if abstain else answer.memory}]
-        if not as_json:
-            for taken, subject in answer.taken:
-                print(f"  ({taken} taken for {subject})")
         if as_json:
             print(json.dumps({**dataclasses.asdict(answer), "text": answer.text}, ensure_ascii=False))
-        elif abstain:
-            print(f"  {answer.text}")
-            print(f"  (source: {answer.source}; score {answer.score:.3f}, threshold {answer.threshold:.3f})")
         else:
-            print(f"  without memory  {answer.backbone}\n  with memory     {answer.memory}")
+            _print_answer(answer, abstain)
+
+
+def _print_answer(answer: Answer, abstain: bool) -> None:
+    for taken, subject in answer.taken:
+        print(f"  ({taken} taken for {subject})")
+    if abstain:
+        print(f"  {answer.text}")
+        print(f"  (source: {answer.source}; score {answer.score:.3f}, threshold {answer.threshold:.3f})")
+    else:
+        print(f"  without memory  {answer.backbone}\n  with memory     {answer.memory}")
+    if not abstain or answer.source == "memory":
+        for fact in answer.facts:
+            places = "; ".join(source.place for source in fact.sources)
+            print(f"  (fact {one_line(fact.id)}{f': {one_line(places)}' if places else ''})")
 
 
 def _prompted_lines(*, echo: bool) -> Iterator[str]:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from memlayers.backbones import context_length
-from memlayers.data.answers import contains_answer
+from memlayers.data.answers import contains_answer, exact_match
 from memlayers.data.conversations import Asked, Message, messages_of, question_of
 from memlayers.data.encoding import encode_prompt
+from memlayers.data.facts import Fact, question_key
 from memlayers.inference.confidence import answer_thresholds, calibrated_confidence, prior_entry, relation_scores
 from memlayers.inference.generation import Generated, answer_limit, generate_answers
 from memlayers.linking.standalone import Standalone, standalone_questions
@@ -38,6 +39,8 @@ class Answer:
             memory gave to its answer.
         threshold: the score from which the memory's answer is given, settled in teaching.
         asked: what the memory was asked, one question per stored subject.
+        facts: the stored facts that say what the memory answers, with their sources; none where its answer is that of
+            no fact about the subject, or where the subject is not known.
     """
 
     question: str
@@ -47,6 +50,7 @@ class Answer:
     score: float = 1.0
     threshold: float = 0.0
     asked: tuple[Standalone, ...] = ()
+    facts: tuple[Fact, ...] = ()
 
     @property
     def text(self) -> str:
@@ -99,9 +103,13 @@ def ask_model(
         backbone = generate_answers(model, tokenizer, fitting, **options)
     put = [(i, each) for i, own in enumerate(asked) for each in own]
     said = [_said(each, memory[each.text], backbone[i], len(conversations[i]) > 1) for i, each in put]
-    judged = iter(judge_answers(model, tokenizer, [each.text for _, each in put], said, [backbone[i] for i, _ in put]))
+    judged = judge_answers(model, tokenizer, [each.text for _, each in put], said, [backbone[i] for i, _ in put])
+    answers = (
+        replace(answer, facts=_facts_saying(memory[each.text], each, linker))
+        for answer, (_, each) in zip(judged, put, strict=True)
+    )
     return [
-        _together(question_of(question), own, [next(judged) for _ in own])
+        _together(question_of(question), own, [next(answers) for _ in own])
         for question, own in zip(questions, asked, strict=True)
     ]
 
@@ -115,6 +123,16 @@ def _said(asked: Standalone, memory: Generated, backbone: Generated, goes_on: bo
         confirmed = contains_answer(asked.proposed, [memory.text])
         return replace(memory, text="Yes" if confirmed else f"No, {memory.text}")
     return memory
+
+
+def _facts_saying(memory: Generated, asked: Standalone, linker: Linker | None) -> tuple[Fact, ...]:
+    """The stored facts about whom it is asked that have the memory's answer; that of the same wording alone, if any."""
+    if linker is None or asked.negated or not memory.opened:
+        return ()
+    saying = [fact for fact in linker.facts_about(asked.subject) if exact_match(memory.text, fact.answers)]
+    key = question_key(asked.text)
+    asking = [fact for fact in saying if key in map(question_key, (*fact.questions, *fact.unseen_questions))]
+    return tuple(asking or saying)
 
 
 def _fitting(model: Any, tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list[Message]:
@@ -136,7 +154,8 @@ def _together(question: str, asked: Sequence[Standalone], answers: Sequence[Answ
     parts = held or list(zip(asked, answers, strict=True))
     least = min((answer for _, answer in parts), key=lambda answer: answer.score)
     text = "; ".join(f"{each.subject}: {answer.memory}" for each, answer in parts) if len(parts) > 1 else least.memory
-    return replace(least, question=question, memory=text, asked=tuple(asked))
+    facts = tuple(fact for _, answer in parts for fact in answer.facts)
+    return replace(least, question=question, memory=text, asked=tuple(asked), facts=facts)
 
 
 def judge_answers(
