@@ -4,7 +4,7 @@ Exit codes: 0 done, 1 the work failed, 2 the input is wrong (one line: what, whe
 """
 
 from memlayers.cli import teach, listing, edit, alias, evaluate, diagnose, sweep, compare  # noqa: F401, I001  # order of --help
-from memlayers.cli import facts, from_text, fetch, performance  # noqa: F401
+from memlayers.cli import facts, check, from_text, fetch, performance  # noqa: F401, I001
 from memlayers.cli.app import app, main
 
 __all__ = ["app", "main"]
