@@ -20,7 +20,7 @@ ROLES: Final = frozenset(
 """Nouns whose value is a person."""
 
 PLACES: Final = frozenset(
-    "address archive base birthplace branch capital city destination entrance exit factory garage headquarters hq "
+    "address archive base birthplace capital city destination entrance exit factory garage headquarters hq "
     "laboratory library location office place plant point port residence room seat site station store summit venue "
     "warehouse workshop workplace space park shed cabinet cupboard".split()
 )
@@ -155,7 +155,9 @@ UNCERTAIN: Final = re.compile(
 
 def head_noun(relation: str) -> str:
     """The noun that a relation is about, in the singular: "warden" of "fire wardens on the first floor"."""
-    phrase = re.split(r"\s+(?:of|for|in|at|on|per|with|to|by|from|behind|between)\s+|\s*\(|,", relation, maxsplit=1)[0]
+    phrase = re.split(
+        r"\s+(?:of|for|in|at|on|per|with|to|by|from|under|behind|between|married|aged)\s+|\s*\(|,", relation, maxsplit=1
+    )[0]
     words = phrase.casefold().split()
     return singular(words[-1]) if words else ""
 
