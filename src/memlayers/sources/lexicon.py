@@ -41,7 +41,7 @@ NAMES: Final = frozenset(
     "contractor couple currency database day demonym distributor domain dish drink email e-mail emblem employer event "
     "extension fax flag flower font format framework genre hashtag holiday hours icon id identifier insurer kit "
     "language law licence license lender line lines logo magazine manufacturer mascot material medium mobile model "
-    "motto name nationality network newsletter newspaper nickname number occupation origin party password pet phone "
+    "motto name nationality network newsletter newspaper nickname number occupation party password pet phone "
     "platform port prefix product profession protocol provider publication religion registration schedule school "
     "sequel series sister slogan song species sport star status supplier symbol system team telephone theme timezone "
     "title topic tree tributary type unit university url vendor version website winner year zone date birthday "
@@ -66,8 +66,8 @@ SUPERLATIVE: Final = re.compile(
     r"(?:(?:second|third|fourth|fifth|\w+th)[- ])?(?:\w{3,}est|most \w+|least \w+|main|official|national|principal)\b"
 )
 _NOT_THE: Final = frozenset(
-    "above actual answer best below case concept difference entire example exact fact final first following former "
-    "goal idea important initial last latter new next old only other past possible previous problem proposed purpose "
+    "above actual answer best below case concept difference early entire example exact fact final first following former "
+    "goal idea important initial last late latter new next old only other past possible previous problem proposed purpose "
     "question reason real result right same second similar single solution then third true typical usual whole wrong "
     "acting interim".split()
 )

@@ -17,8 +17,10 @@ from memlayers.sources.structures import (
     KEY_HEADERS,
     MOST_WORDS,
     NAME_HEADERS,
+    NO_RULE,
     ROLE_HEADERS,
     VALUE_HEADERS,
+    Keyed,
     answers_a_clause,
     counted,
     is_weak,
@@ -37,12 +39,13 @@ from memlayers.utils.files import StrPath
 if TYPE_CHECKING:
     from memlayers.sources.wordings import Wordings
 
-NO_RULE: Final = "no rule matched"
 NO_SUBJECT: Final = "no subject: the title is no name; --subject names it"
 TOO_LITTLE: Final = "a key that says too little by itself"
 _RECORD_KEYS: Final = frozenset(
     ["name", "product", "product name", "company", "company name", "employee", "country", "city", "model", "full name"]
 )
+_VERB: Final = re.compile(r"\b(?:is|are|was|were|has|have|had|can|will|may|must)\b")
+_MOST_SAID: Final = 6  # words after a colon in a sentence that are a value
 _STRONG_LEVEL: Final = 3  # from here on a heading names a field, not a chapter
 
 
@@ -142,7 +145,7 @@ class _Reader:
             yield self._cell(i)
         elif passage.kind == "definition":
             yield self._definition(i)
-        elif (found := keyed(self._raw[i])) and (passage.kind != "sentence" or self._is_short(found.value)):
+        elif (found := keyed(self._raw[i])) and self._is_keyed(i, found):
             yield self._key(i, without_marks(found.key), trimmed(without_marks(found.value)))
         elif self._is_alone(i):
             yield self._beneath_heading(i)
@@ -199,9 +202,21 @@ class _Reader:
         found = keyed(item)
         return (found.key if found else item).strip().rstrip(":")
 
-    def _is_short(self, value: str) -> bool:
-        """Whether what follows a colon within a sentence is a value."""
-        return len(value.split()) <= 6 or not value.endswith((".", "!"))
+    def _is_keyed(self, i: int, found: Keyed) -> bool:
+        """Whether a colon parts a key from its value: in a list, beside other keys, or where the key is a relation."""
+        passage = self._passages[i]
+        if passage.kind == "sentence" and len(found.value.split()) > _MOST_SAID and found.value.endswith((".", "!")):
+            return False
+        if passage.kind == "item" or is_relational(found.key) or self._raw[i].startswith(("**", "__")):
+            return True
+        beside = (self._passages[each] for each in (i - 1, i + 1) if 0 <= each < len(self._passages))
+        number = passage.paragraph
+        return any(each.paragraph == number and keyed(self._text_of(each)) for each in beside) or (
+            passage.kind == "line" and self._subjects.names_subject(passage.section)
+        )
+
+    def _text_of(self, passage: Passage) -> str:
+        return self._document.text[passage.start : passage.end]
 
     def _is_alone(self, i: int) -> bool:
         """Whether a line is all that stands under its heading."""
@@ -220,6 +235,8 @@ class _Reader:
         key = bare_heading(passage.section.heading)
         if fault := key_fault(key):
             return "", "", fault, None
+        if key.casefold() in GENERAL_HEADINGS or _VERB.search(self._shown[i]):
+            return "", "", NO_RULE, None
         parent = passage.section.parent
         name = self._subjects.of(parent) if parent else self._subjects.document
         above = parent.heading if parent and is_weak(key) and not self._subjects.names_subject(parent) else ""

@@ -19,12 +19,20 @@ from memlayers.sources.lexicon import (
 from memlayers.sources.outline import sentences
 from memlayers.sources.relations import is_plural
 
+NO_RULE: Final = "no rule matched"
+"""Why most passages become no fact."""
 MOST_WORDS: Final = 60
 """Of an answer."""
 _MOST_KEY_WORDS: Final = 9
+_MOST_QUOTED: Final = 8  # words of a title; more are a quotation
 _KEYED: Final = re.compile(r"(?P<key>[^\W_][^:?!|]{0,79}?)\s*:\s+(?P<value>\S.*)", re.DOTALL)
 _DASHED: Final = re.compile(r"(?:\*\*|__)(?P<key>[^*_]{1,80}?)(?:\*\*|__)\s*[–—-]\s+(?P<value>\S.*)", re.DOTALL)
 _KEY_ALONE: Final = re.compile(r"(?P<key>[^\W_][^:?!|]{0,79}?)\s*:?\Z")
+_MONTHS: Final = "january february march april may june july august september october november december".split()
+_DATED: Final = re.compile(  # "1890s", "late 1859 to 1862", "July 1856 to January 1857"; a year alone may head a column
+    rf"(?=.*\d)(?!\d{{4}}\Z)(?:\d{{1,4}}(?:s|st|nd|rd|th)?|{'|'.join(_MONTHS)}|early|mid|late|spring|summer|autumn|"
+    r"winter|to|from|until|since|and|present|now|onwards?|forward|circa|c\.|bc|ad|bce|ce|[\s,.–−—/-])+"
+)
 _COUNT: Final = re.compile(
     r"\d{1,3}(?:,\d{3})+(?: \(.*\))?|\d{1,4}(?: \(.*\))?|\d[\d.]* (?:thousand|million|billion)(?: \(.*\))?"
 )
@@ -33,7 +41,8 @@ _SMALL: Final = frozenset("a an and as at by for from in of on or per the to wit
 _JOINS: Final = re.compile(r"(?:in|of|on|at|from|by|for|with|per|as|to|\d+|under|over|less|more|up to|years?)\b")
 _KEY_VERB: Final = re.compile(
     r"\b(?:is|are|was|were|has|have|had|can|may|must|will|should|do|does|did|it|they|we|you|this|these|those|here|there|"
-    r"said|says|not|if|that|which|who|following)\b",
+    r"said|says|wrote|writes|stated?|states|remark(?:s|ed)|noted|adds|asked|asks|replied|declared|argued|argues|claims|"
+    r"begins?|began|ends|ended|not|if|that|which|who|following)\b",
     re.IGNORECASE,
 )
 VALUE_HEADERS: Final = frozenset(
@@ -84,9 +93,13 @@ def key_fault(key: str) -> str:
     if folded in NO_KEYS or re.search(r"(?:^|\W)notes?$", folded):
         return "a remark, not a relation"
     if len(key.split()) > _MOST_KEY_WORDS or _KEY_VERB.search(key) or re.search(r"[.;]\s", key):
-        return "no rule matched"
+        return NO_RULE
     if not any(letter.isalpha() for letter in key) and not re.fullmatch(r"\d{4}", key):
         return "a key without a word"
+    if _DATED.fullmatch(folded):
+        return "a date, not a relation"
+    if any(key.count(one) != key.count(other) for one, other in ("()", "[]", "“”")) or key.count('"') % 2:
+        return NO_RULE
     return ""
 
 
@@ -100,6 +113,10 @@ def value_fault(value: str, most_words: int = MOST_WORDS) -> str:
         return "goes on elsewhere"
     if re.search(r"[^\s(\"'<,;]https?://", value):
         return "several values run together"
+    if (quoted := re.match(r"[\"“«]([^\"”»]*)", value)) and len(quoted[1].split()) > _MOST_QUOTED:
+        return "a quotation"
+    if re.search(r"\w=[\"'\w]", value):
+        return "code"
     if SENTENCE_VALUE.match(value):
         return "a sentence or a pointer, not a value"
     if len(list(sentences(value, 0, len(value)))) > 1:

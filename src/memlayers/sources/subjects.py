@@ -25,11 +25,17 @@ _TITLE_STARTS: Final = re.compile(
     rf"^(?:the\s+)?(?:{DOCUMENT_WORDS}\s*(?:of|for|to|about|[:–—|-])|about|welcome to|meet|introducing)\s+(?:the\s+)?",
     re.IGNORECASE,
 )
+_PARTS: Final = re.compile(  # an article on a part of what is known of a subject
+    r"^(?:geography|economy|demographics|climate|politics|government|transport(?:ation)?|communications) (?:of|in) "
+    r"(?:the )?",
+    re.IGNORECASE,
+)
 _NUMBER: Final = re.compile(r"^(?:(?:Section|Chapter|Part|Article) )?\d{1,2}(?:\.\d{1,2})*[.):]?\s+(?=\D)")
 _NO_NAME: Final = re.compile(
     r"(?:how|what|why|when|where|who|which|is|are|do|does|can|should|if|using|getting|making|working|we|you|your|our|"
     r"my|i|it|this|that|these|those|he|she|they|there|here|every|each|all|some|any|no|not|in|on|at|for|from|to|with|by|"
     r"and|but|or|as|after|before|since|during|while|because|one|two|three|four|five|six|seven|eight|nine|ten|most|many|"
+    r"history|list|outline|timeline|culture|index|music|battle|treaty|"
     r"both|another|other|such|note|today|step|phase|part|chapter|section|appendix|figure|table|day|week|month|year)\b",
     re.IGNORECASE,
 )
@@ -95,7 +101,7 @@ class Subjects:
 
     def _in_title(self, title: str) -> str:
         """The name that a title holds: "Brindle & Oake" in "Brindle & Oake Ltd. Staff Handbook"."""
-        name = bare_heading(title)
+        name = _PARTS.sub("", bare_heading(title))
         for _ in range(3):
             name = _TITLE_STARTS.sub("", _TITLE_ENDS.sub("", name)).strip(" :,–—|-")
         if " - " in name or " | " in name or " – " in name:
