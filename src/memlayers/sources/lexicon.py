@@ -66,10 +66,10 @@ SUPERLATIVE: Final = re.compile(
     r"(?:(?:second|third|fourth|fifth|\w+th)[- ])?(?:\w{3,}est|most \w+|least \w+|main|official|national|principal)\b"
 )
 _NOT_THE: Final = frozenset(
-    "above actual answer best below case concept difference early entire example exact fact final first following former "
-    "goal idea important initial last late latter new next old only other past possible previous problem proposed purpose "
-    "question reason real result right same second similar single solution then third true typical usual whole wrong "
-    "acting interim".split()
+    "above actual answer best below case concept difference early entire example exact fact final first following "
+    "former goal idea important initial last late latter new next old only other past possible previous problem "
+    "proposed purpose question reason real result right same second similar single solution then third true typical "
+    "usual whole wrong acting interim".split()
 )
 """Words before a noun that point elsewhere in a text, or back in time."""
 

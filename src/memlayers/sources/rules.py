@@ -155,8 +155,8 @@ class _Reader:
                 if each.subject or context.about:
                     yield each.subject or context.about, each.relation, each.value, each.kind
 
-    def _key(self, i: int, key: str, value: str) -> tuple[str, str, str, Kind | None]:
-        """Of "key: value": about the nearest name above it."""
+    def _key(self, i: int, key: str, value: str, heading: str | None = None) -> tuple[str, str, str, Kind | None]:
+        """Of "key: value": about the nearest name above it; `heading` is the field it is of, if not the one above."""
         passage = self._passages[i]
         if fault := key_fault(key):
             return "", "", fault, None
@@ -168,7 +168,10 @@ class _Reader:
             return self._record[1], self._noun_alone(key), value, None
         parents = tuple(self._heading_of(each) for each in passage.above) if passage.kind == "item" else ()
         alone = self._named[folded(noun(key))] < 2 and passage.section.level < _STRONG_LEVEL
-        what = relation(key, parents, self._field(passage), alone=alone)
+        above = self._field(passage) if heading is None else heading
+        if passage.section.level < _STRONG_LEVEL and " " in key and not is_weak(key) and not is_relational(above):
+            above = ""  # a chapter of several things
+        what = relation(key, parents, above, alone=alone)
         if lead := leads_on(value):
             self._lead = (passage.paragraph, lead)
             return "", "", "says what the lines after it are", None
@@ -266,7 +269,7 @@ class _Reader:
             and first in KEY_HEADERS
             and (column.casefold() in VALUE_HEADERS or first in ROLE_HEADERS)
         ):
-            return self._key(i, row.rstrip(":"), value)
+            return self._key(i, row.rstrip(":"), value, heading="" if first in ROLE_HEADERS else None)
         if not column:
             return "", "", "a column without a header", None
         if fault := key_fault(column):
