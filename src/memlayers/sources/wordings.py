@@ -19,6 +19,7 @@ from memlayers.sources.relations import (
     is_bare_number,
     is_plural,
     kind_of_most,
+    kind_of_name,
     kind_of_value,
     relation_name,
     yes_no_form,
@@ -143,8 +144,9 @@ class Wordings:
         head = self.entries.get(folded(name.split()[-1])) if name.split() else None
         if entry and entry.kind and not entry.questions:
             kind = entry.kind
-        elif kind == "text" and (entry or head):
-            kind = next((each.kind for each in (entry, head) if each and each.kind in ("person", "place")), kind)
+        elif kind == "text":
+            told = [each.kind for each in (entry, head) if each and each.kind in ("person", "place")]
+            kind = next(filter(None, [*told, kind_of_name(name)]), kind)
         if kind == "yes_no":
             form, put_in = yes_no_form(name)
             if form == "has" and entry and not is_plural(name) and name not in _UNCOUNTED:
