@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from memlayers.sources.relations import is_plural, kind_of_most, kind_of_value, relation_name, yes_no_form
+from memlayers.sources.relations import is_plural, kind_of_most, kind_of_name, kind_of_value, relation_name, yes_no_form
 
 
 @pytest.mark.parametrize(
@@ -73,6 +73,11 @@ def test_most_values_tell_the_kind():
 )
 def test_how_to_ask_for_yes_or_no(relation: str, form: str, rest: str):
     assert yes_no_form(relation) == (form, rest)
+
+
+def test_a_name_tells_a_person_or_a_place():
+    told = [kind_of_name(each) for each in ("prime minister", "home port", "colour", "")]
+    assert told == ["person", "place", None, None]
 
 
 def test_plurals():

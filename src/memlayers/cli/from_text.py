@@ -38,9 +38,10 @@ def from_text(
         files, Wordings.load(wordings), subject=subject, encoding=encoding, most_words=most_words
     )  # fmt: skip
     if not found.facts:
+        why = ", ".join(f"{number:,} {reason}" for reason, number in _reasons(found).items())
         raise InputError(
-            f"{', '.join(map(str, files))}: no facts in {len(found.passages):,} passages ({_reasons(found)}); "
-            "write them as `key: value`, tables or plain sentences"
+            f"{', '.join(map(str, files))}: no facts in {len(found.passages):,} passages ({why}); write them as "
+            "key: value, in tables, or as plain sentences"
         )
     write_facts(out, found.facts)
     print(_as_json(found, out) if as_json else _as_text(found, out, len(files)))
@@ -51,18 +52,16 @@ def _as_text(found: Extraction, out: Path, documents: int) -> str:
         f"{len(found.facts):,} facts in {out}",
         f"{len(found.passages):,} passages read in {documents} {'document' if documents == 1 else 'documents'}",
     ]
-    if found.left_out:
-        lines.append(f"{len(found.left_out):,} left out: {_reasons(found)}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"{number:,} left out: {why}" for why, number in _reasons(found).items())])
 
 
-def _reasons(found: Extraction) -> str:
-    counts = Counter(each.why for each in found.left_out)
-    return "; ".join(f"{number:,} {why}" for why, number in counts.most_common())
+def _reasons(found: Extraction) -> dict[str, int]:
+    """How many passages were left out, by why; the commonest first."""
+    return dict(Counter(each.why for each in found.left_out).most_common())
 
 
 def _as_json(found: Extraction, out: Path) -> str:
-    left_out: list[dict[str, Any]] = [
+    passages: list[dict[str, Any]] = [
         {
             "why": each.why,
             "document": each.source.document,
@@ -73,5 +72,5 @@ def _as_json(found: Extraction, out: Path) -> str:
         }
         for each in found.left_out
     ]
-    told = {"facts": len(found.facts), "out": str(out), "passages": len(found.passages), "left_out": left_out}
-    return json.dumps(told, ensure_ascii=False)
+    told = {"facts": len(found.facts), "out": str(out), "passages": len(found.passages), "left_out": _reasons(found)}
+    return json.dumps({**told, "passages_left_out": passages}, ensure_ascii=False)

@@ -20,7 +20,7 @@ ROLES: Final = frozenset(
 """Nouns whose value is a person."""
 
 PLACES: Final = frozenset(
-    "address archive base birthplace branch capital city destination entrance exit factory garage headquarters hq "
+    "address archive base birthplace capital city destination entrance exit factory garage headquarters hq "
     "laboratory library location office place plant point port residence room seat site station store summit venue "
     "warehouse workshop workplace space park shed cabinet cupboard".split()
 )
@@ -41,7 +41,7 @@ NAMES: Final = frozenset(
     "contractor couple currency database day demonym distributor domain dish drink email e-mail emblem employer event "
     "extension fax flag flower font format framework genre hashtag holiday hours icon id identifier insurer kit "
     "language law licence license lender line lines logo magazine manufacturer mascot material medium mobile model "
-    "motto name nationality network newsletter newspaper nickname number occupation origin party password pet phone "
+    "motto name nationality network newsletter newspaper nickname number occupation party password pet phone "
     "platform port prefix product profession protocol provider publication religion registration schedule school "
     "sequel series sister slogan song species sport star status supplier symbol system team telephone theme timezone "
     "title topic tree tributary type unit university url vendor version website winner year zone date birthday "
@@ -66,10 +66,10 @@ SUPERLATIVE: Final = re.compile(
     r"(?:(?:second|third|fourth|fifth|\w+th)[- ])?(?:\w{3,}est|most \w+|least \w+|main|official|national|principal)\b"
 )
 _NOT_THE: Final = frozenset(
-    "above actual answer best below case concept difference entire example exact fact final first following former "
-    "goal idea important initial last latter new next old only other past possible previous problem proposed purpose "
-    "question reason real result right same second similar single solution then third true typical usual whole wrong "
-    "acting interim".split()
+    "above actual answer best below case concept difference early entire example exact fact final first following "
+    "former goal idea important initial last late latter new next old only other past possible previous problem "
+    "proposed purpose question reason real result right same second similar single solution then third true typical "
+    "usual whole wrong acting interim".split()
 )
 """Words before a noun that point elsewhere in a text, or back in time."""
 
@@ -155,7 +155,9 @@ UNCERTAIN: Final = re.compile(
 
 def head_noun(relation: str) -> str:
     """The noun that a relation is about, in the singular: "warden" of "fire wardens on the first floor"."""
-    phrase = re.split(r"\s+(?:of|for|in|at|on|per|with|to|by|from|behind|between)\s+|\s*\(|,", relation, maxsplit=1)[0]
+    phrase = re.split(
+        r"\s+(?:of|for|in|at|on|per|with|to|by|from|under|behind|between|married|aged)\s+|\s*\(|,", relation, maxsplit=1
+    )[0]
     words = phrase.casefold().split()
     return singular(words[-1]) if words else ""
 

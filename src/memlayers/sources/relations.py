@@ -112,6 +112,24 @@ def is_plural(relation: str) -> bool:
     return head.endswith("s") and not head.endswith(("ss", "us", "is", "news", "series", "ics", "gas", "gps", "sms"))
 
 
+_PERSONS: Final = frozenset(
+    "president minister chancellor chairman chairwoman chairperson secretary monarch king queen emperor governor "
+    "senator spouse wife husband partner father mother parent son daughter child sibling brother sister editor "
+    "translator illustrator composer singer drummer guitarist actor actress artist painter sculptor architect "
+    "designer inventor discoverer developer coach captain trainer teacher tutor doctor nurse assistant deputy "
+    "successor predecessor treasurer accountant lawyer tenant landlord host officer representative ambassador "
+    "champion winner coordinator administrator reviewer assignee maintainer head principal dean professor bishop "
+    "pope sponsor patron".split()
+)
+_PLACES: Final = frozenset("site venue port airport station building hall village hometown residence resort".split())
+
+
+def kind_of_name(relation: str) -> Kind | None:
+    """Person or place, by the last word of a relation ("prime minister", "home port"); None where it tells neither."""
+    last = (relation.split() or [""])[-1].casefold()
+    return "person" if last in _PERSONS else "place" if last in _PLACES else None
+
+
 Form = Literal["is", "has", "does"]
 _VERBS: Final = frozenset(
     "can may must will shall should does supports includes requires needs allows contains uses offers accepts works "

@@ -10,19 +10,25 @@ from typing import TYPE_CHECKING, Final
 from memlayers.data.facts import folded
 from memlayers.sources.claims import Claim, Extraction, Kind, LeftOut
 from memlayers.sources.documents import Document, read_document
-from memlayers.sources.lexicon import NAMES, is_relational
+from memlayers.sources.lexicon import GENERAL_HEADINGS, NAMES, is_relational
 from memlayers.sources.outline import Passage, outline, without_marks
 from memlayers.sources.statements import Context, statements
 from memlayers.sources.structures import (
     KEY_HEADERS,
     MOST_WORDS,
     NAME_HEADERS,
+    NO_RULE,
     ROLE_HEADERS,
     VALUE_HEADERS,
+    Keyed,
+    answers_a_clause,
+    counted,
     is_weak,
     key_fault,
     keyed,
+    leads_on,
     noun,
+    put,
     relation,
     trimmed,
     value_fault,
@@ -33,11 +39,13 @@ from memlayers.utils.files import StrPath
 if TYPE_CHECKING:
     from memlayers.sources.wordings import Wordings
 
-NO_RULE: Final = "no rule matched"
 NO_SUBJECT: Final = "no subject: the title is no name; --subject names it"
+TOO_LITTLE: Final = "a key that says too little by itself"
 _RECORD_KEYS: Final = frozenset(
     ["name", "product", "product name", "company", "company name", "employee", "country", "city", "model", "full name"]
 )
+_VERB: Final = re.compile(r"\b(?:is|are|was|were|has|have|had|can|will|may|must)\b")
+_MOST_SAID: Final = 6  # words after a colon in a sentence that are a value
 _STRONG_LEVEL: Final = 3  # from here on a heading names a field, not a chapter
 
 
@@ -99,6 +107,8 @@ class _Reader:
         self._parents = {each.parent for passage in self._passages for each in passage.section.path}
         self._record: tuple[int, str] = (-1, "")  # the paragraph that begins with a name, and that name
 
+        self._lead: tuple[int, str] = (-1, "")  # the paragraph whose first line says what the others are, and what
+
     def read(self) -> tuple[list[Claim], Extraction]:
         claims: list[Claim] = []
         rest = Extraction()
@@ -135,7 +145,7 @@ class _Reader:
             yield self._cell(i)
         elif passage.kind == "definition":
             yield self._definition(i)
-        elif (found := keyed(self._raw[i])) and (passage.kind != "sentence" or self._is_short(found.value)):
+        elif (found := keyed(self._raw[i])) and self._is_keyed(i, found):
             yield self._key(i, without_marks(found.key), trimmed(without_marks(found.value)))
         elif self._is_alone(i):
             yield self._beneath_heading(i)
@@ -145,8 +155,8 @@ class _Reader:
                 if each.subject or context.about:
                     yield each.subject or context.about, each.relation, each.value, each.kind
 
-    def _key(self, i: int, key: str, value: str) -> tuple[str, str, str, Kind | None]:
-        """Of "key: value": about the nearest name above it."""
+    def _key(self, i: int, key: str, value: str, heading: str | None = None) -> tuple[str, str, str, Kind | None]:
+        """Of "key: value": about the nearest name above it; `heading` is the field it is of, if not the one above."""
         passage = self._passages[i]
         if fault := key_fault(key):
             return "", "", fault, None
@@ -156,19 +166,20 @@ class _Reader:
             return "", "", "names what the lines after it are about", None
         if self._record[0] == passage.paragraph and not passage.above:
             return self._record[1], self._noun_alone(key), value, None
-        if (
-            i + 1 < len(self._passages)
-            and passage.kind == "item"
-            and self._passages[i + 1].above[-1:] == (self._shown[i],)
-        ):
-            pass  # an item with a value and parts of it
-        above = tuple(self._heading_of(each) for each in reversed(passage.above))
-        headings = self._fields(passage)
-        within = (*above, *headings)
-        unique = self._named[folded(noun(key))] < 2
-        sure = not above and (passage.section.level < _STRONG_LEVEL)
-        what = relation(key, within, unique, sure)
-        return (name, what, value, None) if what else ("", "", "a key that says too little by itself", None)
+        parents = tuple(self._heading_of(each) for each in passage.above) if passage.kind == "item" else ()
+        alone = self._named[folded(noun(key))] < 2 and passage.section.level < _STRONG_LEVEL
+        above = self._field(passage) if heading is None else heading
+        if passage.section.level < _STRONG_LEVEL and " " in key and not is_weak(key) and not is_relational(above):
+            above = ""  # a chapter of several things
+        what = relation(key, parents, above, alone=alone)
+        if lead := leads_on(value):
+            self._lead = (passage.paragraph, lead)
+            return "", "", "says what the lines after it are", None
+        if answers_a_clause(key, value):
+            return "", "", NO_RULE, None
+        if what and self._lead[0] == passage.paragraph:
+            what = put(what, self._lead[1])
+        return (name, counted(what, value), value, None) if what else ("", "", TOO_LITTLE, None)
 
     def _noun_alone(self, key: str) -> str:
         return "" if is_weak(key) and key.casefold() not in NAMES else noun(key)
@@ -176,21 +187,17 @@ class _Reader:
     def _begins_record(self, i: int) -> bool:
         """Whether a passage is the first of several keys that stand together."""
         number = self._passages[i].paragraph
+        if self._field(self._passages[i]).casefold() not in ("", *GENERAL_HEADINGS):
+            return False
         if i and self._passages[i - 1].paragraph == number:
             return False
         following = self._passages[i + 1 : i + 2]
         return bool(following) and following[0].paragraph == number and keyed(self._raw[i + 1]) is not None
 
-    def _fields(self, passage: Passage) -> tuple[str, ...]:
-        """The headings above a passage that name neither a subject nor the document, the innermost first."""
-        found = []
-        for each in passage.section.path:
-            if self._subjects.names_subject(each):
-                break
-            found.append(bare_heading(each.heading))
-            if each.level < _STRONG_LEVEL or len(found) == 2:
-                break
-        return tuple(found)
+    def _field(self, passage: Passage) -> str:
+        """The heading above a passage, if it names neither a subject nor the document; "" if it does."""
+        section = passage.section
+        return "" if self._subjects.names_subject(section) else bare_heading(section.heading)
 
     @staticmethod
     def _heading_of(item: str) -> str:
@@ -198,9 +205,21 @@ class _Reader:
         found = keyed(item)
         return (found.key if found else item).strip().rstrip(":")
 
-    def _is_short(self, value: str) -> bool:
-        """Whether what follows a colon within a sentence is a value."""
-        return len(value.split()) <= 6 or not value.endswith((".", "!"))
+    def _is_keyed(self, i: int, found: Keyed) -> bool:
+        """Whether a colon parts a key from its value: in a list, beside other keys, or where the key is a relation."""
+        passage = self._passages[i]
+        if passage.kind == "sentence" and len(found.value.split()) > _MOST_SAID and found.value.endswith((".", "!")):
+            return False
+        if passage.kind == "item" or is_relational(found.key) or self._raw[i].startswith(("**", "__")):
+            return True
+        beside = (self._passages[each] for each in (i - 1, i + 1) if 0 <= each < len(self._passages))
+        number = passage.paragraph
+        return any(each.paragraph == number and keyed(self._text_of(each)) for each in beside) or (
+            passage.kind == "line" and self._subjects.names_subject(passage.section)
+        )
+
+    def _text_of(self, passage: Passage) -> str:
+        return self._document.text[passage.start : passage.end]
 
     def _is_alone(self, i: int) -> bool:
         """Whether a line is all that stands under its heading."""
@@ -219,11 +238,13 @@ class _Reader:
         key = bare_heading(passage.section.heading)
         if fault := key_fault(key):
             return "", "", fault, None
+        if key.casefold() in GENERAL_HEADINGS or _VERB.search(self._shown[i]):
+            return "", "", NO_RULE, None
         parent = passage.section.parent
         name = self._subjects.of(parent) if parent else self._subjects.document
-        above = self._fields(passage)[1:] if is_weak(key) else ()
-        what = relation(key, above, True, True)
-        return (name, what, trimmed(self._shown[i]), None) if what else ("", "", NO_RULE, None)
+        above = parent.heading if parent and is_weak(key) and not self._subjects.names_subject(parent) else ""
+        what, value = relation(key, (), above, alone=True), trimmed(self._shown[i])
+        return (name, counted(what, value), value, None) if what else ("", "", TOO_LITTLE, None)
 
     def _definition(self, i: int) -> tuple[str, str, str, Kind | None]:
         """Of a term and what stands beneath it: a key and its value, or a word and its meaning."""
@@ -248,15 +269,15 @@ class _Reader:
             and first in KEY_HEADERS
             and (column.casefold() in VALUE_HEADERS or first in ROLE_HEADERS)
         ):
-            return self._key(i, row.rstrip(":"), value)
+            return self._key(i, row.rstrip(":"), value, heading="" if first in ROLE_HEADERS else None)
         if not column:
             return "", "", "a column without a header", None
         if fault := key_fault(column):
             return "", "", fault, None
         if not (first in NAME_HEADERS and len(row.split()) <= 8) and not self._names_a_row(row):
             return "", "", "a row whose first cell is no name", None
-        what = relation(column, self._fields(passage), True, True) if is_weak(column) else noun(column)
-        return (row, what, value, None) if what else ("", "", "a column that says too little by itself", None)
+        what = relation(column, (), self._field(passage), alone=True) if is_weak(column) else noun(column)
+        return (row, what, value, None) if what else ("", "", TOO_LITTLE, None)
 
     def _names_a_row(self, row: str) -> bool:
         words = row.split()

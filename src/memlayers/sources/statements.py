@@ -134,9 +134,9 @@ def _is_the_of(said: str, context: Context) -> Iterator[Statement]:
     )
     if not found or not context.is_name(found["x"]) or not _ends(found["rest"]):
         return
-    relation, subject = found["y"], _subject(found["z"])
+    relation, subject = found["y"], _subject(found["z"], context)
     best = SUPERLATIVE.match(relation) is not None and " of " not in relation and " in " not in relation
-    if not (is_relational(relation) and found["link"] == "of" or best) or subject == _subject(found["x"]):
+    if not (is_relational(relation) and found["link"] == "of" or best) or subject in (None, found["x"]):
         return
     if found["verb"] == "was" and head_noun(relation) not in PAST:
         return
@@ -149,8 +149,9 @@ def _the_of_is(said: str, context: Context) -> Iterator[Statement]:
     """The chief executive of Brindle & Oake is Harriet Oake."""
     found = re.fullmatch(rf"The (?P<y>{_RELATION}?) of (?P<z>{_NAME}) (?P<verb>is|are|was) (?P<x>.+)", said)
     if found and _current(found["verb"], found["y"]) and (is_relational(found["y"]) or SUPERLATIVE.match(found["y"])):
-        if value := _value(found["x"], found["y"]):
-            yield Statement(_subject(found["z"]), found["y"], value, _kind(found["y"]))
+        subject, value = _subject(found["z"], context), _value(found["x"], found["y"])
+        if subject and value:
+            yield Statement(subject, found["y"], value, _kind(found["y"]))
 
 
 def _owned(said: str, context: Context) -> Iterator[Statement]:
@@ -159,8 +160,9 @@ def _owned(said: str, context: Context) -> Iterator[Statement]:
         rf"(?P<z>{_NAME}?)(?:['’]s|(?<=s)['’]) (?P<y>{_RELATION}) (?P<verb>is|are|was) (?P<x>.+)", said
     )
     if found and _current(found["verb"], found["y"]) and is_relational(found["y"]) and context.is_name(found["z"]):
-        if value := _value(found["x"], found["y"]):
-            yield Statement(_subject(found["z"]), found["y"], value, _kind(found["y"]))
+        subject, value = _subject(found["z"], context), _value(found["x"], found["y"])
+        if subject and value:
+            yield Statement(subject, found["y"], value, _kind(found["y"]))
 
 
 def _act(said: str, context: Context) -> Iterator[Statement]:
@@ -193,7 +195,8 @@ def _act(said: str, context: Context) -> Iterator[Statement]:
 def _born(said: str, context: Context) -> Iterator[Statement]:
     """Ann Lee was born on 3 May 1950 in Oslo; Ann Lee (born 3 May 1950) is a painter."""
     if found := re.match(rf"(?P<z>{_NAME}) \(born (?P<x>{_DAY})(?:\)|[,;] )", said):
-        yield Statement(_subject(found["z"]), "date of birth", found["x"], "date")
+        if (subject := _whom(found["z"], context)) is not None:
+            yield Statement(subject, "date of birth", found["x"], "date")
         return
     found = re.fullmatch(
         rf"(?P<z>{_NAME}) (?:was )?(?P<verb>born|died)(?: (?:on|in) (?P<when>{_DATE}))?"
@@ -410,15 +413,20 @@ _OF_ORGANISATION: Final = (
 # Parts
 
 
-def _subject(name: str) -> str:
-    return re.sub(r"^[Tt]he (?=\S)", "", name)
+def _subject(name: str, context: Context) -> str | None:
+    """A name without its article; the whole name for a last name; None for another part of it."""
+    name = re.sub(r"^[Tt]he (?=\S)", "", name)
+    words = context.about.split()
+    if name == context.about or name not in words:
+        return name
+    return None if context.organised or "&" in words or name != words[-1] else context.about
 
 
 def _whom(phrase: str, context: Context) -> str | None:
     """The subject that a phrase at a sentence's beginning names; None where it names nobody for certain."""
     if re.fullmatch(_SELF, phrase):
         return context.about if context.organised and context.certain else None
-    return _subject(phrase) if context.is_name(phrase) else None
+    return _subject(phrase, context) if context.is_name(phrase) else None
 
 
 def _lowered(phrase: str) -> str:

@@ -14,7 +14,7 @@ from memlayers.sources.lexicon import (
     ORGANISED_WORDS,
     is_relational,
 )
-from memlayers.sources.outline import Passage, Section, outline, without_marks
+from memlayers.sources.outline import Passage, Section, without_marks
 
 _MOST_WORDS: Final = 6
 _SMALL_WORDS: Final = frozenset(
@@ -25,11 +25,17 @@ _TITLE_STARTS: Final = re.compile(
     rf"^(?:the\s+)?(?:{DOCUMENT_WORDS}\s*(?:of|for|to|about|[:–—|-])|about|welcome to|meet|introducing)\s+(?:the\s+)?",
     re.IGNORECASE,
 )
+_PARTS: Final = re.compile(  # an article on a part of what is known of a subject
+    r"^(?:geography|economy|demographics|climate|politics|government|transport(?:ation)?|communications) (?:of|in) "
+    r"(?:the )?",
+    re.IGNORECASE,
+)
 _NUMBER: Final = re.compile(r"^(?:(?:Section|Chapter|Part|Article) )?\d{1,2}(?:\.\d{1,2})*[.):]?\s+(?=\D)")
 _NO_NAME: Final = re.compile(
     r"(?:how|what|why|when|where|who|which|is|are|do|does|can|should|if|using|getting|making|working|we|you|your|our|"
     r"my|i|it|this|that|these|those|he|she|they|there|here|every|each|all|some|any|no|not|in|on|at|for|from|to|with|by|"
     r"and|but|or|as|after|before|since|during|while|because|one|two|three|four|five|six|seven|eight|nine|ten|most|many|"
+    r"history|list|outline|timeline|culture|index|music|battle|treaty|"
     r"both|another|other|such|note|today|step|phase|part|chapter|section|appendix|figure|table|day|week|month|year)\b",
     re.IGNORECASE,
 )
@@ -53,10 +59,12 @@ class Subjects:
             given: whom it is about; "" where its title says it.
         """
         self._text = text
-        self._lower = set(re.findall(r"(?<![\w-])[a-zà-ÿ][\w'’-]*", text))
+        self._lower = set(re.findall(r"(?<![\w@./-])[a-zà-ÿ][\w'’-]*(?![\w@/]|[.-]\w)", text))
         self._sections = list(dict.fromkeys(each.section for each in passages))
         self._named: dict[str, bool] = {}
-        title = self._title()
+        title = self._title = next((each.path[-1].heading for each in self._sections if each.level), "")
+        self._within = set(re.findall(r"(?<=[a-z,;] )[A-Z0-9À-Þ][\w'’&-]*", text))  # not where a sentence begins
+        self._entities: dict[Section, bool] = {}
         self.document = given or self._in_title(title)
         kinds = "|".join(ORGANISATION)
         self.organised = bool(self.document) and bool(
@@ -71,9 +79,8 @@ class Subjects:
     def of(self, section: Section) -> str:
         """Whom a section is about: the nearest heading that is a name, or whom the document is about; "" for nobody."""
         for each in section.path:
-            heading = bare_heading(each.heading)
             if self._is_entity(each):
-                return heading
+                return bare_heading(each.heading)
         return self.document
 
     def names_subject(self, section: Section) -> bool:
@@ -82,7 +89,7 @@ class Subjects:
 
     def is_title(self, section: Section) -> bool:
         """Whether a section's heading is the document's title."""
-        return section.heading == self._title() and len(section.path) == 1
+        return section.heading == self._title and section.path[-1] is section
 
     def is_name(self, phrase: str) -> bool:
         """Whether a phrase is a name, though it begins a sentence: its words are not used as ordinary ones."""
@@ -92,14 +99,9 @@ class Subjects:
 
     # Reading
 
-    def _title(self) -> str:
-        """The first heading, if nothing of its level comes after it but parts of it."""
-        tops = [each.path[-1] for each in self._sections if each.level]
-        return tops[0].heading if tops else ""
-
     def _in_title(self, title: str) -> str:
         """The name that a title holds: "Brindle & Oake" in "Brindle & Oake Ltd. Staff Handbook"."""
-        name = bare_heading(title)
+        name = _PARTS.sub("", bare_heading(title))
         for _ in range(3):
             name = _TITLE_STARTS.sub("", _TITLE_ENDS.sub("", name)).strip(" :,–—|-")
         if " - " in name or " | " in name or " – " in name:
@@ -134,11 +136,15 @@ class Subjects:
             return False
         if any(letter.isdigit() for letter in word) or any(letter.isupper() for letter in word[1:]):
             return True
-        within = re.search(rf"(?<=[a-z,;] ){re.escape(word)}\b", self._text)  # not where a sentence begins
-        return word.lower() not in self._lower and within is not None
+        return word.lower() not in self._lower and word in self._within
 
     def _is_entity(self, section: Section) -> bool:
         """Whether a section's heading is the name of what it is about."""
+        if section not in self._entities:
+            self._entities[section] = self._heading_is_name(section)
+        return self._entities[section]
+
+    def _heading_is_name(self, section: Section) -> bool:
         heading = bare_heading(section.heading)
         if self.is_title(section) or heading.casefold() in GENERAL_HEADINGS or len(heading.split()) > _MOST_WORDS:
             return False
@@ -190,8 +196,3 @@ def _capitalised(name: str) -> bool:
     words = name.split()
     big = [word.lstrip("(\"“'‘") for word in words if word not in _SMALL_WORDS]
     return bool(big) and all(word[:1].isupper() or not word[:1].isalpha() for word in big)
-
-
-def subjects_of(text: str, given: str = "") -> Subjects:
-    """As `Subjects`, of a text."""
-    return Subjects(text, outline(text), given)
