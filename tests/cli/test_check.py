@@ -49,8 +49,8 @@ def test_findings_are_counted_and_told_with_their_lines(command: Command, town: 
     code, out, err = command("facts", "check", town)
     assert (code, err) == (2, "")
     assert out.startswith(f"{town}: 4 facts, 11 wordings: 1 refused, 2 to look at\n")
-    assert re.search(r"evidence not in its document +│ refused +│ 1 ", out)
-    assert "evidence not in its document, line 3: 'The mill is of 1300' is not in town.txt: " in out
+    assert re.search(r"evidence not where it is said to be +│ refused +│ 1 ", out)
+    assert "evidence not where it is said to be, line 3: 'The mill is of 1300' is not in town.txt: " in out
     assert "duplicate, lines 1, 4: " in out
 
 
@@ -92,7 +92,7 @@ def test_what_is_fixed_is_written_and_found_no_more(command: Command, town: Path
     code, out, err = command("facts", "check", town, "--fix", "fixed.jsonl")
     assert (code, err) == (0, "")
     assert out.splitlines()[-3:] == [
-        "  1 facts, evidence not in its document: dropped",
+        "  1 facts, evidence not where it is said to be: dropped",
         "  1 facts, duplicate: made one with others",
         "2 facts in fixed.jsonl",
     ]

@@ -17,7 +17,8 @@ from memlayers.sources import checks
 from memlayers.sources.checks import CheckReport, fixed
 from memlayers.sources.documents import Document
 from memlayers.sources.findings import KINDS
-from memlayers.sources.wording_checks import holds, names_subject, shipped_words
+from memlayers.sources.word_spans import holds, names_subject
+from memlayers.sources.wording_checks import shipped_words
 
 WAYS = ("What is the price of {}?", "How much does {} cost?", "Tell me the price of {}.")
 TEXT = "The AeroLamp 100 costs 146.99 EUR.\nIt is kept in Hall 3,\nRotterdam. Café Oré sells it."
@@ -120,7 +121,7 @@ def test_a_document_that_is_where_its_name_says_is_read_and_another_is_named(tmp
     ]  # fmt: skip
     report = check(facts)
     assert kinds(report) == {"document_not_there": [(1,), (2,), (3,)]} and not report.refused
-    assert set(report.documents) == {"crlf.txt"}
+    assert report.originals.document("crlf.txt") and set(report.originals.missing) == {each.id for each in facts[1:]}
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from memlayers.data.facts import Fact
     from memlayers.sources.checks import CheckReport, Mended
-    from memlayers.sources.documents import Document
 
 _SHOWN = 5  # findings of a kind
 
@@ -35,7 +34,7 @@ def facts_check(
     html: Annotated[Path | None, typer.Option(help="Write a page that shows each finding and the evidence.")] = None,
     documents: Annotated[
         list[Path] | None,
-        typer.Option(help="What the facts are from, if it is not where they say; may be repeated."),
+        typer.Option(help="The document or table that facts are from, if it is not where they say; may be repeated."),
     ] = None,
     memory: Annotated[Path | None, typer.Option(help="Compare with the facts of this memory.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Ask it which answers it knows already.")] = None,
@@ -92,22 +91,24 @@ def facts_check(
         sys.exit(2)
 
 
-def _documents(paths: Sequence[Path], facts: Sequence[Fact]) -> dict[str, Document]:
-    """The documents by the names that the facts' sources have for them: as given, or by the file's name alone.
+def _documents(paths: Sequence[Path], facts: Sequence[Fact]) -> dict[str, Path]:
+    """Where documents and tables lie, by the names that the facts' sources have for them: by the file's name alone.
 
     Raises:
-        InputError: no source names one, or it cannot be read.
+        InputError: there is none, or no source names it.
     """
-    from memlayers.sources.documents import read_document
+    from memlayers.sources.originals import file_and_part
 
-    names = {source.document for fact in facts for source in fact.sources}
-    found: dict[str, Document] = {}
+    names = {source.document: file_and_part(source.document)[0] for fact in facts for source in fact.sources}
+    found: dict[str, Path] = {}
     for path in paths:
-        own = {str(path)} & names or {name for name in names if Path(name).name == path.name}
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; check the path")
+        exact = [name for name, file in names.items() if file == str(path)]
+        own = exact or [name for name, file in names.items() if Path(file).name == path.name]
         if not own:
             raise InputError(f"{path}: no fact is from it; give the documents that the facts' sources name")
-        document = read_document(path)
-        found |= dict.fromkeys(own, document)
+        found |= dict.fromkeys(own, path)
     return found
 
 

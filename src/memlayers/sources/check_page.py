@@ -8,9 +8,9 @@ from html import escape
 from typing import Final
 
 from memlayers.data.facts import Fact, Source
-from memlayers.sources.evidence import Originals
 from memlayers.sources.findings import KINDS, CheckReport, Finding
-from memlayers.sources.wording_checks import stands_alone
+from memlayers.sources.originals import Originals
+from memlayers.sources.word_spans import stands_alone
 
 _AROUND: Final = 160  # characters of the passage, before the evidence and behind it
 _MOST_FINDINGS: Final = 200  # of a kind
@@ -68,7 +68,7 @@ def _parts(name: str, facts: Sequence[Fact], report: CheckReport) -> Iterator[st
                 f'<td class="number">{count:,}</td><td>{_text(KINDS[kind].mended)}</td></tr>'
             )
         yield "</table>"
-    originals = Originals(report.documents)
+    originals = report.originals
     for kind, count in report.counts.items():
         yield f'<h2 id="{kind}">{_text(KINDS[kind].title.capitalize())} <span class="soft">{count:,}</span></h2>'
         for finding in report.of(kind)[:_MOST_FINDINGS]:
@@ -107,12 +107,12 @@ def _fact(fact: Fact, originals: Originals) -> Iterator[str]:
 def _passage(source: Source, fact: Fact, originals: Originals) -> str:
     """The evidence marked, the answer in it, and what stands around it where that is known."""
     found = originals.located(source)
-    before = behind = ""
-    there = found or source
-    document = originals.document(source.document) if found else None
-    if document is not None and there.start is not None and there.end is not None:
-        before = document.text[max(0, there.start - _AROUND) : there.start]
-        behind = document.text[there.end : there.end + _AROUND]
+    there, before, behind = found or source, "", ""
+    if there.start is not None and there.end is not None and (document := originals.document(source.document)):
+        before = document.text[max(0, there.start - _AROUND) : there.start] if found else ""
+        behind = document.text[there.end : there.end + _AROUND] if found else ""
+    elif source.row is not None:
+        before = f"{fact.subject}, {source.column}: "
     place = there.place if found else f"not found in {source.place}"
     return (
         f'<blockquote dir="auto">{_text(before)}<mark>{_with_answer(there.evidence, fact.answers)}</mark>'

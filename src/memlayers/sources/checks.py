@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 from memlayers.data.facts import Clash, Fact, FactReport, Question, check_facts, folded, question_key
 from memlayers.linking.linker import unlinked_forms
 from memlayers.sources.documents import Document
-from memlayers.sources.evidence import Originals, evidence_findings
+from memlayers.sources.evidence import evidence_findings
 from memlayers.sources.findings import KINDS, CheckReport, Finding, Noting, alias_givers, free_id, listed, shortened
 from memlayers.sources.mending import Mended, fixed
+from memlayers.sources.originals import Originals
 from memlayers.sources.stored import stored_findings
 from memlayers.sources.wording_checks import answer_findings, given_away, subject_findings, wording_findings
+from memlayers.utils.files import StrPath
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,7 +34,7 @@ def check(
     facts: Sequence[Fact],
     lines: Sequence[int] | None = None,
     *,
-    documents: Mapping[str, Document] | None = None,
+    documents: Mapping[str, Document | StrPath] | None = None,
     memory: Sequence[Fact] | None = None,
     knows: Knows | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -42,8 +44,8 @@ def check(
     Args:
         facts: the facts.
         lines: the line number of each, from `read_facts_with_lines`.
-        documents: by the names that the facts' sources have for them. Others are read from where their name says, if
-            they are there.
+        documents: by the names that the facts' sources have for them: documents, or where a file lies. Others are read
+            from where their name says, if they are there.
         memory: the facts of a memory that these are to be added to; None for none.
         knows: tells what a backbone knows already; None asks none.
         tokenizer: a backbone's, which counts the tokens of answers, and tells ordinary words; without one words are
@@ -64,8 +66,8 @@ def check(
     ]
     order = {kind: n for n, kind in enumerate(KINDS)}
     found.sort(key=lambda finding: (order[finding.kind], finding.places))
-    again = partial(check, documents=originals.documents, memory=memory, tokenizer=tokenizer)
-    return CheckReport(found, clashes, forms, originals.documents, again)
+    again = partial(check, documents=documents, memory=memory, tokenizer=tokenizer)
+    return CheckReport(found, clashes, forms, originals, again)
 
 
 def _repeated_ids(facts: Sequence[Fact], note: Noting) -> Iterator[Finding]:

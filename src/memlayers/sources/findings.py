@@ -9,7 +9,7 @@ from itertools import count
 from typing import Any, Final, Literal, NamedTuple
 
 from memlayers.data.facts import Fact, FactReport, Source, folded
-from memlayers.sources.documents import Document
+from memlayers.sources.originals import Originals
 
 Mend = Literal["", "drop", "merge", "wordings", "repeats", "sources", "aliases", "subject", "id"]
 """What is done about a finding: nothing; the facts are dropped, or made one; these wordings are dropped, or all but the
@@ -35,7 +35,7 @@ class Kind(NamedTuple):
 
 KINDS: Final[dict[str, Kind]] = {
     "same_id": Kind("id used twice", True, "id", "the later one gets another id"),
-    "evidence_not_found": Kind("evidence not in its document", True, "sources", "the source is dropped"),
+    "evidence_not_found": Kind("evidence not where it is said to be", True, "sources", "the source is dropped"),
     "evidence_elsewhere": Kind("evidence at another place", False, "sources", "the place is corrected"),
     "document_not_there": Kind("document not there, not checked", False),
     "answer_not_in_evidence": Kind("answer not in the evidence", True, "drop", "the fact is dropped"),
@@ -116,14 +116,14 @@ class CheckReport:
         findings: by kind, in the order of `KINDS`, then in file order.
         clashes: what `check_facts` finds, from which some of the findings are made.
         unlinked_forms: see `linking.linker.unlinked_forms`.
-        documents: that evidence was looked for in, by the names that sources have for them.
+        originals: what evidence was looked for in.
         again: the same check of other facts, but for what a backbone knows; None where it is not at hand.
     """
 
     findings: list[Finding] = field(default_factory=list)
     clashes: FactReport = field(default_factory=FactReport)
     unlinked_forms: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    documents: dict[str, Document] = field(default_factory=dict)
+    originals: Originals = field(default_factory=Originals, repr=False, compare=False)
     again: Callable[[Sequence[Fact]], CheckReport] | None = field(default=None, repr=False, compare=False)
 
     @property
