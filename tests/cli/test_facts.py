@@ -1,14 +1,13 @@
-"""`memlayers facts`: make, check, convert."""
+"""`memlayers facts`: make, convert, choices."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import memlayers
 from helpers.cli import FACTS, Command, all_commands
-from memlayers import Fact, read_facts, write_facts
+from memlayers import read_facts
 from memlayers.data.choices import read_choices
 
 
@@ -36,36 +35,6 @@ def test_facts_make_is_what_the_library_makes(command: Command, tmp_path: Path):
     assert read_facts(out) == make_facts("sensor_calibration", 20, 5)
     assert not {fact.subject for fact in read_facts(out)} & {fact.subject for fact in read_facts(fakes)}
     assert len(read_facts(fakes)) == 20
-
-
-def test_facts_check(command: Command, facts: Path, tmp_path: Path):
-    code, out, err = command("facts", "check", facts)
-    assert (code, err) == (0, "")
-    assert out == f"{facts}: 2 facts, 4 phrasings, 0 duplicates, 0 contradictions\n"
-
-
-def test_facts_check_json(command: Command, tmp_path: Path):
-    rows = ({"question": "q?", "answers": [answer]} for answer in ("one", "two", "two"))
-    (tmp_path / "facts.jsonl").write_text(
-        "".join(json.dumps({**row, "id": str(i)}) + "\n" for i, row in enumerate(rows))
-    )
-    code, out, err = command("facts", "check", tmp_path / "facts.jsonl", "--json")
-    assert (code, err) == (2, "")
-    report = json.loads(out)
-    assert report["facts"] == 3
-    (contradiction,), (duplicate,) = report["contradictions"], report["duplicates"]
-    assert contradiction["lines"] == [1, 2, 3] and contradiction["answers"] == ["one", "two", "two"]
-    assert duplicate["lines"] == [2, 3]
-
-
-def test_facts_check_names_the_forms_that_link_neither(command: Command, tmp_path: Path):
-    facts = [
-        Fact(name, name, "Rome", (f"Where was {name} born?",), "place of birth") for name in ("Ann Smith", "Bo Smith")
-    ]
-    write_facts(tmp_path / "facts.jsonl", facts)
-    code, out, _ = command("facts", "check", tmp_path / "facts.jsonl")
-    assert code == 0
-    assert out.splitlines()[1:] == ["  'Smith' links to none of 'Ann Smith', 'Bo Smith': it could mean each of them"]
 
 
 def test_facts_convert_there_and_back(command: Command, tmp_path: Path):

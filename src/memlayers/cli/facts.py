@@ -1,17 +1,14 @@
-"""facts make, check, convert, choices: files of facts, and of questions made from them."""
+"""facts make, convert, choices: files of facts, and of questions made from them."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from memlayers.cli.app import Json, app
+from memlayers.cli.app import app
 from memlayers.utils.errors import InputError
 
 facts_app = typer.Typer(
@@ -51,36 +48,6 @@ def facts_make(
     for path, facts in made.items():
         write_facts(path, facts)
     print(f"{n} facts in {out}" + (f", {n} fakes in {fakes}" if fakes else ""))
-
-
-@facts_app.command("check", epilog="Example: memlayers facts check facts.jsonl")
-def facts_check(file: Annotated[Path, typer.Argument(help="JSONL or CSV.")], as_json: Json = False) -> None:
-    """Check a file: format, duplicates, contradictions, names of two subjects. Exit code 2 for the last two."""
-    from memlayers.data.fact_files import read_facts_with_lines
-    from memlayers.data.facts import check_facts
-    from memlayers.linking.linker import unlinked_forms
-
-    facts, lines = read_facts_with_lines(file)
-    report, unlinked = check_facts(facts, lines), unlinked_forms(facts)
-    if as_json:
-        found = {"facts": len(facts), **dataclasses.asdict(report), "unlinked_forms": unlinked}
-        print(json.dumps(found, ensure_ascii=False))
-    else:
-        phrasings = sum(len(fact.questions) for fact in facts)
-        print(f"{file}: {len(facts)} facts, {phrasings} phrasings, {len(report.duplicates)} duplicates, "
-              f"{len(report.contradictions)} contradictions"
-              + (f", {len(report.shared_names)} shared names" if report.shared_names else ""))  # fmt: skip
-        for kind, clashes in (("duplicate", report.duplicates), ("contradiction", report.contradictions)):
-            for clash in clashes:
-                where, answers = (", ".join(map(str, each)) for each in (clash.lines, map(repr, clash.answers)))
-                print(f"  {kind}, lines {where}: {clash.question!r} is answered {answers}")
-        for shared in report.shared_names:
-            where, subjects = (", ".join(map(str, each)) for each in (shared.lines, map(repr, shared.subjects)))
-            print(f"  shared name, lines {where}: {shared.alias!r} is a name of {subjects}")
-        for form, whose in unlinked.items():
-            print(f"  {form!r} links to none of {', '.join(map(repr, whose))}: it could mean each of them")
-    if report.contradictions or report.shared_names:
-        sys.exit(2)
 
 
 @facts_app.command("convert", epilog="Example: memlayers facts convert qa.csv facts.jsonl")

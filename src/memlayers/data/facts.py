@@ -17,6 +17,7 @@ MOST_WORDS: Final = 20
 """Of a subject's alias."""
 MOST_CHARACTERS: Final = 200
 """Of a subject's alias."""
+_FOLDED_ASCII: Final = {code: chr(code).lower() if chr(code).isalnum() else None for code in range(128)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +117,14 @@ class Clash:
         ids: of the facts, in file order.
         answers: one per fact.
         lines: one per fact; empty when line numbers are not known.
+        places: of the facts in their list, from 0.
     """
 
     question: str
     ids: tuple[str, ...]
     answers: tuple[str, ...]
     lines: tuple[int, ...] = ()
+    places: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +163,8 @@ def question_key(text: str) -> str:
 
 def folded(text: str) -> str:
     """The letters and digits of a text, in lower case, without accents, in their common width (NFKC, NFKD)."""
+    if text.isascii():  # the same, ten times as fast
+        return text.translate(_FOLDED_ASCII)
     wide = unicodedata.normalize("NFKC", text).casefold()
     return "".join(each for each in unicodedata.normalize("NFKD", wide) if each.isalnum())
 
@@ -238,7 +243,7 @@ def check_facts(facts: Sequence[Fact], lines: Sequence[int] | None = None) -> Fa
     reported: set[tuple[int, ...]] = set()
     for members in _by_question(facts).values():
         key = tuple(members)
-        if len(members) == 1 or key in reported:
+        if key in reported:
             continue
         reported.add(key)
         accepted = [{question_key(answer) for answer in facts[i].answers} for i in members]
@@ -277,13 +282,16 @@ def split_facts(facts: Sequence[Fact], fraction: float, seed: int = 0) -> tuple[
 
 
 def _by_question(facts: Sequence[Fact]) -> dict[str, list[int]]:
-    """Indices of the facts that ask each (normalised) question, each fact once."""
-    groups: dict[str, list[int]] = {}
+    """Indices of the facts that ask each (normalised) question that several ask, each fact once."""
+    first: dict[str, int] = {}
+    groups: dict[str, list[int]] = {}  # hardly any question is asked by several
     for i, fact in enumerate(facts):
         for question in (*fact.questions, *fact.unseen_questions):
-            members = groups.setdefault(question_key(question), [])
-            if not members or members[-1] != i:
-                members.append(i)
+            key = question_key(question)
+            if (other := first.setdefault(key, i)) != i:
+                members = groups.setdefault(key, [other])
+                if members[-1] != i:
+                    members.append(i)
     return groups
 
 
@@ -298,4 +306,5 @@ def _clash(facts: Sequence[Fact], members: list[int], lines: Sequence[int] | Non
         ids=tuple(facts[i].id for i in members),
         answers=tuple(facts[i].answer for i in members),
         lines=() if lines is None else tuple(lines[i] for i in members),
+        places=tuple(members),
     )

@@ -35,7 +35,7 @@ _REACH: Final = 12  # characters that may join a part of a name with what is bef
 _JOINED_BEHIND: Final = re.compile(r"\s*(&|(von|van|de|del|di|da|du|der|bin)\b)", re.IGNORECASE)
 _ROMAN: Final = re.compile(r"m{0,3}(cm|cd|d?c{0,3})(xc|xl|l?x{0,3})(ix|iv|v?i{0,3})")
 _MOST_FACTS_FOR_WORDS: Final = 2000
-_FUNCTION_WORDS: Final = frozenset(
+FUNCTION_WORDS: Final = frozenset(
     "a about again an and are as at by did do does for from had has have her his how in into is it its me of on or our "
     "she tell that the their them they this to was we were what when where which who whom whose why will with would you"
     .split()
@@ -155,7 +155,7 @@ class NameLinker:
         self._longest = max(
             (len(_words(each)) for known in self._known.values() for each in known.spellings), default=0
         )
-        self._common = _common_words([fact for own in of_subject.values() for fact in own][:_MOST_FACTS_FOR_WORDS])
+        self._common = common_words([fact for own in of_subject.values() for fact in own][:_MOST_FACTS_FOR_WORDS])
         named = [letters for letters, known in self._known.items() if not known.rule]
         self._of_subject = of_subject
         self._misspellings = Misspellings(named if self.config.misspellings else ())
@@ -222,7 +222,7 @@ class NameLinker:
         """Whether a run of words that spells a name mentions it: not where it is ordinary, or part of a longer name."""
         text, words, spelled = read.text, read.words, read.spelled(first, behind)
         capitals_tell, exact = read.capitals_tell(first, behind), spelled in known.spellings and not known.rule
-        lower = exact and spelled.islower() and not {word.letters for word in words[first:behind]} <= _FUNCTION_WORDS
+        lower = exact and spelled.islower() and not {word.letters for word in words[first:behind]} <= FUNCTION_WORDS
         if not lower and self._is_phrase(read, first, behind):
             return False
         if exact and not capitals_tell:
@@ -335,13 +335,13 @@ def _known_names(of_subject: dict[str, list[Fact]], config: LinkConfig) -> dict[
     return {letters: each for letters, each in known.items() if len(letters) > 1}
 
 
-def _common_words(facts: Sequence[Fact]) -> frozenset[str]:
+def common_words(facts: Sequence[Fact]) -> frozenset[str]:
     """Function words, and the words in lower case of these facts' wordings, but for those of their subjects."""
     found = {
         word for fact in facts for question in fact.questions
         for word in _WORD.findall(question.replace(fact.subject, " ")) if word.islower()
     }  # fmt: skip
-    return _FUNCTION_WORDS | {folded(word) for word in found}
+    return FUNCTION_WORDS | {folded(word) for word in found}
 
 
 def _nfc(text: str) -> str:

@@ -85,7 +85,7 @@ def test_facts_check_shows_names_of_two_subjects_and_exits_2(tmp_path: Path, cap
         cli.main()
     assert stopped.value.code == 2
     out = capsys.readouterr().out
-    assert "1 shared names" in out and "shared name, lines 1, 2: 'ann' is a name of 'Ann', 'Bob'" in out
+    assert "name of two subjects, line 2: 'ann' is a name of 'Ann', 'Bob'" in out
 
 
 def test_facts_check_shows_contradictions_and_exits_2(tmp_path: Path, capsys, monkeypatch):
@@ -96,7 +96,32 @@ def test_facts_check_shows_contradictions_and_exits_2(tmp_path: Path, capsys, mo
         cli.main()
     assert stopped.value.code == 2
     out = capsys.readouterr().out
-    assert "1 contradictions" in out and "contradiction, lines 1, 2: 'q?' is answered 'a', 'b'" in out
+    assert "1 refused" in out and "contradiction, lines 1, 2: 'q?' is answered 'a', 'b'" in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--fix", "out.csv"], "not a name that facts are read by"),
+        (["--fix", "out.jsonl", "--html", "out.jsonl"], "page and facts cannot go into one file"),
+        (["--html", "."], "not a regular file"),
+        (["--documents", "facts.jsonl"], "no fact is from it; give the documents that the facts' sources name"),
+        (["--memory", "nowhere"], "not a memory folder"),
+        (["--backbone", "pockett"], "did you mean 'pocket'?"),
+    ],
+)
+def test_facts_check_with_flags_that_cannot_be(
+    flags: list[str], said: str, refused: Refused, facts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert said in refused("facts", "check", facts, *flags)
+
+
+def test_facts_of_which_none_is_left(refused: Refused, tmp_path: Path):
+    rows = [{"question": "q?", "answers": ["a"]}, {"question": "Q", "answers": ["b"]}]
+    path = write_rows(tmp_path / "facts.jsonl", rows)
+    line = refused("facts", "check", path, "--fix", tmp_path / "out.jsonl", "--quiet", code=1)
+    assert line.startswith(f"{tmp_path / 'out.jsonl'}: no fact is left, so nothing was written; ")
 
 
 LONG = "Where was Ann born? " * 40
