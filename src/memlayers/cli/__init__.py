@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 the work failed, 2 the input is wrong (one line: what, whe
 """
 
 from memlayers.cli import teach, listing, edit, alias, evaluate, diagnose, sweep, compare, facts, fetch, performance  # noqa: F401, I001  # order of --help
+from memlayers.cli import from_table, from_text  # noqa: F401, I001  # beside the commands of facts
 from memlayers.cli.app import app, main
 
 __all__ = ["app", "main"]

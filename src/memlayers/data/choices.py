@@ -85,7 +85,7 @@ def read_choices(path: StrPath) -> list[ChoiceQuestion]:
         InputError: anything wrong with the file, in one line with file, line number and remedy.
     """
     read = []
-    for number, row in json_line_rows(path, read_text(path)):
+    for number, row in json_line_rows(path, read_text(path).split("\n")):
         question: Any = row.get("question")
         choices: Any = row.get("choices")
         answer: Any = row.get("answer")

@@ -60,7 +60,7 @@ def read_facts_with_lines(path: StrPath) -> tuple[list[Fact], list[int]]:
     elif suffix == ".json" and text.lstrip().startswith("["):
         rows = json_list_rows(path, text)
     else:
-        rows = json_line_rows(path, text)
+        rows = json_line_rows(path, text.split("\n"))
     facts, lines = _collect(path, rows, merge_phrasings=suffix == ".csv")
     if not facts:
         raise InputError(f"{path}: no rows; write at least one fact")

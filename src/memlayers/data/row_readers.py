@@ -8,8 +8,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, TypeAlias
 
 from memlayers.data.fact_rows import BadRow, Row, kind_of
 from memlayers.utils.errors import InputError
@@ -19,12 +19,22 @@ CSV_COLUMNS = ("id", "subject", "relation", "question", "answer")
 
 NumberedRows: TypeAlias = Iterator[tuple[int, Row]]
 
+_FACT_ROW: Final = '{"question": "...", "answers": ["..."]} or a fact'
 
-def json_line_rows(path: StrPath, text: str) -> NumberedRows:
-    """The rows of JSON lines, each with its line number from 1; empty lines are passed over."""
-    decode = json.JSONDecoder(object_pairs_hook=_object).decode
-    # Only "\n" ends a line: JSON strings may hold U+2028 and others that str.splitlines would split at.
-    for number, line in enumerate(text.split("\n"), start=1):
+
+def json_line_rows(
+    path: StrPath, lines: Iterable[str], *, numbers_as_text: bool = False, wanted: str = _FACT_ROW
+) -> NumberedRows:
+    """The rows of JSON lines, each with its line number from 1; empty lines are passed over.
+
+    Args:
+        path: named in errors.
+        lines: not split at U+2028 and others, as str.splitlines does: JSON strings may hold those.
+        numbers_as_text: whether a number is kept as the text that it is written as.
+        wanted: what a row should be, for errors.
+    """
+    decode = _decoder(numbers_as_text).decode
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
@@ -35,12 +45,19 @@ def json_line_rows(path: StrPath, text: str) -> NumberedRows:
             raise InputError(
                 f"{path}:{number}: malformed JSON ({_reason(error)}); write one JSON object per line"
             ) from None
-        yield number, _as_object(path, number, row)
+        yield number, _as_object(path, number, row, wanted)
 
 
-def json_list_rows(path: StrPath, text: str) -> NumberedRows:
-    """The rows of a JSON list, decoded one by one, so that each has the line number on which it begins."""
-    decoder = json.JSONDecoder(object_pairs_hook=_object)
+def json_list_rows(path: StrPath, text: str, *, numbers_as_text: bool = False, wanted: str = _FACT_ROW) -> NumberedRows:
+    """The rows of a JSON list, decoded one by one, so that each has the line number on which it begins.
+
+    Args:
+        path: named in errors.
+        text: of the file.
+        numbers_as_text: whether a number is kept as the text that it is written as.
+        wanted: what a row should be, for errors.
+    """
+    decoder = _decoder(numbers_as_text)
     number, counted = 1, 0
     at = _skip_space(text, text.index("[") + 1)
     while True:
@@ -54,7 +71,7 @@ def json_list_rows(path: StrPath, text: str) -> NumberedRows:
         except (ValueError, RecursionError) as error:
             where = error.lineno if isinstance(error, json.JSONDecodeError) else number
             raise InputError(f"{path}:{where}: malformed JSON ({_reason(error)}); repair the list") from None
-        yield number, _as_object(path, number, row)
+        yield number, _as_object(path, number, row, wanted)
         at = _skip_space(text, at)
         if text[at : at + 1] not in (",", "]"):
             number += text.count("\n", counted, at)
@@ -87,13 +104,16 @@ def _object(pairs: list[tuple[str, Any]]) -> Row:
     return row
 
 
-def _as_object(path: StrPath, number: int, row: Any) -> Row:
+def _as_object(path: StrPath, number: int, row: Any, wanted: str) -> Row:
     if not isinstance(row, dict):
-        raise InputError(
-            f"{path}:{number}: the row is {kind_of(row)}, not an object; "
-            'write {"question": "...", "answers": ["..."]} or a fact'
-        )
+        raise InputError(f"{path}:{number}: the row is {kind_of(row)}, not an object; write {wanted}")
     return row
+
+
+def _decoder(numbers_as_text: bool) -> json.JSONDecoder:
+    if numbers_as_text:
+        return json.JSONDecoder(object_pairs_hook=_object, parse_int=str, parse_float=str, parse_constant=str)
+    return json.JSONDecoder(object_pairs_hook=_object)
 
 
 def csv_rows(path: StrPath, text: str) -> NumberedRows:

@@ -114,11 +114,12 @@ def is_plural(relation: str) -> bool:
 
 _PERSONS: Final = frozenset(
     "president minister chancellor chairman chairwoman chairperson secretary monarch king queen emperor governor "
-    "senator spouse wife husband partner father mother parent son daughter child sibling brother sister editor translator "
-    "illustrator composer singer drummer guitarist actor actress artist painter sculptor architect designer inventor "
-    "discoverer developer coach captain trainer teacher tutor doctor nurse assistant deputy successor predecessor "
-    "treasurer accountant lawyer tenant landlord host officer representative ambassador champion winner coordinator "
-    "administrator reviewer assignee maintainer head principal dean professor bishop pope sponsor patron".split()
+    "senator spouse wife husband partner father mother parent son daughter child sibling brother sister editor "
+    "translator illustrator composer singer drummer guitarist actor actress artist painter sculptor architect "
+    "designer inventor discoverer developer coach captain trainer teacher tutor doctor nurse assistant deputy "
+    "successor predecessor treasurer accountant lawyer tenant landlord host officer representative ambassador "
+    "champion winner coordinator administrator reviewer assignee maintainer head principal dean professor bishop "
+    "pope sponsor patron".split()
 )
 _PLACES: Final = frozenset("site venue port airport station building hall village hometown residence resort".split())
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, get_args
-
-import yaml
+from typing import Final
 
 from memlayers.data.facts import Fact, Source, folded, question_key
 from memlayers.sources.claims import Claim, Extraction, Kind, LeftOut
@@ -24,13 +22,11 @@ from memlayers.sources.relations import (
     relation_name,
     yes_no_form,
 )
-from memlayers.utils.errors import InputError, reason_of
-from memlayers.utils.files import StrPath, read_text
+from memlayers.sources.wordings_file import Entry, Pair, read_wordings
+from memlayers.utils.errors import InputError
+from memlayers.utils.files import StrPath
 
 _LIBRARY: Final = Path(__file__).with_name("wordings.yaml")
-_KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
-_GENERIC: Final = ("text", "number", "date", "person", "place", "is", "has", "does")
-_FIELDS: Final = ("also", "kind", "questions", "unseen")
 _UNCOUNTED: Final = ("stock", "power")
 DIFFERENT_VALUES: Final = "different values for one subject"
 """Why claims that contradict each other are left out."""
@@ -55,14 +51,6 @@ class Phrasing:
     unseen: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    name: str
-    kind: Kind | None = None  # None: as the values tell
-    questions: tuple[str, ...] = ()  # empty: the generic ones
-    unseen: tuple[str, ...] = ()
-
-
 @dataclass(frozen=True)
 class Wordings:
     """A library of wordings; `load` reads it.
@@ -72,8 +60,8 @@ class Wordings:
         generic: taught and unseen wordings by kind; of yes_no by its three forms (`relations.yes_no_form`).
     """
 
-    entries: Mapping[str, _Entry]
-    generic: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]
+    entries: Mapping[str, Entry]
+    generic: Mapping[str, Pair]
 
     @classmethod
     def load(cls, path: StrPath | None = None) -> Wordings:
@@ -85,7 +73,8 @@ class Wordings:
         Raises:
             InputError: anything wrong with the file, in one line with file and key.
         """
-        return _shipped() if path is None else _read(path, _shipped())
+        shipped = _shipped()
+        return shipped if path is None else cls(*read_wordings(path, shipped.entries, shipped.generic))
 
     def name(self, relation: str) -> str:
         """What the library calls a relation: "chief executive" for "CEO"; the relation itself if it is not there."""
@@ -116,7 +105,7 @@ class Wordings:
         Raises:
             InputError: nothing is left to ask for a relation, since others are asked for so (a user's wordings).
         """
-        own: dict[str, _Entry] = {}
+        own: dict[str, Entry] = {}
         for name, kind in kinds.items():
             entry = self.entries.get(folded(name))
             if entry and folded(entry.name) == folded(name) and entry.questions and _fits(entry.kind, kind):
@@ -138,7 +127,7 @@ class Wordings:
             found[name] = Phrasing(entry.name if entry else name, slug + number, taught, unseen)
         return {name: found[name] for name in kinds}
 
-    def _generic(self, name: str, kind: Kind) -> tuple[tuple[tuple[str, ...], tuple[str, ...]], str]:
+    def _generic(self, name: str, kind: Kind) -> tuple[Pair, str]:
         """Generic wordings for a relation, and its name as they need it."""
         entry = self.entries.get(folded(name))
         head = self.entries.get(folded(name.split()[-1])) if name.split() else None
@@ -153,6 +142,11 @@ class Wordings:
                 put_in = f"{'an' if put_in[0].lower() in 'aeiou' else 'a'} {put_in}"
             return self.generic[form], put_in
         return self.generic[kind], name
+
+
+@cache
+def _shipped() -> Wordings:
+    return Wordings(*read_wordings(_LIBRARY, {}, {}))
 
 
 def worded(claims: Iterable[Claim], wordings: Wordings | None = None) -> Extraction:
@@ -172,21 +166,30 @@ def worded(claims: Iterable[Claim], wordings: Wordings | None = None) -> Extract
         InputError: as `Wordings.phrasings`.
     """
     wordings = wordings or Wordings.load()
-    found = Extraction()
     claims = list(claims)
     named = _names_in(claims, wordings)
     kinds: dict[str, Counter[Kind]] = {}
-    groups: dict[tuple[str, str], list[Claim]] = {}
-    first_name: dict[str, str] = {}
     for claim in claims:
-        if not folded(claim.subject):
-            found.left_out.append(LeftOut(claim.source, NAMELESS))
-            continue
-        name = named[claim.relation]
-        name = first_name.setdefault(folded(name) or name, name)
-        kinds.setdefault(name, Counter())[claim.kind or kind_of_value(claim.value)] += 1
-        groups.setdefault((folded(claim.subject), name), []).append(claim)
+        kinds.setdefault(named[claim.relation], Counter())[claim.kind or kind_of_value(claim.value)] += 1
     phrasings = wordings.phrasings({name: kind_of_most(counts.items()) for name, counts in kinds.items()})
+    return grouped(claims, named, phrasings)
+
+
+def grouped(claims: Iterable[Claim], named: Mapping[str, str], phrasings: Mapping[str, Phrasing]) -> Extraction:
+    """As `worded`, for claims whose relations have names and phrasings already.
+
+    Args:
+        claims: all claims of the subjects that are among them.
+        named: what each relation is called.
+        phrasings: by those names.
+    """
+    found = Extraction()
+    groups: dict[tuple[str, str], list[Claim]] = {}
+    for claim in claims:
+        if folded(claim.subject):
+            groups.setdefault((folded(claim.subject), named[claim.relation]), []).append(claim)
+        else:
+            found.left_out.append(LeftOut(claim.source, NAMELESS))
     for (_, name), members in groups.items():
         if len({question_key(claim.value) for claim in members}) > 1:
             found.left_out += [LeftOut(claim.source, DIFFERENT_VALUES) for claim in members]
@@ -205,7 +208,11 @@ def _names_in(claims: Iterable[Claim], wordings: Wordings) -> dict[str, str]:
         relations[claim.relation] = None
         if claim.source.column:
             columns.setdefault(claim.source.document, {})[claim.relation] = None
-    named = {relation: wordings.name(relation) for relation in relations}
+    named: dict[str, str] = {}
+    spelled: dict[str, str] = {}  # relations are the same when their letters and digits are
+    for relation in relations:
+        name = wordings.name(relation)
+        named[relation] = spelled.setdefault(folded(name) or name, name)
     for table in columns.values():
         apart = wordings.names(table)
         named |= {relation: relation for relation, name in apart.items() if name == relation}
@@ -272,109 +279,3 @@ def _put_in(templates: Iterable[str], subject: str, value: str) -> tuple[str, ..
     templates = tuple(templates)
     kept = tuple(each for each in templates if not said.search(each.replace("{subject}", " ")))
     return tuple(each.replace("{subject}", subject) for each in kept or templates)
-
-
-# Reading
-
-
-@cache
-def _shipped() -> Wordings:
-    return _read(_LIBRARY, Wordings({}, {}))
-
-
-def _read(path: StrPath, base: Wordings) -> Wordings:
-    try:
-        content = yaml.load(read_text(path), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise InputError(
-            f"{path}{line}: not YAML ({error.problem}); a wording that begins with a brace or has a colon needs quotes"
-        ) from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not YAML ({reason_of(error)})") from None
-    sections = _mapping(path, "", content, ("relations", "generic"))
-    entries, generic = dict(base.entries), dict(base.generic)
-    for kind, given in _mapping(path, "generic", sections.get("generic", {}), _GENERIC).items():
-        fields = _mapping(path, f"generic.{kind}", given, ("questions", "unseen"))
-        had = generic.get(kind, ((), ()))
-        taught, unseen = (
-            _wordings(path, f"generic.{kind}.{field}", fields[field], relation=True) if field in fields else had[i]
-            for i, field in enumerate(("questions", "unseen"))
-        )
-        generic[kind] = taught, unseen
-    own: dict[str, str] = {}
-    for name, given in _mapping(path, "relations", sections.get("relations", {})).items():
-        entry, also = _entry(path, name, given, base)
-        for text in (*entry.questions, *entry.unseen):
-            key = folded(_as_asked(text, name))
-            if own.setdefault(key, name) != name:
-                raise InputError(
-                    f"{path}: relations.{name}: {text!r} is a wording of relations.{own[key]} too; leave it to one"
-                )
-        old = base.entries.get(folded(name))
-        if old:  # under each name that it had
-            entries |= {key: entry for key, each in base.entries.items() if each is old}
-        entries |= {folded(each): entry for each in (name, *also)}
-    return Wordings(entries, generic)
-
-
-def _as_asked(template: str, relation: str) -> str:
-    return template.replace("{relation}", relation)
-
-
-def _entry(path: StrPath, name: str, given: Any, base: Wordings) -> tuple[_Entry, list[str]]:
-    where = f"relations.{name}"
-    if not folded(name):
-        raise InputError(f"{path}: {where}: the name holds no letter and no digit; give the relation's noun")
-    fields = _mapping(path, where, given, _FIELDS)
-    also = _texts(path, f"{where}.also", fields.get("also", []))
-    kind = fields.get("kind")
-    if kind is not None and kind not in _KINDS:
-        raise InputError(f"{path}: {where}.kind is {kind!r}; known kinds: {', '.join(_KINDS)}")
-    told: dict[str, Any] = {"kind": kind} if kind else {}
-    for field in ("questions", "unseen"):
-        if field in fields:
-            told[field] = _wordings(path, f"{where}.{field}", fields[field])
-    old = base.entries.get(folded(name))
-    known = old if old and folded(old.name) == folded(name) else _Entry(name)
-    if "questions" in told and "unseen" not in told:
-        told["unseen"] = ()  # the old ones may be among the new; the generic ones are dropped where they are
-    return replace(known, name=name, **told), also
-
-
-def _mapping(path: StrPath, where: str, value: Any, known: Iterable[str] | None = None) -> dict[str, Any]:
-    at = f"{where}: " if where else ""
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: {at}not a mapping; write keys with values, as in docs/sources.md")
-    for key in value:
-        if not isinstance(key, str):
-            raise InputError(f"{path}: {at}the key {key!r} is not a text; put it in quotes")
-        if known is not None and key not in known:
-            raise InputError(f"{path}: {at}unknown key {key!r}; known keys: {', '.join(known)}")
-    return value
-
-
-def _texts(path: StrPath, where: str, value: Any) -> list[str]:
-    if not isinstance(value, list):
-        raise InputError(f"{path}: {where}: not a list; write each text after a hyphen")
-    for i, text in enumerate(value):
-        if not isinstance(text, str) or not text.strip():
-            raise InputError(
-                f"{path}: {where}[{i}]: not a text; put it in quotes (one that begins with a brace needs them)"
-            )
-    return [text.strip() for text in value]
-
-
-def _wordings(path: StrPath, where: str, value: Any, relation: bool = False) -> tuple[str, ...]:
-    texts = _texts(path, where, value)
-    if not texts:
-        raise InputError(f"{path}: {where}: no wording; give at least one")
-    for i, text in enumerate(texts):
-        for needed in ("{subject}", *(("{relation}",) if relation else ())):
-            if needed not in text:
-                raise InputError(f"{path}: {where}[{i}]: {text!r} lacks {needed}; put it in")
-        for name in re.findall(r"\{[^{}]*\}?|\}", re.sub(r"\{(?:subject|relation|is)\}", "", text)):
-            raise InputError(
-                f"{path}: {where}[{i}]: unknown placeholder {name!r}; known ones: {{subject}}, {{relation}}, {{is}}"
-            )
-    return tuple(texts)

@@ -18,7 +18,7 @@ import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 from memlayers.utils.errors import InputError, WorkError
 
@@ -84,17 +84,39 @@ def sections_text(schema: str, sections: Mapping[str, Any]) -> str:
 
 def atomic_write_bytes(path: StrPath, data: bytes) -> None:
     """Write `data` to `path`, whole or not at all; parents are made. Raises as `atomic_write_text`."""
+    with atomic_file(path) as file, oserrors_in_one_line(path):
+        file.write(data)
+
+
+@contextlib.contextmanager
+def atomic_file(path: StrPath) -> Iterator[BinaryIO]:
+    """Yield a file to write what is too long to be held; success renames it to `path`, failure removes it.
+
+    Raises:
+        InputError, WorkError: as `atomic_write_text`; an error of the block itself is passed on as it is, but for a
+            disk that became full.
+    """
     target = Path(os.path.realpath(path))  # follow a link: replace what it points to, keep the link
     with oserrors_in_one_line(path):
         _refuse_other_than_file(target, path)
-        with _made_parents(target, path):
-            temporary = _temporary_name(target)
-            try:
-                _write_and_sync(temporary, data, mode=_mode_of(target))
+    with _made_parents(target, path):
+        temporary = _temporary_name(target)
+        with oserrors_in_one_line(path):
+            file = _opened_anew(temporary, _mode_of(target))
+        try:
+            with file:
+                yield file
+                with oserrors_in_one_line(path):
+                    file.flush()
+                    os.fsync(file.fileno())
+            with oserrors_in_one_line(path):
                 os.replace(temporary, target)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+        except BaseException as error:
+            temporary.unlink(missing_ok=True)
+            if (number := _disk_error(error)) is not None:
+                raise WorkError(_disk_line(path, os.strerror(number))) from error
+            raise
+        with oserrors_in_one_line(path):
             _sync_directory(target.parent)
 
 
@@ -351,12 +373,9 @@ def _mode_of(target: Path) -> int:
         return 0o666  # the umask takes its share
 
 
-def _write_and_sync(path: Path, data: bytes, mode: int) -> None:
+def _opened_anew(path: Path, mode: int) -> BinaryIO:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    return os.fdopen(descriptor, "wb")
 
 
 def _sync_tree(directory: Path) -> None:
