@@ -14,7 +14,7 @@ import pytest
 
 from helpers.editing import CONFIG, FACTS, NEW, model_state, same_state
 from memlayers.data.fact_files import write_facts
-from memlayers.data.facts import Fact
+from memlayers.data.facts import Fact, Source
 from memlayers.editing.journal import digests, read_journal
 from memlayers.editing.memory import Memory, load_memory
 from memlayers.inference.folder import stored_facts
@@ -175,3 +175,16 @@ def test_a_report_says_which_facts(opened: Memory):
     assert [(each.undone, each.facts) for each in undone] == [
         ("add", (NEW,)), ("forget", (green,)), ("update", (FACTS[1],))
     ]  # fmt: skip
+
+
+def test_sources_are_noted_without_touching_anything_else(opened: Memory, folder: Path):
+    before, asked = model_state(opened), len(opened.facts)
+    source = Source("notes.txt", "the code of Ada is red", start=3, end=25)
+    report = opened.set_sources([replace(opened.facts[0], sources=(source,), answer="never mind")])
+    assert (report.number, report.kind, report.slots, report.ids) == (1, "sources", 0, (opened.facts[0].id,))
+    assert [fact.sources for fact in stored_facts(folder)] == [(source,), *[()] * (asked - 1)]
+    assert opened.facts[0].answer == FACTS[0].answer and same_state(before, opened)
+    assert opened.set_sources([opened.facts[0]]).number == 0  # nothing differs
+    assert opened.undo().undone == "sources" and opened.facts[0].sources == ()
+    with pytest.raises(InputError, match="no stored fact has the id 'nobody'"):
+        opened.set_sources([replace(FACTS[0], id="nobody")])

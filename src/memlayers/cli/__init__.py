@@ -3,8 +3,9 @@
 Exit codes: 0 done, 1 the work failed, 2 the input is wrong (one line: what, where, how to put it right), 130 Ctrl-C.
 """
 
-from memlayers.cli import teach, listing, edit, alias, evaluate, diagnose, sweep, compare, facts, fetch, performance  # noqa: F401, I001  # order of --help
-from memlayers.cli import check, from_table, from_text  # noqa: F401, I001  # beside the commands of facts
+# In the order of --help.
+from memlayers.cli import teach, learn, listing, edit, alias, evaluate, diagnose, sweep, compare  # noqa: F401, I001
+from memlayers.cli import facts, check, from_table, from_text, fetch, performance  # noqa: F401, I001
 from memlayers.cli.app import app, main
 
 __all__ = ["app", "main"]

@@ -316,7 +316,7 @@ def _print_report(report: EditReport) -> None:
 
 def _print_facts(report: EditReport) -> None:
     what = {"add": "gone again", "update": "back to its answer", "repair": "back to its slots", "forget": "back",
-            "alias": "back to its names"}  # fmt: skip
+            "alias": "back to its names", "sources": "back to its sources"}  # fmt: skip
     came = what.get(report.undone, "")
     for fact in report.facts[:NAMED]:
         print(f"  {one_line(fact.subject or fact.questions[0])}: {one_line(fact.questions[0])} "

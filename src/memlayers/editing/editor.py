@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from safetensors.torch import load_file
 
 from memlayers.editing.edit import Edit, edit_under_way
@@ -46,8 +47,9 @@ class Editor:
         """Makes one edit of these changes in the model, and saves it with `autosave`.
 
         Args:
-            kind: "add", "update", "forget", "repair" or "alias".
-            changes: at least one; all of them put facts in, or all take facts out; of "alias", of one subject.
+            kind: "add", "update", "forget", "repair", "alias" or "sources".
+            changes: at least one; all of them put facts in, or all take facts out; of "alias", of one subject; of
+                "sources", of nothing else of the facts.
             autosave: otherwise `save` saves it.
             purge: drop all undo data when it is saved.
 
@@ -63,6 +65,8 @@ class Editor:
         with edit_under_way(session, report) as edit:
             if kind == "alias":
                 rename(edit, changes)
+            elif kind == "sources":  # nothing of what the model holds
+                edit.keep(torch.zeros(0, dtype=torch.int64))
             elif new:
                 learn(edit, new)
             else:

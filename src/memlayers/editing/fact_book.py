@@ -196,6 +196,19 @@ class FactBook:
                 changes.append(Change(place, fact, replace(fact, subject_aliases=left)))
         return changes
 
+    def plan_sources(self, facts: Sequence[Fact]) -> list[Change]:
+        """The changes that give stored facts, found by their ids, these facts' sources; none where they have them.
+
+        Raises:
+            InputError: an id is not stored.
+        """
+        places = [(self._place_of_id(fact.id), fact) for fact in facts]
+        return [
+            Change(place, self.facts[place], replace(self.facts[place], sources=fact.sources))
+            for place, fact in places
+            if self.facts[place].sources != fact.sources
+        ]
+
     def plan_undo(self) -> tuple[Record, list[Change]]:
         """The last edit that was not taken back, and the changes that it made.
 

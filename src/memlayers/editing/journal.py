@@ -54,7 +54,8 @@ class Record:
 
     Attributes:
         number: of the edit, from 1.
-        kind: "add", "update", "forget", "repair" (in older journals "mend", read as "repair"), "alias" or "undo".
+        kind: "add", "update", "forget", "repair" (in older journals "mend", read as "repair"), "alias", "sources" or
+            "undo".
         time: UTC, ISO 8601.
         ids: of the facts.
         slots: rows of the pool that changed; which ones, the undo file says.

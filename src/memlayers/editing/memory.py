@@ -257,6 +257,23 @@ class Memory:
         changes = self._book_to_edit().plan_remove_aliases(subject, aliases)
         return self._editing().write("alias", changes, autosave=self.autosave)
 
+    def set_sources(self, facts: Sequence[Fact]) -> EditReport:
+        """Notes where stored facts were found, in place of what was noted; no slot and no answer changes.
+
+        Args:
+            facts: found by their ids; of each only its sources are taken.
+
+        Returns:
+            The edit's report; where nothing differs there is no edit, and the report's number is 0.
+
+        Raises:
+            InputError: an id is not stored; or the memory cannot be edited (see `prepare`).
+        """
+        changes = self._book_to_edit().plan_sources(facts)
+        if not changes:
+            return EditReport(0, "sources", ())
+        return self._editing().write("sources", changes, autosave=self.autosave)
+
     def repair(self) -> EditReport:
         """Asks every stored fact in all its taught phrasings, and teaches those again that are not answered any more.
 

@@ -15,7 +15,7 @@ class EditReport:
 
     Attributes:
         number: in the journal.
-        kind: "add", "update", "forget", "repair", "alias" or "undo".
+        kind: "add", "update", "forget", "repair", "alias", "sources" or "undo".
         ids: of the facts.
         facts: they themselves, as they are stored now; those that are not stored any more as they were.
         undone: of an undo, the kind of the edit that it took back. After "forget" the facts are stored again, after

@@ -135,7 +135,7 @@ class EditSession:
 
     def account(self, changes: Sequence[Change]) -> None:
         """After an edit: which words the stored facts have, and what they read."""
-        old, new = both_sides(changes)
+        old, new = both_sides([change for change in changes if not _reads_alike(change)])
         for fact in old:
             self.words.subtract(word_fact_counts([fact]))
             self.use.drop(fact.id)
@@ -157,3 +157,11 @@ class EditSession:
         chosen = random.Random(0).sample(passages, min(self.config.general_passages, len(passages)))
         sequences = GeneralText(tuple(chosen)).encode(self.tokenizer, min(self._max_length, 256))
         return [rows for rows, _ in slots_read(self.memory, sequences, range(len(sequences)))]
+
+
+def _reads_alike(change: Change) -> bool:
+    """Whether a change leaves what is read of a fact: its wordings and its answer."""
+    before, after = change.before, change.after
+    if before is None or after is None:
+        return False
+    return (before.subject, before.questions, before.answer) == (after.subject, after.questions, after.answer)
