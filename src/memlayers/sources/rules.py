@@ -34,6 +34,7 @@ from memlayers.sources.structures import (
     value_fault,
 )
 from memlayers.sources.subjects import Subjects, bare_heading
+from memlayers.utils.errors import InputError
 from memlayers.utils.files import StrPath
 
 if TYPE_CHECKING:
@@ -70,10 +71,12 @@ def from_documents(
         Facts with their sources, every passage, and of each that became no fact why.
 
     Raises:
-        InputError: as `read_document`; all documents are read before anything is made of them.
+        InputError: no words, or as `read_document`; all documents are read before anything is made of them.
     """
     from memlayers.sources.wordings import worded
 
+    if most_words < 1:
+        raise InputError(f"{most_words} words of an answer at most; give at least 1")
     documents = [read_document(path, encoding) for path in paths]
     found = Extraction()
     claims: list[Claim] = []

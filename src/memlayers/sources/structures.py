@@ -41,7 +41,7 @@ _SMALL: Final = frozenset("a an and as at by for from in of on or per the to wit
 _JOINS: Final = re.compile(r"(?:in|of|on|at|from|by|for|with|per|as|to|\d+|under|over|less|more|up to|years?)\b")
 _KEY_VERB: Final = re.compile(
     r"\b(?:is|are|was|were|has|have|had|can|may|must|will|should|do|does|did|it|they|we|you|this|these|those|here|there|"
-    r"said|says|wrote|writes|stated?|states|remark(?:s|ed)|noted|adds|asked|asks|replied|declared|argued|argues|claims|"
+    r"said|says|wrote|writes|stated|states|remark(?:s|ed)|noted|adds|asked|asks|replied|declared|argued|argues|claims|"
     r"begins?|began|ends|ended|not|if|that|which|who|following)\b",
     re.IGNORECASE,
 )
