@@ -23,6 +23,7 @@ from memlayers.sources.structures import (
     Keyed,
     answers_a_clause,
     counted,
+    is_no_person,
     is_weak,
     key_fault,
     keyed,
@@ -178,7 +179,7 @@ class _Reader:
         if lead := leads_on(value):
             self._lead = (passage.paragraph, lead)
             return "", "", "says what the lines after it are", None
-        if answers_a_clause(key, value):
+        if answers_a_clause(key, value) or is_no_person(key, value):
             return "", "", NO_RULE, None
         if what and self._lead[0] == passage.paragraph:
             what = put(what, self._lead[1])
@@ -247,6 +248,8 @@ class _Reader:
         name = self._subjects.of(parent) if parent else self._subjects.document
         above = parent.heading if parent and is_weak(key) and not self._subjects.names_subject(parent) else ""
         what, value = relation(key, (), above, alone=True), trimmed(self._shown[i])
+        if name and name in value:  # what is said of it, as a picture's caption does
+            return "", "", NO_RULE, None
         return (name, counted(what, value), value, None) if what else ("", "", TOO_LITTLE, None)
 
     def _definition(self, i: int) -> tuple[str, str, str, Kind | None]:
