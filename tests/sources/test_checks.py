@@ -179,6 +179,8 @@ def test_a_wording_names_its_subject_by_name_alias_or_derived_form():
     [
         ("France", "Paris", "Is Paris the capital of France?", True),
         ("France", "the Lantern Fair", "Is lantern fair held in France?", True),
+        ("Eritrea", "China 32%, UAE 27%", "Is it China 32%, UAE 27% to Eritrea?", True),
+        ("Niger", "Niger River", "Is Niger River the lowest point of Niger?", True),
         ("University of Flensburg", "Flensburg", "Where is the University of Flensburg?", False),
         ("University of Flensburg", "Flensburg", "Is the University of Flensburg in Flensburg?", True),
         ("Kavala F.C.", "Kavala", "Where is Kavala FC?", False),
@@ -412,3 +414,34 @@ def test_whatever_is_fixed_is_fixed_for_good(seed: int):
     for options in ({}, {"documents": documents}, {"documents": documents, "memory": held}):
         left = checked_again(facts, check(facts, **options), **options)  # type: ignore[arg-type]
         assert not check_facts(left).contradictions
+
+
+def test_a_cell_is_looked_up_in_its_table(tmp_path: Path):
+    import sqlite3
+
+    (tmp_path / "a.csv").write_text('name,price\nAero," 3  EUR"\nBoro,4 EUR\n')
+    with sqlite3.connect(tmp_path / "b.db") as database:
+        database.execute("CREATE TABLE lamps (name TEXT, price TEXT)")
+        database.execute("INSERT INTO lamps VALUES ('Coro', '5 EUR')")
+        database.execute("CREATE TABLE other (name TEXT)")
+
+    def of(name: str, answer: str, document: str, row: int, column: str = "price") -> Fact:
+        return fact(name, name, answer, sources=(Source(document, answer, row=row, column=column),))
+
+    table, database = str(tmp_path / "a.csv"), str(tmp_path / "b.db")
+    facts = [
+        of("Aero", "3 EUR", table, 2), of("Boro", "4 EUR", table, 3),
+        of("Coro", "5 EUR", f"{database}, table lamps", 1),
+        of("Boro 2", "5 EUR", table, 3), of("Boro 3", "4 EUR", table, 9), of("Boro 4", "4 EUR", table, 3, "cost"),
+        of("Doro", "1", database, 1), of("Ero", "1", "sqlite://x:y@host/z", 1), of("Fero", "1", "moved.csv", 2),
+    ]  # fmt: skip
+    report = check(facts)
+    assert kinds(report) == {
+        "evidence_not_found": [(3,), (4,), (5,)], "evidence_elsewhere": [(0,)],
+        "document_not_there": [(6,), (7,), (8,)],
+    }  # fmt: skip
+    assert "column price" in report.findings[0].said
+    left = checked_again(facts, report)
+    assert [each.id for each in left] == ["Aero", "Boro", "Coro", "Doro", "Ero", "Fero"]
+    assert left[0].sources[0].evidence == "3  EUR"
+    assert check(facts[-1:], documents={"moved.csv": table}).counts == {"evidence_not_found": 1}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import io
 import json
+import re
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -217,3 +218,12 @@ def test_waiting_rows_are_let_go(tmp_path: Path):
     assert passed == [[], [(1, ["1"])], [], [(3, ["3"])], [(0, ["0"]), (2, ["2"]), (4, ["4"])]]
     assert shelf._rows.execute("SELECT count(*) FROM rows").fetchone() == (0,)
     assert json.dumps(passed[0]) == "[]"
+
+
+def test_the_python_that_the_page_shows_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    page = (Path(__file__).parents[2] / "docs" / "sources.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    block = re.search(r"```python\n(.*?)```", page[page.index("## Tables") :], re.DOTALL)
+    assert block
+    exec(block[1], {})
+    assert (tmp_path / "products.csv").is_file()

@@ -25,7 +25,7 @@ def from_text(
     wordings: Annotated[Path | None, typer.Option(help="Your own wordings of relations, YAML.")] = None,
     subject: Annotated[str, typer.Option(help="Whom a document is about whose title does not say it.")] = "",
     encoding: Annotated[str | None, typer.Option(help="Of texts that are not UTF-8, such as cp1252.")] = None,
-    most_words: Annotated[int, typer.Option(help="Of an answer; longer ones are left out.", min=1)] = 60,
+    most_words: Annotated[int, typer.Option(help="Of an answer; longer ones are left out.")] = 60,
     as_json: Json = False,
 ) -> None:
     """Find facts in documents: key and value, tables, definitions, and sentences that plainly state one."""

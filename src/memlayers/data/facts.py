@@ -163,7 +163,7 @@ def question_key(text: str) -> str:
 
 def folded(text: str) -> str:
     """The letters and digits of a text, in lower case, without accents, in their common width (NFKC, NFKD)."""
-    if text.isascii():  # the same, ten times as fast
+    if text.isascii():  # the same, five times as fast
         return text.translate(_FOLDED_ASCII)
     wide = unicodedata.normalize("NFKC", text).casefold()
     return "".join(each for each in unicodedata.normalize("NFKD", wide) if each.isalnum())

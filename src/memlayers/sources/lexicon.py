@@ -62,9 +62,7 @@ PAST: Final = frozenset(
 )
 """Nouns of what happened once: "the founder was" says it as well as "is"."""
 
-SUPERLATIVE: Final = re.compile(
-    r"(?:(?:second|third|fourth|fifth|\w+th)[- ])?(?:\w{3,}est|most \w+|least \w+|main|official|national|principal)\b"
-)
+SUPERLATIVE: Final = re.compile(r"(?:(?:second|third|fourth|fifth|\w+th)[- ])?(?:\w{3,}est|most \w+|least \w+)\b")
 _NOT_THE: Final = frozenset(
     "above actual answer best below case concept difference early entire example exact fact final first following "
     "former goal idea important initial last late latter new next old only other past possible previous problem "

@@ -23,6 +23,7 @@ from memlayers.sources.structures import (
     Keyed,
     answers_a_clause,
     counted,
+    is_no_person,
     is_weak,
     key_fault,
     keyed,
@@ -34,6 +35,7 @@ from memlayers.sources.structures import (
     value_fault,
 )
 from memlayers.sources.subjects import Subjects, bare_heading
+from memlayers.utils.errors import InputError
 from memlayers.utils.files import StrPath
 
 if TYPE_CHECKING:
@@ -70,10 +72,12 @@ def from_documents(
         Facts with their sources, every passage, and of each that became no fact why.
 
     Raises:
-        InputError: as `read_document`; all documents are read before anything is made of them.
+        InputError: no words, or as `read_document`; all documents are read before anything is made of them.
     """
     from memlayers.sources.wordings import worded
 
+    if most_words < 1:
+        raise InputError(f"{most_words} words of an answer at most; give at least 1")
     documents = [read_document(path, encoding) for path in paths]
     found = Extraction()
     claims: list[Claim] = []
@@ -175,7 +179,7 @@ class _Reader:
         if lead := leads_on(value):
             self._lead = (passage.paragraph, lead)
             return "", "", "says what the lines after it are", None
-        if answers_a_clause(key, value):
+        if answers_a_clause(key, value) or is_no_person(key, value):
             return "", "", NO_RULE, None
         if what and self._lead[0] == passage.paragraph:
             what = put(what, self._lead[1])
@@ -244,6 +248,8 @@ class _Reader:
         name = self._subjects.of(parent) if parent else self._subjects.document
         above = parent.heading if parent and is_weak(key) and not self._subjects.names_subject(parent) else ""
         what, value = relation(key, (), above, alone=True), trimmed(self._shown[i])
+        if name and name in value:  # what is said of it, as a picture's caption does
+            return "", "", NO_RULE, None
         return (name, counted(what, value), value, None) if what else ("", "", TOO_LITTLE, None)
 
     def _definition(self, i: int) -> tuple[str, str, str, Kind | None]:

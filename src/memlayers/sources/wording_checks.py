@@ -28,7 +28,8 @@ LEAST_WORDINGS: Final = 3
 
 _POCKET: Final = Path(__file__).parents[1] / "pocket"
 _WORD: Final = re.compile(r"[^\W_]+")
-_ARTICLE: Final = re.compile(r"\s*(?:an?|the)\s+(?=\S)", re.IGNORECASE)
+_ARTICLE: Final = re.compile(r"\A\s*(?:an?|the)\s+(?=\S)", re.IGNORECASE)
+_CUT: Final = "\n?\n"  # no word goes across it
 _FACTS_FOR_WORDS: Final = 2000
 _BYTES_A_WORD: Final = 8  # where a text has no spaces
 
@@ -134,22 +135,21 @@ def given_away(fact: Fact, names: Sequence[str]) -> list[str]:
     letters = folded(_ARTICLE.sub("", fact.answer, count=1))
     if letters in FUNCTION_WORDS or not names:
         return []
+    holding = sorted((name for name in names if holds(name, fact.answer)), key=len, reverse=True)
     wordings = (*fact.questions, *fact.unseen_questions)
-    return [each for each in wordings if letters in folded(each) and _gives_away(each, fact.answer, names)]
+    return [each for each in wordings if letters in folded(each) and _gives_away(each, fact.answer, holding)]
 
 
 def _gives_away(wording: str, answer: str, names: Sequence[str]) -> bool:
+    """Whether a wording holds an answer besides in these names, which hold it."""
     rest = wording
-    for name in sorted(names, key=len, reverse=True):
+    for name in names:
         rest = re.sub(re.escape(name), _CUT, rest, flags=re.IGNORECASE)
-    if rest == wording and any(holds(name, answer) for name in names):
+    if names and rest == wording:
         return False  # the name is there in another spelling
     said = re.escape(normalise_answer(answer))
     rest = re.sub(rf"\bor\W+(?:(?:an?|the)\W+)?{said}|{said}\W+or\b", _CUT, normalise_answer(rest))
     return holds(rest, answer)
-
-
-_CUT: Final = "\n?\n"  # no word goes across it
 
 
 class _Names:
