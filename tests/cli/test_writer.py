@@ -82,6 +82,24 @@ def test_a_writers_flags_need_one(flag: tuple[str, ...], arguments: list[object]
     assert code == 2 and "name one with --writer" in err and len(err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "flag",
+    [
+        ("--workers", 0),
+        ("--timeout", 0),
+        ("--timeout", "nan"),
+        ("--price-in", -1),
+        ("--price-out", -1),
+        ("--most-words", 0),
+    ],
+)
+def test_numbers_that_cannot_be(
+    flag: tuple[str, object], arguments: list[object], server: OpenAIServer, command: Command
+):
+    code, _, err = command(*arguments, *flag)
+    assert code == 2 and "give at least 1" in err and len(err.splitlines()) == 1 and not server.asked
+
+
 def test_a_wrong_key_is_one_line_without_it(
     arguments: list[object], server: OpenAIServer, command: Command, tmp_path: Path
 ):

@@ -32,7 +32,7 @@ def from_text(
     wordings: Annotated[Path | None, typer.Option(help="Your own wordings of relations, YAML.")] = None,
     subject: Annotated[str, typer.Option(help="Whom a document is about whose title does not say it.")] = "",
     encoding: Annotated[str | None, typer.Option(help="Of texts that are not UTF-8, such as cp1252.")] = None,
-    most_words: Annotated[int, typer.Option(help="Of an answer; longer ones are left out.", min=1)] = 60,
+    most_words: Annotated[int, typer.Option(help="Of an answer; longer ones are left out.")] = 60,
     writer: Annotated[
         str | None, typer.Option(help="Writes the facts: an OpenAI-compatible URL, or a backbone.")
     ] = None,
@@ -41,10 +41,10 @@ def from_text(
     cache: Annotated[
         Path | None, typer.Option(help="Folder of the writer's answers. [OUT.writer]", show_default=False)
     ] = None,
-    workers: Annotated[int, typer.Option(help="Requests to a URL at the same time.", min=1)] = 4,
-    timeout: Annotated[float, typer.Option(help="Seconds for an answer of a URL.", min=0.1)] = 120,
-    price_in: Annotated[float, typer.Option(help="Of a million tokens that the writer reads.", min=0)] = 0,
-    price_out: Annotated[float, typer.Option(help="Of a million tokens that it writes.", min=0)] = 0,
+    workers: Annotated[int, typer.Option(help="Requests to a URL at the same time.")] = 4,
+    timeout: Annotated[float, typer.Option(help="Seconds for an answer of a URL.")] = 120,
+    price_in: Annotated[float, typer.Option(help="Of a million tokens that the writer reads.")] = 0,
+    price_out: Annotated[float, typer.Option(help="Of a million tokens that it writes.")] = 0,
     device: Device = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -60,6 +60,9 @@ def from_text(
     from memlayers.utils.files import check_output_file
 
     check_facts_target(out)
+    if not (workers >= 1 and timeout > 0 and price_in >= 0 and price_out >= 0):
+        raise InputError("--workers, --timeout, --price-in, --price-out: give at least 1 worker, more than 0 s, and no "
+                         "negative price")  # fmt: skip
     library = Wordings.load(wordings)
     told: dict[str, Any] = {}
     if writer is None:

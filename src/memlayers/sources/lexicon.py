@@ -62,9 +62,7 @@ PAST: Final = frozenset(
 )
 """Nouns of what happened once: "the founder was" says it as well as "is"."""
 
-SUPERLATIVE: Final = re.compile(
-    r"(?:(?:second|third|fourth|fifth|\w+th)[- ])?(?:\w{3,}est|most \w+|least \w+|main|official|national|principal)\b"
-)
+SUPERLATIVE: Final = re.compile(r"(?:(?:second|third|fourth|fifth|\w+th)[- ])?(?:\w{3,}est|most \w+|least \w+)\b")
 _NOT_THE: Final = frozenset(
     "above actual answer best below case concept difference early entire example exact fact final first following "
     "former goal idea important initial last late latter new next old only other past possible previous problem "
@@ -126,7 +124,24 @@ NO_KEYS: Final = frozenset(
     "recommendation remark remarks remember removed requires result results see see also so solution source sources "
     "step summary table then tip tips todo to do translation update usage useful versus vs warning where why who what "
     "when how which".split()
-) | {"see also", "for example", "key point", "in short", "in summary", "read more", "author's note", "to do"}
+) | {
+    "left",
+    "right",
+    "top",
+    "bottom",
+    "above",
+    "below",
+    "clockwise",
+    "caption",
+    "see also",
+    "for example",
+    "key point",
+    "in short",
+    "in summary",
+    "read more",
+    "author's note",
+    "to do",
+}
 """Keys that are no relation."""
 
 NO_VALUES: Final = frozenset(

@@ -21,7 +21,7 @@ _ENDS_NONETHELESS: Final = re.compile(r"(?:Ltd|Inc|Co|Corp|etc|Jr|Sr|Bros)\Z")  
 _BEGINS: Final = re.compile(
     r"(?:The|A|An|It|He|She|They|We|You|This|That|These|Those|In|On|At|For|Its|Our|Every|All)\b"
 )
-_CELL: Final = re.compile(r"(?:\\.|`[^`|]*`|[^|\\])*")
+_CELL: Final = re.compile(r"(?:\\.|[^|\\])*")
 _MARKS: Final = (
     (re.compile(r"!\[[^\]]*\]\([^)]*\)"), ""),
     (re.compile(r"\[([^\]]*)\]\((?:[^()]|\([^()]*\))*\)"), r"\1"),

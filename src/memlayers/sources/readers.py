@@ -7,13 +7,10 @@ import io
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from memlayers.utils.errors import InputError, reason_of
 from memlayers.utils.files import StrPath
-
-if TYPE_CHECKING:
-    from bs4 import Tag
 
 _MARKS: Final = (
     (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
@@ -189,77 +186,79 @@ def html_text(path: StrPath, page: str) -> str:
         InputError: the reader is not installed.
     """
     try:
-        import bs4
+        from lxml import html
     except ImportError:
         _refuse_without_extra(path)
-    soup = bs4.BeautifulSoup(page, "lxml")  # closes what a page leaves open, as browsers do
-    for note in soup.find_all("sup"):
-        if _FOOTNOTE.fullmatch(note.get_text(strip=True)):
-            note.decompose()
-    title = soup.title.get_text(" ", strip=True) if soup.title else ""
-    body = _joined(_html_blocks(soup, 0))
-    return body if soup.find("h1") or not title else f"# {_spaced(title)}\n\n{body}"
+    parser = html.HTMLParser(encoding="utf-8", remove_comments=True, remove_pis=True)
+    try:
+        root = html.document_fromstring(page.encode("utf-8"), parser=parser)
+    except Exception as error:  # nothing in it, or a thousand elements within each other
+        raise InputError(f"{path}: cannot be read as HTML ({reason_of(error)}); save it again as HTML") from None
+    title = _spaced(root.findtext(".//title") or "")
+    body = _joined(_html_blocks(root, 0))
+    return body if root.find(".//h1") is not None or not title else f"# {title}\n\n{body}"
 
 
-def _html_blocks(parent: Tag, depth: int) -> Iterator[str]:
+def _nodes(parent: Any) -> Iterator[Any]:
+    """What an element holds, in order: its texts and its elements."""
+    if parent.text:
+        yield parent.text
+    for child in parent:
+        yield child
+        if child.tail:
+            yield child.tail
+
+
+def _html_blocks(parent: Any, depth: int) -> Iterator[str]:
     """The blocks within an element, as Markdown; text between them is a paragraph."""
-    import bs4
-    from bs4.element import NavigableString
-
     run: list[str] = []  # of text that stands in no block
-    for child in parent.children:
-        if isinstance(child, bs4.Tag) and (child.name in _BLOCKS or child.find(list(_BLOCKS))):
+    for node in _nodes(parent):
+        if isinstance(node, str):
+            run.append(re.sub(r"\s+", " ", node))
+        elif node.tag in _UNSHOWN:
+            continue
+        elif node.tag in _BLOCKS or next(node.iter(*_BLOCKS), None) is not None:
             yield _paragraph(run)
             run = []
-            if child.name not in _UNSHOWN:
-                yield from _html_block(child, depth)
-        elif isinstance(child, bs4.Tag):
-            run.append("\n" if child.name == "br" else _inline(child))
-        elif type(child) is NavigableString:
-            run.append(re.sub(r"\s+", " ", child))
+            yield from _html_block(node, depth)
+        else:
+            run.append("\n" if node.tag == "br" else _inline(node))
     yield _paragraph(run)
 
 
-def _html_block(tag: Tag, depth: int) -> Iterator[str]:
-    if tag.name in _HEADINGS:
+def _html_block(tag: Any, depth: int) -> Iterator[str]:
+    if tag.tag in _HEADINGS:
         if text := _spaced(_inline(tag)):
-            yield f"{'#' * _HEADINGS[tag.name]} {text}"
-    elif tag.name in ("ul", "ol"):
+            yield f"{'#' * _HEADINGS[tag.tag]} {text}"
+    elif tag.tag in ("ul", "ol"):
         yield "\n".join(_html_items(tag, depth))
-    elif tag.name == "dl":
+    elif tag.tag == "dl":
         yield from _html_definitions(tag)
-    elif tag.name == "table":
+    elif tag.tag == "table":
         yield from _html_table(tag, depth)
-    elif tag.name == "pre":
-        yield f"```\n{tag.get_text()}\n```"
+    elif tag.tag == "pre":
+        yield f"```\n{tag.text_content()}\n```"
     else:
         yield from _html_blocks(tag, depth)
 
 
-def _html_items(tag: Tag, depth: int) -> Iterator[str]:
-    import bs4
-    from bs4.element import NavigableString
-
-    for item in tag.find_all("li", recursive=False):
-        lists = [each for each in item.find_all(["ul", "ol"]) if each.find_parent("li") is item]
-        inner = "".join(
-            _inline(each) if isinstance(each, bs4.Tag) else str(each) if type(each) is NavigableString else ""
-            for each in item.children
-            if each not in lists
-        )
-        if text := _spaced(inner):
+def _html_items(tag: Any, depth: int) -> Iterator[str]:
+    for item in tag.iterchildren("li"):
+        nodes = list(_nodes(item))
+        lists = [node for node in nodes if not isinstance(node, str) and node.tag in ("ul", "ol")]
+        if text := _spaced("".join(_shown(node) for node in nodes if node not in lists)):
             yield f"{'  ' * depth}- {text}"
         for each in lists:
             yield from _html_items(each, depth + 1)
 
 
-def _html_definitions(tag: Tag) -> Iterator[str]:
+def _html_definitions(tag: Any) -> Iterator[str]:
     terms: list[str] = []
     defined = False
-    for part in tag.find_all(["dt", "dd"]):
-        if part.find_parent("dl") is not tag or not (text := _spaced(_inline(part))):
+    for part in tag.iter("dt", "dd"):
+        if next(part.iterancestors("dl")) is not tag or not (text := _spaced(_inline(part))):
             continue
-        if part.name == "dt":
+        if part.tag == "dt":
             terms = [text] if defined else [*terms, text]
             defined = False
         else:
@@ -267,17 +266,17 @@ def _html_definitions(tag: Tag) -> Iterator[str]:
             defined = True
 
 
-def _html_table(tag: Tag, depth: int) -> Iterator[str]:
+def _html_table(tag: Any, depth: int) -> Iterator[str]:
     """A table with its merged cells repeated; one that holds a table is the page's layout."""
-    if tag.find("table"):
+    if tag.find(".//table") is not None:
         yield from _html_blocks(tag, depth)
         return
     grid: list[list[str]] = []
     heads: list[bool] = []  # whether each row holds only header cells
     spanned: dict[tuple[int, int], str] = {}
-    for y, row in enumerate(tag.find_all("tr")):
+    for y, row in enumerate(tag.iter("tr")):
         cells: list[str] = []
-        tags = row.find_all(["td", "th"], recursive=False)
+        tags = list(row.iterchildren("td", "th"))
         for cell in tags:
             while (y, len(cells)) in spanned:
                 cells.append(spanned.pop((y, len(cells))))
@@ -288,9 +287,9 @@ def _html_table(tag: Tag, depth: int) -> Iterator[str]:
         while (y, len(cells)) in spanned:
             cells.append(spanned.pop((y, len(cells))))
         grid.append(cells)
-        heads.append(bool(tags) and all(cell.name == "th" for cell in tags))
+        heads.append(bool(tags) and all(cell.tag == "th" for cell in tags))
     caption = tag.find("caption")
-    if caption and (text := _spaced(_inline(caption))):
+    if caption is not None and (text := _spaced(_inline(caption))):
         yield text
     if grid and not heads[0]:  # it has no header: what stands in its first row is not one
         grid.insert(0, [""] * len(grid[0]))
@@ -301,21 +300,19 @@ def _number(value: Any) -> int:
     return min(max(int(value), 1), _MOST_SPANNED) if str(value or "").isdigit() else 1
 
 
-def _inline(tag: Tag) -> str:
-    """The text of an element, a space between its blocks."""
-    import bs4
-    from bs4.element import NavigableString
-
-    if tag.name in _UNSHOWN:
+def _inline(tag: Any) -> str:
+    """The text of an element, a space between its blocks; no footnote's number."""
+    if tag.tag in _UNSHOWN:
         return ""
-    parts = []
-    for child in tag.children:
-        if isinstance(child, bs4.Tag):
-            text = " " if child.name == "br" else _inline(child)
-            parts.append(f" {text} " if child.name in _BLOCKS or child.name in ("li", "td", "th", "tr") else text)
-        elif type(child) is NavigableString:
-            parts.append(str(child))
-    return "".join(parts)
+    text = "".join(map(_shown, _nodes(tag)))
+    return "" if tag.tag == "sup" and _FOOTNOTE.fullmatch(text.strip()) else text
+
+
+def _shown(node: Any) -> str:
+    if isinstance(node, str):
+        return node
+    text = " " if node.tag == "br" else _inline(node)
+    return f" {text} " if node.tag in _BLOCKS or node.tag in ("li", "dt", "dd", "td", "th", "tr") else text
 
 
 def _paragraph(run: list[str]) -> str:

@@ -49,10 +49,11 @@ _CAP: Final = (
 )
 _LINK: Final = r"(?:of the|of|de la|de|del|della|di|du|da|dos|von|van der|van|der|den|la|le|el|al|bin|ibn|&)"
 _NAME: Final = rf"(?:[Tt]he )?{_CAP}(?: (?:{_LINK} )?{_CAP})*"
+_PLACE: Final = rf"(?!\d{{3,4}}\b){_NAME}"
 _NAMES: Final = rf"{_NAME}(?:(?:, and |, | and ){_NAME})*"
 _MONTH: Final = r"(?:January|February|March|April|May|June|July|August|September|October|November|December)"
 _DAY: Final = rf"(?:\d{{1,2}} {_MONTH} \d{{4}}|{_MONTH} \d{{1,2}}, \d{{4}})"
-_DATE: Final = rf"(?:{_DAY}|{_MONTH} \d{{4}}|\d{{4}}(?![\d,]))"
+_DATE: Final = rf"(?:{_DAY}|{_MONTH} \d{{4}}|\d{{4}}(?!\d|,\d))"
 _TIME: Final = r"(?:\d{1,2}(?:[:.]\d\d)?(?: ?[ap]\.?m\.?)?|noon|midnight)"
 _COUNT: Final = (
     r"(?:\d[\d.,]*|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|fifteen|twenty|thirty|forty|fifty|"
@@ -73,9 +74,11 @@ _APPOSITION: Final = re.compile(
     r"(?:,? \(|; |, (?=(?:who|which|where|whose|a|an|the|and its|with|since|from|but|so)\b)).*"
 )
 _PRONOUN: Final = re.compile(
-    r"(?:it|he|she|they|this|that|these|those|there|i|you|one|here|such|both|all|some|many|most|another|each other)\b",
+    r"(?:it|its|he|his|she|her|they|their|this|that|these|those|there|i|you|one|here|such|both|all|some|many|most|"
+    r"another|each other)\b",
     re.IGNORECASE,
 )
+_POINTS: Final = re.compile(r"\b(?:this|that|these|those|its|their|his|her)\b|\b(?:of|for|in|the)\Z")
 _ACTS: Final[dict[str, tuple[str, str, str]]] = {  # a verb: the relations of its time, its doer, its place
     **dict.fromkeys(
         ("founded", "established", "formed", "incorporated", "set up"), ("founded", "founder", "place of foundation")
@@ -84,7 +87,6 @@ _ACTS: Final[dict[str, tuple[str, str, str]]] = {  # a verb: the relations of it
     "constructed": ("construction date", "builder", ""),
     "opened": ("opening date", "", ""),
     "published": ("publication date", "publisher", ""),
-    "released": ("release date", "", ""),
     "launched": ("launch date", "", ""),
     "written": ("", "author", ""),
     "directed": ("", "director", ""),
@@ -119,7 +121,9 @@ def statements(sentence: str, context: Context) -> list[Statement]:
 
 
 def _stands_alone(found: Statement) -> bool:
-    return bool(found.value) and "- " not in found.value and not _PRONOUN.match(found.value)
+    """Whether a statement says all by itself: its words point to no other sentence, and none is cut off."""
+    cut = "- " in found.value or re.search(r"\b[A-Z]\.\Z", found.value)
+    return bool(found.value) and not cut and not _PRONOUN.match(found.value) and not _POINTS.search(found.relation)
 
 
 # What is said of a name
@@ -135,7 +139,7 @@ def _is_the_of(said: str, context: Context) -> Iterator[Statement]:
     if not found or not context.is_name(found["x"]) or not _ends(found["rest"]):
         return
     relation, subject = found["y"], _subject(found["z"], context)
-    best = SUPERLATIVE.match(relation) is not None and " of " not in relation and " in " not in relation
+    best = _is_best(relation)
     if not (is_relational(relation) and found["link"] == "of" or best) or subject in (None, found["x"]):
         return
     if found["verb"] == "was" and head_noun(relation) not in PAST:
@@ -148,9 +152,9 @@ def _is_the_of(said: str, context: Context) -> Iterator[Statement]:
 def _the_of_is(said: str, context: Context) -> Iterator[Statement]:
     """The chief executive of Brindle & Oake is Harriet Oake."""
     found = re.fullmatch(rf"The (?P<y>{_RELATION}?) of (?P<z>{_NAME}) (?P<verb>is|are|was) (?P<x>.+)", said)
-    if found and _current(found["verb"], found["y"]) and (is_relational(found["y"]) or SUPERLATIVE.match(found["y"])):
+    if found and _current(found["verb"], found["y"]) and (is_relational(found["y"]) or _is_best(found["y"])):
         subject, value = _subject(found["z"], context), _value(found["x"], found["y"])
-        if subject and value:
+        if subject and value and not subject[0].isdigit() and head_noun(subject) not in ROLES:
             yield Statement(subject, found["y"], value, _kind(found["y"]))
 
 
@@ -161,7 +165,7 @@ def _owned(said: str, context: Context) -> Iterator[Statement]:
     )
     if found and _current(found["verb"], found["y"]) and is_relational(found["y"]) and context.is_name(found["z"]):
         subject, value = _subject(found["z"], context), _value(found["x"], found["y"])
-        if subject and value:
+        if subject and value and not subject[0].isdigit() and head_noun(subject) not in ROLES:
             yield Statement(subject, found["y"], value, _kind(found["y"]))
 
 
@@ -179,7 +183,7 @@ def _act(said: str, context: Context) -> Iterator[Statement]:
             parts.append(Statement(subject, time, part["x"], "date"))
         elif part := re.compile(rf",? by (?P<x>{_NAMES})(?=$|[ ,;])").match(said, at):
             parts.append(Statement(subject, doer, part["x"], "person"))
-        elif part := re.compile(rf",? (?:in|at) (?P<x>{_NAME}(?:, {_NAME})*)(?=$|[ ,;])").match(said, at):
+        elif part := re.compile(rf",? (?:in|at) (?P<x>{_PLACE}(?:, {_NAME})*)(?=$|[ ,;])").match(said, at):
             parts.append(Statement(subject, place, part["x"], "place"))
         else:
             break
@@ -200,10 +204,11 @@ def _born(said: str, context: Context) -> Iterator[Statement]:
         return
     found = re.fullmatch(
         rf"(?P<z>{_NAME}) (?:was )?(?P<verb>born|died)(?: (?:on|in) (?P<when>{_DATE}))?"
-        rf"(?:,? (?:in|at) (?P<where>{_NAME}(?:, {_NAME})*))?(?P<rest>[,;] .*| (?:and|to|as|after|while|from) .*)?",
+        rf"(?:,? (?:in|at) (?P<where>{_PLACE}(?:, {_NAME})*))?"
+        r"(?P<rest>[,;] (?![A-Z]).*| \(.*| (?:and|to|as|after|while|from) .*)?",
         said,
     )
-    if found and (subject := _whom(found["z"], context)) is not None:
+    if found and (subject := _whom(found["z"], context)) is not None and _is_person(subject):
         noun = "birth" if found["verb"] == "born" else "death"
         if found["when"]:
             yield Statement(subject, f"date of {noun}", found["when"], "date")
@@ -219,7 +224,10 @@ def _is_located(said: str, context: Context) -> Iterator[Statement]:
         said,
     )
     if found and (subject := _whom(found["z"], context)) is not None and (value := _place(found["x"])):
-        relation = "location" if found["verb"] in ("located", "situated") else "headquarters"
+        lies = found["verb"] in ("located", "situated")
+        if not lies and (found["link"] not in ("in", "at") or " are based" in said):  # on something; machines, a team
+            return
+        relation = "location" if lies else "headquarters"
         yield Statement(
             subject, relation, value if found["link"] in ("in", "at") else f"{found['link']} {value}", "place"
         )
@@ -250,7 +258,9 @@ def _the_is(said: str, context: Context) -> Iterator[Statement]:
         r"\b(?:is|are|was|it|they|he|she|their|his|her|this|that|these|who|which|currently|actually|really)\b", relation
     ):
         return
-    best = SUPERLATIVE.match(relation) is not None and len(relation.split()) < 4
+    best = _is_best(relation) and "most " not in relation
+    if re.search(r" (?:of|for) (?:the|a|each)\b", relation) and not context.organised:
+        return
     if not (is_relational(relation) or best) or not _current(found["verb"], relation):
         return
     value = _value(found["x"], relation)
@@ -272,6 +282,8 @@ def _kept(said: str, context: Context) -> Iterator[Statement]:
         said,
     )
     if not found or context.is_name(found["z"]) or not (value := _place(found["y"])):
+        return
+    if value != found["y"] and re.search(r"[,)] ", found["y"]):  # the first of several places
         return
     if re.match(
         rf"(?:{_COUNT}|Mondays?|Tuesdays?|Wednesdays?|Thursdays?|Fridays?|Saturdays?|Sundays?|{_MONTH}|{_TIME})\b",
@@ -452,6 +464,13 @@ def _ends_open(value: str) -> bool:
     return value.split()[-1].casefold() in ("the", "a", "of", "and", "or", "to", "in", "for", "by", "with")
 
 
+def _is_best(relation: str) -> bool:
+    """Whether a relation is a superlative of some noun: "largest city"."""
+    return SUPERLATIVE.match(relation) is not None and re.search(r" (?:of|in)\b", relation) is None and 1 < len(
+        relation.split()
+    ) < 5  # fmt: skip
+
+
 def _current(verb: str, relation: str) -> bool:
     return verb != "was" or head_noun(relation) in PAST
 
@@ -478,6 +497,8 @@ def _value(words: str, relation: str) -> str:
     """What a relation is said to be: a name, a number, a place, an address; "" for anything else."""
     noun = head_noun(relation)
     value = _APPOSITION.sub("", words).strip()
+    if re.search(r"\)(?:, | and )(?=(?:the )?[A-Z])", words[len(value) :]):  # the first of several
+        return ""
     if not value or len(value.split()) > _MOST_VALUE_WORDS or _CLAUSE.search(value) or _ends_open(value):
         return ""
     if re.fullmatch(rf"{_EMAIL}|{_URL}", value):
@@ -492,7 +513,13 @@ def _value(words: str, relation: str) -> str:
         return value
     if re.match(r"extension \d+\Z", value):
         return value.split()[-1]
-    if value.startswith("the ") and (noun in PLACES or noun in LOWER_CASE) and len(value.split()) > 1:
+    if re.match(r"the (?:\w+est|most|least|first|last|only|same|worst)\b", value):
+        return ""
+    if (
+        value.startswith("the ")
+        and (noun in PLACES and " " in relation or noun in LOWER_CASE)
+        and len(value.split()) > 1
+    ):
         return value
     if noun in LOWER_CASE and re.fullmatch(r"[a-z][a-z-]*(?: [a-z][a-z-]*)?(?: and [a-z-]+)?", value):
         return (

@@ -10,6 +10,7 @@ from memlayers.sources.lexicon import (
     NO_KEYS,
     NO_VALUES,
     QUANTITIES,
+    ROLES,
     SENTENCE_VALUE,
     WEAK_KEYS,
     head_noun,
@@ -33,15 +34,13 @@ _DATED: Final = re.compile(  # "1890s", "late 1859 to 1862", "July 1856 to Janua
     rf"(?=.*\d)(?!\d{{4}}\Z)(?:\d{{1,4}}(?:s|st|nd|rd|th)?|{'|'.join(_MONTHS)}|early|mid|late|spring|summer|autumn|"
     r"winter|to|from|until|since|and|present|now|onwards?|forward|circa|c\.|bc|ad|bce|ce|[\s,.–−—/-])+"
 )
-_COUNT: Final = re.compile(
-    r"\d{1,3}(?:,\d{3})+(?: \(.*\))?|\d{1,4}(?: \(.*\))?|\d[\d.]* (?:thousand|million|billion)(?: \(.*\))?"
-)
+_COUNT: Final = re.compile(r"(?:\d{1,3}(?:,\d{3})+|\d{1,4}|\d[\d.]* (?:thousand|million|billion))(?: \([^()]*\))?")
 _CODE: Final = re.compile(r"[`{}<>=\\]|::|->|^--?[a-z]")
 _SMALL: Final = frozenset("a an and as at by for from in of on or per the to with".split())
 _JOINS: Final = re.compile(r"(?:in|of|on|at|from|by|for|with|per|as|to|\d+|under|over|less|more|up to|years?)\b")
 _KEY_VERB: Final = re.compile(
     r"\b(?:is|are|was|were|has|have|had|can|may|must|will|should|do|does|did|it|they|we|you|this|these|those|here|there|"
-    r"said|says|wrote|writes|stated?|states|remark(?:s|ed)|noted|adds|asked|asks|replied|declared|argued|argues|claims|"
+    r"said|says|wrote|writes|stated|states|remark(?:s|ed)|noted|adds|asked|asks|replied|declared|argued|argues|claims|"
     r"begins?|began|ends|ended|not|if|that|which|who|following)\b",
     re.IGNORECASE,
 )
@@ -96,6 +95,8 @@ def key_fault(key: str) -> str:
         return NO_RULE
     if not any(letter.isalpha() for letter in key) and not re.fullmatch(r"\d{4}", key):
         return "a key without a word"
+    if re.match(r"(?:his|her|its|their|my|your)\b", folded):
+        return NO_RULE
     if _DATED.fullmatch(folded):
         return "a date, not a relation"
     if any(key.count(one) != key.count(other) for one, other in ("()", "[]", "“”")) or key.count('"') % 2:
@@ -109,19 +110,26 @@ def value_fault(value: str, most_words: int = MOST_WORDS) -> str:
         return "no value"
     if len(value.split()) > most_words:
         return "too long for an answer"
-    if value.endswith((":", "...", "…")):
+    if re.search(r"(?::|\.\.\.|…)[\"”’)]*\Z", value):
         return "goes on elsewhere"
     if re.search(r"[^\s(\"'<,;]https?://", value):
         return "several values run together"
     if (quoted := re.match(r"[\"“«]([^\"”»]*)", value)) and len(quoted[1].split()) > _MOST_QUOTED:
         return "a quotation"
+    if re.match(r"[\"“][^\"”]*[\"”]:", value):
+        return NO_RULE
     if re.search(r"\w=[\"'\w]", value):
         return "code"
-    if SENTENCE_VALUE.match(value):
+    if SENTENCE_VALUE.match(value) or re.search(r"\bsee also\b", value, re.IGNORECASE):
         return "a sentence or a pointer, not a value"
     if len(list(sentences(value, 0, len(value)))) > 1:
         return "several sentences, not a value"
     return ""
+
+
+def is_no_person(key: str, value: str) -> bool:
+    """Whether a key asks for a person, and its value begins as no name does."""
+    return head_noun(noun(key)) in ROLES and value[:1].islower() and "@" not in value
 
 
 def leads_on(value: str) -> str:

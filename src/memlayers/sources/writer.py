@@ -33,7 +33,7 @@ from memlayers.sources.writer_prompts import (
     joined_messages,
     wordings_messages,
 )
-from memlayers.utils.errors import WorkError
+from memlayers.utils.errors import InputError, WorkError
 from memlayers.utils.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -145,7 +145,13 @@ def from_writer(
 def read_requests(
     documents: Sequence[Document], subject: str = "", most_words: int = MOST_WORDS
 ) -> list[tuple[Chunk, Request[Claim]]]:
-    """What asks for the facts of documents: their chunks, and a request for each. Arguments as of `from_writer`."""
+    """What asks for the facts of documents: their chunks, and a request for each. Arguments as of `from_writer`.
+
+    Raises:
+        InputError: an answer may have no word.
+    """
+    if most_words < 1:
+        raise InputError(f"{most_words} words of an answer at most; give at least 1")
     made = []
     for document in documents:
         passages = outline(document.text)
