@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -22,24 +23,30 @@ class OpenAIServer:
         models: that it lists; None knows no /v1/models.
         key: that it demands; "" for none.
         refuses: options of a request that it does not take.
-        first: (status, headers) of its first replies, in place of an answer.
+        first: (status, headers) of its first replies, in place of an answer; 200 answers.
         seconds: that it waits before each answer.
+        reply: status and body of every reply, in place of an answer.
         lives_for: requests that it answers, before it drops every connection; None for ever.
     """
 
     def __init__(self, answer: Callable[[Body], str]) -> None:
-        self.asked: list[Body] = []
+        self._lock = threading.Lock()
+        self.begin(answer)
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server.daemon_threads = True
+        self.address = f"http://127.0.0.1:{self._server.server_port}/v1"
+
+    def begin(self, answer: Callable[[Body], str]) -> None:
+        """Behaves as a new one."""
         self.answer = answer
+        self.asked: list[Body] = []
         self.models: list[str] | None = ["small"]
         self.key = ""
         self.refuses: set[str] = set()
         self.first: list[tuple[int, dict[str, str]]] = []
         self.seconds = 0.0
         self.lives_for: int | None = None
-        self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
-        self.address = f"http://127.0.0.1:{self._server.server_port}/v1"
+        self.reply: tuple[int, Any] | None = None
 
     def __enter__(self) -> OpenAIServer:
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
@@ -61,7 +68,9 @@ class OpenAIServer:
             canned = self.first.pop(0) if self.first else None
         if self.lives_for is not None and number > self.lives_for:
             return None
-        if canned is not None:
+        if self.reply is not None:
+            return self.reply[0], {}, self.reply[1]
+        if canned is not None and canned[0] != 200:
             return canned[0], canned[1], _error("so the test says")
         if self.models is not None and body["model"] not in self.models:
             return 404, {}, _error(f"The model `{body['model']}` does not exist")
@@ -74,6 +83,13 @@ class OpenAIServer:
             "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
             "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
         }  # fmt: skip
+
+
+def address_of_nobody() -> str:
+    """An address at which nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}/v1"
 
 
 def _handler(server: OpenAIServer) -> type[BaseHTTPRequestHandler]:

@@ -66,12 +66,13 @@ def test_the_first_line_of_a_table_stands_above_its_other_rows():
     assert [chunk.headings for chunk in made[1:]] == [("Prices", "| thing | price |")] * (len(made) - 1)
 
 
-@pytest.mark.parametrize("place", [0, 7, 20, 39])
-def test_a_paragraph_put_in_leaves_most_chunks_as_they_were(place: int):
-    before = chunks_of(document(*PARAGRAPHS))
-    after = chunks_of(document(*PARAGRAPHS[:place], "Put in: " + "new words " * 30, *PARAGRAPHS[place:]))
-    changed = {chunk.text for chunk in after} - {chunk.text for chunk in before}
-    assert len(before) >= 5 and len(changed) <= 3
+def test_a_paragraph_put_in_leaves_most_chunks_as_they_were():
+    before = {chunk.text for chunk in chunks_of(document(*PARAGRAPHS))}
+    changed = []
+    for place in range(len(PARAGRAPHS)):
+        paragraphs = [*PARAGRAPHS[:place], "Put in: " + "new words " * 30, *PARAGRAPHS[place:]]
+        changed.append(len({chunk.text for chunk in chunks_of(document(*paragraphs))} - before))
+    assert len(before) >= 6 and min(changed) >= 1 and sum(changed) / len(changed) < 3
 
 
 def test_short_sections_share_a_chunk():

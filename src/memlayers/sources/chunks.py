@@ -52,7 +52,7 @@ class Chunk:
 def chunks_of(document: Document, most: int = MOST_CHARACTERS, least: int = LEAST_CHARACTERS) -> list[Chunk]:
     """Cuts a document into chunks that do not overlap; only blank space is left between them.
 
-    Where a chunk ends depends on what stands there (a heading, or one paragraph in four, by its checksum) more than on
+    Where a chunk ends depends on what stands there (a heading, or one paragraph in three, by its checksum) more than on
     what came before: a paragraph put in changes the chunks about it, and the others stay as they were.
 
     Args:
@@ -62,7 +62,7 @@ def chunks_of(document: Document, most: int = MOST_CHARACTERS, least: int = LEAS
     """
     chunks: list[Chunk] = []
     for block, within in _blocks(document):
-        inviting = within != block.headings or zlib.crc32(block.text.encode()) % 4 == 0
+        inviting = within != block.headings or zlib.crc32(block.text.encode()) % 3 == 0
         for part in _parts(block, within, most):
             last = chunks[-1] if chunks else None
             if last is None or part.end - last.start > most or (inviting and last.end - last.start >= least):

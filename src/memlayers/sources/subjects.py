@@ -26,7 +26,7 @@ _TITLE_STARTS: Final = re.compile(
     re.IGNORECASE,
 )
 _PARTS: Final = re.compile(  # an article on a part of what is known of a subject
-    r"^(?:geography|economy|demographics|climate|politics|government|transport(?:ation)?|communications) (?:of|in) "
+    r"^(?:geography|economy|demographics|climate|politics|government|transport(?:ation)?|(?:tele)?communications) (?:of|in) "
     r"(?:the )?",
     re.IGNORECASE,
 )
@@ -107,6 +107,8 @@ class Subjects:
         if " - " in name or " | " in name or " – " in name:
             name = re.split(r" [-|–] ", name)[0]
         if not name or name.casefold() in GENERAL_HEADINGS or _NO_NAME.match(name) or len(name.split()) > _MOST_WORDS:
+            return ""
+        if " in " in name:  # of a part of what a place has
             return ""
         short = LEGAL_FORM.sub("", name).strip(" ,")
         body = self._text.replace(title, " ", 1)

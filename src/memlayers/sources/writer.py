@@ -6,18 +6,21 @@ documents -> checks.
 
 from __future__ import annotations
 
+import json
 import re
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from memlayers.data.facts import MOST_CHARACTERS, Fact, folded, question_key
+from memlayers.data.facts import MOST_CHARACTERS, Fact, Source, folded, question_key
 from memlayers.sources.chunks import Chunk, chunks_of
 from memlayers.sources.claims import Claim, Extraction, LeftOut
 from memlayers.sources.documents import Document
+from memlayers.sources.outline import Passage, outline
 from memlayers.sources.quoting import find_quoted, says
+from memlayers.sources.structures import MOST_WORDS
 from memlayers.sources.writer_answers import Answers, Reading, Request
 from memlayers.sources.writer_prompts import (
     FACTS_SCHEMA,
@@ -30,7 +33,7 @@ from memlayers.sources.writer_prompts import (
     joined_messages,
     wordings_messages,
 )
-from memlayers.utils.errors import WorkError
+from memlayers.utils.errors import InputError, WorkError
 from memlayers.utils.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 NONSENSE: Final = "writer's answer cannot be read"
+SAYS_NOTHING: Final = "the writer finds no fact in it"
 NOT_QUOTED: Final = "evidence not in the document"
 
 _WORDS_OF_A_SENTENCE: Final = 6  # at least; what has fewer, as an item of a list, may be all answer
@@ -84,20 +88,28 @@ _JOINED_UNSEEN: Final = (
 
 
 def from_writer(
-    documents: Sequence[Document], answers: Answers, wordings: Wordings | None = None, *, quiet: bool = False
+    documents: Sequence[Document],
+    answers: Answers,
+    wordings: Wordings | None = None,
+    *,
+    subject: str = "",
+    most_words: int = MOST_WORDS,
+    quiet: bool = False,
 ) -> Extraction:
     """Has a writer make facts of documents.
 
     Args:
         documents: any number.
         answers: the writer, with the folder in which its answers are kept; its `usage` counts what was asked.
-        wordings: for the facts to which it writes too few; None takes the library's.
+        wordings: of a fact for which the writer words too few questions; the shipped ones if not given.
+        subject: whom the documents are about, where they do not say it.
+        most_words: of an answer; what is longer is left out.
         quiet: no progress bars.
 
     Returns:
-        The facts, each with at least 10 wordings to teach and 3 that are not taught. Those asked the other way round
-        have "(reversed)" behind their relation, those that join facts of two documents "(joined)". Each fact's evidence
-        stands in its document word for word.
+        The facts, each with at least 10 wordings to teach and 3 that are not taught; every passage, and of each that
+        became no fact why. Facts that are asked the other way round have "(reversed)" behind their relation, those that
+        join two documents "(joined)". A fact's evidence stands in its document word for word.
 
     Raises:
         InputError: the writer refuses the requests.
@@ -106,28 +118,54 @@ def from_writer(
     """
     from memlayers.sources.wordings import worded
 
-    chunks = [chunk for document in documents for chunk in chunks_of(document)]
-    found = Extraction()
-    claims: list[Claim] = []
-    with progress_bar("Reading", len(chunks), quiet=quiet) as advance:
-        read = answers.ask_all([facts_request(chunk) for chunk in chunks], "chunks", advance)
+    requests = read_requests(documents, subject, most_words)
+    chunks = [chunk for chunk, _ in requests]
+    with progress_bar("Reading", len(requests), quiet=quiet) as advance:
+        read = answers.ask_all([request for _, request in requests], "chunks", advance)
     if chunks and not any(each.readable for each in read):
         raise WorkError(
-            f"the writer {answers.writer.model!r} answered nonsense to {_all_of(len(chunks))}: no JSON with facts; "
-            "name another model"
+            f"the writer {answers.writer.model!r} answered nonsense, no JSON with facts, to "
+            f"{'the only chunk' if len(chunks) == 1 else f'all {len(chunks)} chunks'}; name another model"
         )
+    found = Extraction()
     for chunk, each in zip(chunks, read, strict=True):
-        claims += each.good
         found.left_out += each.left_out if each.readable else [LeftOut(chunk.source, NONSENSE)]
-    merged = worded(claims, wordings)
-    found.left_out += merged.left_out
+    merged = worded((claim for each in read for claim in each.good), wordings)
     found.facts = _with_wordings(merged.facts, chunks, answers, quiet)
+    found.left_out += merged.left_out
+    found.passages = [
+        document.source(each.start, each.end) for document in documents for each in outline(document.text)
+    ]
+    told = {(claim.source.document, claim.source.start) for each in read for claim in each.good}
+    unread = [chunk for chunk, each in zip(chunks, read, strict=True) if not each.readable]
+    found.left_out += _without_fact(found.passages, told, unread)
     return found
 
 
-def facts_request(chunk: Chunk) -> Request[Claim]:
-    """Asks for what a chunk says."""
+def read_requests(
+    documents: Sequence[Document], subject: str = "", most_words: int = MOST_WORDS
+) -> list[tuple[Chunk, Request[Claim]]]:
+    """What asks for the facts of documents: their chunks, and a request for each. Arguments as of `from_writer`.
 
+    Raises:
+        InputError: an answer may have no word.
+    """
+    if most_words < 1:
+        raise InputError(f"{most_words} words of an answer at most; give at least 1")
+    made = []
+    for document in documents:
+        passages = outline(document.text)
+        for chunk in chunks_of(document):
+            if subject:
+                chunk = replace(chunk, headings=(subject, *chunk.headings))
+            made.append((chunk, _facts_request(chunk, passages, most_words)))
+    return made
+
+
+# What a chunk says
+
+
+def _facts_request(chunk: Chunk, passages: Sequence[Passage], most_words: int) -> Request[Claim]:
     def read(text: str) -> Reading[Claim] | None:
         items = items_of(text, "subject", "relation", "answer", "evidence")
         if items is None:
@@ -135,46 +173,46 @@ def facts_request(chunk: Chunk) -> Request[Claim]:
         good: dict[Any, Claim] = {}
         faults, left_out = [], []
         for item in items:
-            claim = _claim_of(chunk, item)
+            claim = _claim_of(chunk, passages, item, most_words)
             if isinstance(claim, Claim):
                 good.setdefault((folded(claim.subject), folded(claim.relation), folded(claim.value)), claim)
-                continue
-            why, fault = claim
-            faults.append(f"{fault}: {str(item)[:300]}")
-            left_out.append(LeftOut(chunk.source, why))
+            else:
+                faults.append(f"{claim}: {json.dumps(item, ensure_ascii=False)[:_MOST_WORDING]}")
+                left_out.append(LeftOut(chunk.source, claim))
         return Reading(good, faults, left_out)
 
     return Request(facts_messages(chunk), FACTS_SCHEMA, read)
 
 
-# What a chunk says
-
-
-def _claim_of(chunk: Chunk, item: Mapping[str, Any]) -> Claim | tuple[str, str]:
-    """What an item says, as the document spells it; or why it is left out, for people and for the writer."""
+def _claim_of(chunk: Chunk, passages: Sequence[Passage], item: Mapping[str, Any], most_words: int) -> Claim | str:
+    """What an item says, as the document spells it; or why it is left out."""
     document = chunk.document
     if not all(isinstance(value, str) and value.strip() for value in item.values()):
-        return "empty or malformed fact", "a field is empty, or no text"
-    if len(item["subject"]) > MOST_CHARACTERS or len(item["relation"]) > MOST_CHARACTERS:
-        return "empty or malformed fact", "the subject or the relation is too long"
-    evidence = find_quoted(document.text, item["evidence"], chunk.start, chunk.end)
-    if evidence is None:
-        return NOT_QUOTED, "the evidence is not in the text letter by letter"
-    answer = find_quoted(document.text, item["answer"], *evidence) or find_quoted(
-        document.text, item["answer"], *evidence, any_case=True
-    )
+        return "a field that is empty, or no text"
+    if max(len(item["subject"]), len(item["relation"])) > MOST_CHARACTERS:
+        return "a subject or relation too long"
+    quoted = find_quoted(document.text, item["evidence"], chunk.start, chunk.end)
+    if quoted is None:
+        return NOT_QUOTED
+    answer = find_quoted(document.text, item["answer"], *quoted)
+    answer = answer or find_quoted(document.text, item["answer"], *quoted, any_case=True)
     if answer is None:
-        return "answer not in its evidence", "the answer is not in its evidence letter by letter"
+        return "answer not in its evidence"
+    if answer == quoted and len(item["evidence"].split()) >= _WORDS_OF_A_SENTENCE:
+        return "answer is the whole sentence"
+    around = passages[max(0, bisect_right(passages, answer[0], key=lambda each: each.start) - 1)] if passages else None
+    if around is None or not around.start <= answer[0] < answer[1] <= around.end:
+        return "answer not within one passage"
+    value = " ".join(document.text[slice(*answer)].split())
     subject = _spelled(chunk, item["subject"])
     if subject is None:
-        return "subject not in the document", "the text does not name this subject"
-    if answer == evidence and len(item["evidence"].split()) >= _WORDS_OF_A_SENTENCE:
-        return "answer is the whole sentence", "the answer is the whole sentence: give its few words alone"
-    value = " ".join(document.text[slice(*answer)].split())
+        return "subject not in the document"
     if says(subject, value):
-        return "answer within its subject", "the subject holds the answer"
+        return "answer within its subject"
+    if len(value.split()) > most_words:
+        return "too long for an answer"
     relation = " ".join(item["relation"].split()).rstrip("?:.")
-    return Claim(subject, relation, value, document.source(*evidence))
+    return Claim(subject, relation, value, document.source(max(quoted[0], around.start), min(quoted[1], around.end)))
 
 
 def _spelled(chunk: Chunk, subject: str) -> str | None:
@@ -187,8 +225,16 @@ def _spelled(chunk: Chunk, subject: str) -> str | None:
     return None
 
 
-def _all_of(chunks: int) -> str:
-    return "the only chunk" if chunks == 1 else f"all {chunks} chunks"
+def _without_fact(
+    passages: Iterable[Source], told: Set[tuple[str, int | None]], unread: Iterable[Chunk]
+) -> Iterator[LeftOut]:
+    """The passages in which no evidence begins, but for those of chunks whose answer could not be read."""
+    missing = {(chunk.document.name, place) for chunk in unread for place in range(chunk.start, chunk.end)}
+    for each in passages:
+        if (each.document, each.start) not in missing and not any(
+            (each.document, place) in told for place in range(each.start or 0, each.end or 0)
+        ):
+            yield LeftOut(each, SAYS_NOTHING)
 
 
 # Wordings

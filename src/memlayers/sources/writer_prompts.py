@@ -160,8 +160,10 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
     while brace := _BRACE.search(text, place):
         try:
             value, place = decoder.raw_decode(text, brace.start())
-        except (ValueError, RecursionError):
+        except ValueError:
             place = brace.end()
+        except RecursionError:  # thousands of them within each other are no answer
+            return
         else:
             yield value
 
