@@ -11,27 +11,11 @@ from memlayers.data.facts import Fact, Source
 from memlayers.sources.findings import KINDS, CheckReport, Finding
 from memlayers.sources.originals import Originals
 from memlayers.sources.word_spans import stands_alone
+from memlayers.utils.html_pages import html_page
 
 _AROUND: Final = 160  # characters of the passage, before the evidence and behind it
 _MOST_FINDINGS: Final = 200  # of a kind
 _MOST_FACTS: Final = 1000  # with their evidence
-_STYLE: Final = """
-:root { color-scheme: light dark; --text: #1d1d1f; --page: #fff; --soft: #6b6b70; --line: #d8d8dc; --card: #f6f6f8;
-  --evidence: #fff0b3; --answer: #ffc84d; --refused: #b3261e; --look: #7a5b00; }
-@media (prefers-color-scheme: dark) { :root { --text: #ececf0; --page: #161618; --soft: #a0a0a8; --line: #3a3a40;
-  --card: #222226; --evidence: #4a3f12; --answer: #8a6a00; --refused: #ff8a80; --look: #e0b84c; } }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page); max-width: 56rem;
-  margin: 0 auto; padding: 1rem; overflow-wrap: anywhere; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
-table { border-collapse: collapse; width: 100%; } th, td { text-align: left; padding: .3rem .6rem .3rem 0;
-  border-bottom: 1px solid var(--line); vertical-align: top; } td.number { text-align: right; }
-a { color: inherit; } .soft { color: var(--soft); font-size: .9rem; }
-.refused { color: var(--refused); } .look { color: var(--look); }
-article { background: var(--card); border-radius: .5rem; padding: .6rem .8rem; margin: .5rem 0; }
-article p { margin: .2rem 0; } blockquote { margin: .4rem 0 0; padding-left: .7rem; border-left: 3px solid var(--line);
-  white-space: pre-line; }
-mark { background: var(--evidence); color: inherit; } mark b { background: var(--answer); font-weight: 600; }
-"""
 
 
 def page_text(name: str, facts: Sequence[Fact], report: CheckReport) -> str:
@@ -42,19 +26,11 @@ def page_text(name: str, facts: Sequence[Fact], report: CheckReport) -> str:
         facts: that were checked.
         report: of the check.
     """
-    return "\n".join(_parts(name, facts, report)) + "\n"
+    return html_page(f"Check of {name}", _parts(facts, report))
 
 
-def _parts(name: str, facts: Sequence[Fact], report: CheckReport) -> Iterator[str]:
-    title = f"Check of {name}"
+def _parts(facts: Sequence[Fact], report: CheckReport) -> Iterator[str]:
     refused = sum(finding.refused for finding in report.findings)
-    yield (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>"
-    )
-    yield f"<h1>{_text(title)}</h1>"
     yield (
         f"<p>{len(facts):,} facts, {sum(len(fact.questions) for fact in facts):,} wordings: "
         f'<span class="refused">{refused:,} refused</span>, '
@@ -81,7 +57,6 @@ def _parts(name: str, facts: Sequence[Fact], report: CheckReport) -> Iterator[st
         for fact in sourced[:_MOST_FACTS]:
             yield from _fact(fact, originals)
         yield _more(len(sourced), _MOST_FACTS)
-    yield "</body></html>"
 
 
 def _finding(finding: Finding, facts: Sequence[Fact], originals: Originals) -> Iterator[str]:

@@ -83,7 +83,7 @@ def read_sources(places: Iterable[StrPath], options: ReadOptions, writer: Answer
         from memlayers.sources.writer import from_writer
 
         texts = [read_document(path, options.encoding) for path in documents]
-        found.extend([from_writer(texts, writer, library)])
+        found.extend([from_writer(texts, writer, library, subject=options.about)])
     elif documents:
         found.extend([from_documents(documents, library, subject=options.about, encoding=options.encoding)])
     return found

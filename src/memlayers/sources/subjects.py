@@ -26,8 +26,8 @@ _TITLE_STARTS: Final = re.compile(
     re.IGNORECASE,
 )
 _PARTS: Final = re.compile(  # an article on a part of what is known of a subject
-    r"^(?:geography|economy|demographics|climate|politics|government|transport(?:ation)?|(?:tele)?communications) (?:of|in) "
-    r"(?:the )?",
+    r"^(?:geography|economy|demographics|climate|politics|government|transport(?:ation)?|(?:tele)?communications) "
+    r"(?:of|in) (?:the )?",
     re.IGNORECASE,
 )
 _NUMBER: Final = re.compile(r"^(?:(?:Section|Chapter|Part|Article) )?\d{1,2}(?:\.\d{1,2})*[.):]?\s+(?=\D)")
