@@ -30,6 +30,20 @@ def test_every_relation_has_enough_wordings_and_no_two_the_same():
             assert asked.setdefault(folded(text), name + text) == name + text, f"{name}: {text}"
 
 
+def test_unseen_wordings_ask_in_the_words_of_the_taught_ones():
+    """What is only asked puts the relation's words into a new sentence; words of its own it has for politeness alone."""
+    library = Wordings.load()
+    frames = [text for taught, unseen in library.generic.values() for text in (*taught, *unseen)]
+    polite = set(re.findall(r"[a-z]+", " ".join(frames).lower())) | set("asking know let need".split())
+    for entry in library.entries.values():
+        taught = {word for text in entry.questions for word in re.findall(r"[a-z]+", text.lower())}
+        taught |= set(re.findall(r"[a-z]+", entry.name.lower()))
+        taught |= {form for word in taught for form in (f"{word}s", f"{word}d", word.removesuffix("s"))}
+        for text in entry.unseen:
+            words = set(re.findall(r"[a-z]+", text.lower()))
+            assert words - taught - polite == set(), f"{entry.name}: {text}"
+
+
 def test_generic_wordings_are_enough_beside_the_whole_library():
     # Every synonym of every relation as a relation of its own, all in one table.
     library = Wordings.load()
