@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import typer.main
 
+from helpers.cli import all_commands
 from memlayers import backbones
 from memlayers.cli import app
 from memlayers.config.teach import read_teach_config
@@ -93,10 +94,9 @@ def test_the_commands_take_these_options(document: str, call: str) -> None:
 
 
 def test_the_flags_named_in_the_guide_exist() -> None:
-    command: Any = typer.main.get_command(app)
     known = {
         option
-        for one in command.commands.values()
+        for one in all_commands().values()
         for parameter in one.params
         for option in (*parameter.opts, *parameter.secondary_opts)
     } | {"--help"}

@@ -44,7 +44,8 @@ def test_a_header_as_a_relation(header: str, name: str, unit: str):
         ("March 14, 1987", "date"), ("1987", "date"), ("2024-01-05 10:30:00", "date"), ("007", "number"),
         ("1,234.50", "number"), ("146.99 EUR", "number"), ("€ 12", "number"), ("12 %", "number"), ("80 km/h", "number"),
         ("1.2 million", "number"), ("120 m²", "number"), ("-4", "number"), ("Hall 3, Rotterdam", "text"),
-        ("12 Main Street", "text"), ("Ann", "text"), ("A-12", "text"),
+        ("12 Main Street", "text"), ("Ann", "text"), ("A-12", "text"), ("4B", "text"),
+        ("12kg", "number"), ("8 h", "number"), ("5%", "number"),
     ],
 )  # fmt: skip
 def test_the_kind_of_a_value(value: str, kind: str):
@@ -69,6 +70,11 @@ def test_most_values_tell_the_kind():
         ("cable", "has", "cable"),
         ("supports Bluetooth", "does", "supports Bluetooth"),
         ("can fly", "does", "can fly"),
+        ("pets allowed", "done", "pets allowed"),
+        ("are batteries included", "done", "batteries included"),
+        ("ISO approved", "is", "ISO approved"),
+        ("fully paid", "is", "fully paid"),
+        ("paid", "is", "paid"),
     ],
 )
 def test_how_to_ask_for_yes_or_no(relation: str, form: str, rest: str):
@@ -81,5 +87,5 @@ def test_a_name_tells_a_person_or_a_place():
 
 
 def test_plurals():
-    relations = ("languages", "opening hours in May", "number of seats", "status", "price")
-    assert [is_plural(each) for each in relations] == [True, True, False, False, False]
+    relations = ("languages", "pets allowed", "opening hours in May", "number of seats", "status", "price")
+    assert [is_plural(each) for each in relations] == [True, True, True, False, False, False]

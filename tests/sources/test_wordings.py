@@ -39,7 +39,7 @@ def test_generic_wordings_are_enough_beside_the_whole_library():
         if key != folded(entry.name):
             kinds[key] = "text"
     kinds |= {"lumen": "number", "first flight": "date", "sales manager": "text", "opening hours in May": "text"}
-    kinds |= {"discontinued": "yes_no", "WiFi": "yes_no", "supports Bluetooth": "yes_no"}
+    kinds |= {"discontinued": "yes_no", "WiFi": "yes_no", "supports Bluetooth": "yes_no", "pets allowed": "yes_no"}
     phrasings = library.phrasings(kinds)
     every = [text for each in phrasings.values() for text in (*each.questions, *each.unseen)]
     assert len({question_key(text) for text in every}) == len(every)
@@ -47,7 +47,7 @@ def test_generic_wordings_are_enough_beside_the_whole_library():
         assert len(each.questions) >= 10 and len(each.unseen) >= 3, (name, len(each.questions), len(each.unseen))
 
 
-@pytest.mark.parametrize("kind", ["text", "number", "date", "person", "place", "is", "has", "does"])
+@pytest.mark.parametrize("kind", ["text", "number", "date", "person", "place", "is", "has", "does", "done"])
 def test_each_kind_has_generic_wordings(kind: str):
     taught, unseen = Wordings.load().generic[kind]
     assert len(taught) >= 10 and len(unseen) >= 3
@@ -155,3 +155,13 @@ def test_a_bad_file_of_wordings(text: str, said: str, tmp_path: Path):
         Wordings.load(path)
     assert str(refused.value).startswith(f"{path}") and said in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_the_wordings_that_the_page_shows_are_read(tmp_path: Path):
+    page = (Path(__file__).parents[2] / "docs" / "sources.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(relations:.*?)```", page, re.DOTALL)
+    (tmp_path / "w.yaml").write_text(block)
+    claims = [_claim("A", "cost", "1"), _claim("A", "tare", "2"), _claim("A", "team captain", "Ann")]
+    price, tare, captain = worded(claims, Wordings.load(tmp_path / "w.yaml")).facts
+    assert "What does A go for?" in price.questions and tare.relation == "tare weight"
+    assert "Who is the team captain of A?" in captain.questions

@@ -207,4 +207,5 @@ def row_of(fact: Fact) -> Row:
 
 def source_row(source: Source) -> Row:
     """A source as JSON holds it: without what it has none of."""
-    return {name: value for name, value in dataclasses.asdict(source).items() if value not in (None, "")}
+    values = ((field.name, getattr(source, field.name)) for field in dataclasses.fields(source))
+    return {name: value for name, value in values if value not in (None, "")}

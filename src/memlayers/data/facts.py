@@ -160,6 +160,8 @@ def question_key(text: str) -> str:
 
 def folded(text: str) -> str:
     """The letters and digits of a text, in lower case, without accents, in their common width (NFKC, NFKD)."""
+    if text.isascii():
+        return "".join(filter(str.isalnum, text.lower()))
     wide = unicodedata.normalize("NFKC", text).casefold()
     return "".join(each for each in unicodedata.normalize("NFKD", wide) if each.isalnum())
 

@@ -10,10 +10,10 @@ from memlayers.sources.claims import Kind
 
 _UNITS: Final = frozenset(
     "eur usd gbp chf jpy cny inr aud cad € $ £ ¥ % kg g mg t lb lbs oz km m cm mm mi ft in inch inches m2 m² km2 km² "
-    "sqkm sqm sqft ha acres l ml cl m3 m³ gal w kw mw wh kwh v a ah mah hz khz mhz ghz b kb mb gb tb s sec ms min h hr "
+    "sqkm sqm sqft ha acres l ml cl m3 m³ gal w kw mw wh kwh v a ah mah hz khz mhz ghz kb mb gb tb s sec ms min h hr "
     "hrs hours minutes seconds days weeks months years °c °f km/h mph rpm bar pa kpa mpa db px pcs".split()
 )
-_IN_WORDS: Final = _UNITS - frozenset("in m t g s a b v h w l min hours minutes seconds bar".split())
+_IN_WORDS: Final = _UNITS - frozenset("in m t g s a v h w l min hours minutes seconds bar".split())
 """Units that may follow a header's words without brackets; the others could be words or letters of it."""
 _SPELLED: Final = ("WiFi", "iPhone", "iPad", "iOS", "macOS", "eBook", "GitHub", "LinkedIn", "YouTube", "PhD", "kWh")
 """Words with a capital inside, which does not begin another word."""
@@ -87,7 +87,10 @@ def kind_of_value(value: str) -> Kind:
         return "yes_no"
     if _DATE.fullmatch(value):
         return "date"
-    return "number" if _NUMBER.fullmatch(value) else "text"
+    if not _NUMBER.fullmatch(value):
+        return "text"
+    unit = re.sub(r".*\d", "", value)  # "12kg" and "8 h" are numbers, "4B" is a name
+    return "text" if re.fullmatch(r"[^\W\d_]", unit) and unit.casefold() not in _UNITS else "number"
 
 
 def is_bare_number(value: str) -> bool:
@@ -108,7 +111,8 @@ def kind_of_most(kinds: Iterable[tuple[Kind, int]]) -> Kind:
 
 def is_plural(relation: str) -> bool:
     """Whether one says "are" of it: "opening hours", "languages of the staff"."""
-    head = re.split(r" (?:of|in|for|at|per|on|with|by) | \(", relation, maxsplit=1)[0].split()[-1].casefold()
+    words = re.split(r" (?:of|in|for|at|per|on|with|by) | \(", relation, maxsplit=1)[0].split()
+    head = (words[-2] if len(words) > 1 and words[-1].casefold() in _DONE else words[-1]).casefold()
     return head.endswith("s") and not head.endswith(("ss", "us", "is", "news", "series", "ics", "gas", "gps", "sms"))
 
 
@@ -130,7 +134,7 @@ def kind_of_name(relation: str) -> Kind | None:
     return "person" if last in _PERSONS else "place" if last in _PLACES else None
 
 
-Form = Literal["is", "has", "does"]
+Form = Literal["is", "has", "does", "done"]
 _VERBS: Final = frozenset(
     "can may must will shall should does supports includes requires needs allows contains uses offers accepts works "
     "runs ships comes fits speaks provides produces sells holds exports imports belongs wants takes likes".split()
@@ -153,6 +157,11 @@ _ADJECTIVE_ENDINGS: Final = (
     "resistant",
     "friendly",
 )
+_DONE: Final = frozenset(
+    "accepted allowed approved completed confirmed delivered forbidden given granted included installed issued needed "
+    "offered paid passed permitted prohibited provided received recognised recognized required returned sent signed "
+    "submitted supplied".split()
+)
 _NOUNS: Final = ("eed", "bed", "shed", "table", "cable", "drive", "archive")
 _PREPOSITIONS: Final = frozenset("in on out under at for off from within over up".split())
 
@@ -161,16 +170,18 @@ def yes_no_form(relation: str) -> tuple[Form, str]:
     """How to ask for a relation whose values are yes and no, and what to put into the question.
 
     "is waterproof", "discontinued" and "in stock": is it; "has WiFi" and "parking": has it; "supports Bluetooth": does
-    it.
+    it; "pets allowed": are they.
     """
     first, _, rest = relation.partition(" ")
     first, last = first.casefold(), relation.split()[-1].casefold()
     if rest and first in ("is", "are", "was", "were"):
-        return "is", rest
+        return ("done" if " " in rest and last in _DONE else "is"), rest
     if rest and first in ("has", "have", "with"):
         return "has", rest
     if rest and first in _VERBS:
         return "does", relation
+    if rest and last in _DONE and not first.endswith("ly") and not relation.split()[-2].isupper():
+        return "done", relation
     if last in _ADJECTIVES or (last.endswith(_ADJECTIVE_ENDINGS) and not last.endswith(_NOUNS)):
         return "is", relation
     if rest and first in (_PREPOSITIONS | {"available"}):

@@ -113,13 +113,13 @@ def _text_file(place: str, encoding: str | None) -> Iterator[Iterator[str]]:
     with _readable(place), open(place, encoding=encoding, newline="") as file:
         try:
             yield file
-        except UnicodeDecodeError as error:
-            raise InputError(_not_decoded(place, encoding, error)) from None
+        except UnicodeError:
+            raise InputError(_not_decoded(place, encoding)) from None
 
 
-def _not_decoded(place: str, encoding: str, error: UnicodeDecodeError) -> str:
+def _not_decoded(place: str, encoding: str) -> str:
     if encoding != "utf-8-sig":
-        return f"{place}: not {encoding} ({error.reason}); give its own encoding, or save the file as UTF-8"
+        return f"{place}: not {encoding}; give its own encoding, or save the file as UTF-8"
     with open(place, "rb") as file:  # the reader decodes block by block: its error knows no line
         for number, line in enumerate(file, start=1):
             try:

@@ -89,10 +89,15 @@ class Table:
             yield from found.facts
 
         with closing(_Shelf(prints)) as shelf:
-            for at, (number, cells) in enumerate(self.rows.read()):
-                if at >= len(prints) or hash(folded(cells[place[self.subject]] or "")) != prints[at]:
-                    raise WorkError(f"{self.rows.name}: the table changed while it was read; read it again")
+            changed = WorkError(f"{self.rows.name}: the table changed while it was read; read it again")
+            at = 0
+            for number, cells in self.rows.read():
+                if at == len(prints) or hash(folded(cells[place[self.subject]] or "")) != prints[at]:
+                    raise changed
                 yield from made(shelf.passed(prints[at], number, cells))
+                at += 1
+            if at < len(prints):
+                raise changed
 
     def _of_row(self, number: int, cells: Sequence[Cell]) -> Iterator[Claim | LeftOut]:
         cell = dict(zip(self.rows.columns, cells, strict=True))

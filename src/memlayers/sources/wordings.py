@@ -57,7 +57,7 @@ class Wordings:
 
     Attributes:
         entries: by what a relation may be called, folded.
-        generic: taught and unseen wordings by kind; of yes_no by its three forms (`relations.yes_no_form`).
+        generic: taught and unseen wordings by kind; of yes_no by its forms (`relations.yes_no_form`).
     """
 
     entries: Mapping[str, Entry]
@@ -265,17 +265,22 @@ def _free(name: str, templates: Iterable[str], relation: str, asked: dict[str, s
     """The wordings, with the relation put in, that ask for no other relation and were not there before."""
     found = []
     for template in templates:
-        put_in = relation[:1].upper() + relation[1:] if template.startswith("{relation}") else relation
-        text = template.replace("{is}", "are" if is_plural(name) else "is").replace("{relation}", put_in)
+        text = template.replace("{is}", "are" if is_plural(name) else "is").replace("{relation}", relation)
+        if template.startswith(("{is}", "{relation}")):
+            text = text[:1].upper() + text[1:]
         if question_key(text) not in asked:
             asked[question_key(text)] = name
             found.append(text)
     return tuple(found)
 
 
-def _put_in(templates: Iterable[str], subject: str, value: str) -> tuple[str, ...]:
+def _put_in(templates: tuple[str, ...], subject: str, value: str) -> tuple[str, ...]:
     """The questions; those whose own words hold the value only if all do."""
-    said = re.compile(rf"(?<!\w){re.escape(value)}(?!\w)", re.IGNORECASE)
-    templates = tuple(templates)
-    kept = tuple(each for each in templates if not said.search(each.replace("{subject}", " ")))
+    said = value.lower()
+    kept = tuple(each for each in templates if said not in each.lower() or not _says(each, said))
     return tuple(each.replace("{subject}", subject) for each in kept or templates)
+
+
+def _says(template: str, value: str) -> bool:
+    words = template.lower().replace("{subject}", " ")
+    return re.search(rf"(?<!\w){re.escape(value)}(?!\w)", words) is not None

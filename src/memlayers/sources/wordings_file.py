@@ -15,7 +15,7 @@ from memlayers.utils.errors import InputError, reason_of
 from memlayers.utils.files import StrPath, read_text
 
 _KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
-_GENERIC: Final = ("text", "number", "date", "person", "place", "is", "has", "does")
+_GENERIC: Final = ("text", "number", "date", "person", "place", "is", "has", "does", "done")
 _FIELDS: Final = ("also", "kind", "questions", "unseen")
 
 Pair: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]
