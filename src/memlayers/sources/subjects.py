@@ -17,6 +17,7 @@ from memlayers.sources.lexicon import (
 from memlayers.sources.outline import Passage, Section, without_marks
 
 _MOST_WORDS: Final = 6
+_BESIDE: Final = 3  # sections before and after one that are compared with it
 _SMALL_WORDS: Final = frozenset(
     "a an and at by da de del der di du for in la le of on or the to van von with &".split()
 )
@@ -162,7 +163,9 @@ class Subjects:
             return True
         if len(heading.split()) > 1 or any(letter.isdigit() for letter in heading):
             numbered = re.search(r"[A-Za-z]+[ -]?\d|\d[A-Za-z]", heading) is not None
-            used = re.search(rf"(?<=[a-z,;] ){re.escape(heading)}\b", self._text) is not None
+            used = heading.split()[0] in self._within and (
+                re.search(rf"(?<=[a-z,;] ){re.escape(heading)}\b", self._text) is not None
+            )
             shared = section in self._records and self._sentence_case
             return not ordinary and (numbered and section in self._records or used or shared)
         return False
@@ -186,8 +189,10 @@ class Subjects:
         for section in keys:
             by_place.setdefault((section.level, section.parent), []).append(section)
         for members in by_place.values():
-            for section in members:
-                others = (keys[other] for other in members if other is not section)
+            for i, section in enumerate(members):
+                others = (
+                    keys[other] for other in members[max(0, i - _BESIDE) : i + _BESIDE + 1] if other is not section
+                )
                 if any(len(keys[section] & other) * 2 >= max(len(keys[section]), 2) for other in others):
                     records.add(section)
         return records
