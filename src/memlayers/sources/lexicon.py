@@ -124,7 +124,24 @@ NO_KEYS: Final = frozenset(
     "recommendation remark remarks remember removed requires result results see see also so solution source sources "
     "step summary table then tip tips todo to do translation update usage useful versus vs warning where why who what "
     "when how which".split()
-) | {"see also", "for example", "key point", "in short", "in summary", "read more", "author's note", "to do"}
+) | {
+    "left",
+    "right",
+    "top",
+    "bottom",
+    "above",
+    "below",
+    "clockwise",
+    "caption",
+    "see also",
+    "for example",
+    "key point",
+    "in short",
+    "in summary",
+    "read more",
+    "author's note",
+    "to do",
+}
 """Keys that are no relation."""
 
 NO_VALUES: Final = frozenset(

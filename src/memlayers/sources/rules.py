@@ -47,6 +47,7 @@ _RECORD_KEYS: Final = frozenset(
     ["name", "product", "product name", "company", "company name", "employee", "country", "city", "model", "full name"]
 )
 _VERB: Final = re.compile(r"\b(?:is|are|was|were|has|have|had|can|will|may|must)\b")
+_MOST_TOLD: Final = 12  # words with a capital first and no comma among them; more are a sentence
 _MOST_SAID: Final = 6  # words after a colon in a sentence that are a value
 _STRONG_LEVEL: Final = 3  # from here on a heading names a field, not a chapter
 
@@ -200,8 +201,8 @@ class _Reader:
 
     def _field(self, passage: Passage) -> str:
         """The heading above a passage, if it names neither a subject nor the document; "" if it does."""
-        section = passage.section
-        return "" if self._subjects.names_subject(section) else bare_heading(section.heading)
+        heading = bare_heading(passage.section.heading)
+        return "" if self._subjects.names_subject(passage.section) or _VERB.search(heading) else heading
 
     @staticmethod
     def _heading_of(item: str) -> str:
@@ -214,7 +215,8 @@ class _Reader:
         passage = self._passages[i]
         if passage.kind == "sentence" and len(found.value.split()) > _MOST_SAID and found.value.endswith((".", "!")):
             return False
-        if passage.kind == "item" or is_relational(found.key) or self._raw[i].startswith(("**", "__")):
+        short = len(found.key.split()) <= _MOST_SAID
+        if passage.kind == "item" or (short and is_relational(found.key)) or self._raw[i].startswith(("**", "__")):
             return True
         beside = (self._passages[each] for each in (i - 1, i + 1) if 0 <= each < len(self._passages))
         number = passage.paragraph
@@ -248,7 +250,8 @@ class _Reader:
         name = self._subjects.of(parent) if parent else self._subjects.document
         above = parent.heading if parent and is_weak(key) and not self._subjects.names_subject(parent) else ""
         what, value = relation(key, (), above, alone=True), trimmed(self._shown[i])
-        if name and name in value:  # what is said of it, as a picture's caption does
+        told = value[:1].isupper() and len(value.split()) > _MOST_TOLD and not re.search("[,;]", value)
+        if told or (name and name in value):  # a sentence, or a picture's caption
             return "", "", NO_RULE, None
         return (name, counted(what, value), value, None) if what else ("", "", TOO_LITTLE, None)
 
@@ -297,7 +300,7 @@ class _Reader:
                 or self._subjects.is_name(row)
                 or any(c.isdigit() for c in row)
             )
-            and not re.search(r"[.:;?!]\s|[<>=]", row)
+            and not re.search(r"[.:;?!]\s|[<>=]|,\s+[a-z]", row)
             and not is_relational(row)
         )
 

@@ -78,6 +78,7 @@ _PRONOUN: Final = re.compile(
     r"another|each other)\b",
     re.IGNORECASE,
 )
+_POINTS: Final = re.compile(r"\b(?:this|that|these|those|its|their|his|her)\b|\b(?:of|for|in|the)\Z")
 _ACTS: Final[dict[str, tuple[str, str, str]]] = {  # a verb: the relations of its time, its doer, its place
     **dict.fromkeys(
         ("founded", "established", "formed", "incorporated", "set up"), ("founded", "founder", "place of foundation")
@@ -120,7 +121,9 @@ def statements(sentence: str, context: Context) -> list[Statement]:
 
 
 def _stands_alone(found: Statement) -> bool:
-    return bool(found.value) and "- " not in found.value and not _PRONOUN.match(found.value)
+    """Whether a statement says all by itself: its words point to no other sentence, and none is cut off."""
+    cut = "- " in found.value or re.search(r"\b[A-Z]\.\Z", found.value)
+    return bool(found.value) and not cut and not _PRONOUN.match(found.value) and not _POINTS.search(found.relation)
 
 
 # What is said of a name
@@ -136,7 +139,7 @@ def _is_the_of(said: str, context: Context) -> Iterator[Statement]:
     if not found or not context.is_name(found["x"]) or not _ends(found["rest"]):
         return
     relation, subject = found["y"], _subject(found["z"], context)
-    best = SUPERLATIVE.match(relation) is not None and re.fullmatch(r"\S+ (?!of |in ).*(?<! of)(?<! in)", relation)
+    best = _is_best(relation)
     if not (is_relational(relation) and found["link"] == "of" or best) or subject in (None, found["x"]):
         return
     if found["verb"] == "was" and head_noun(relation) not in PAST:
@@ -149,9 +152,9 @@ def _is_the_of(said: str, context: Context) -> Iterator[Statement]:
 def _the_of_is(said: str, context: Context) -> Iterator[Statement]:
     """The chief executive of Brindle & Oake is Harriet Oake."""
     found = re.fullmatch(rf"The (?P<y>{_RELATION}?) of (?P<z>{_NAME}) (?P<verb>is|are|was) (?P<x>.+)", said)
-    if found and _current(found["verb"], found["y"]) and (is_relational(found["y"]) or SUPERLATIVE.match(found["y"])):
+    if found and _current(found["verb"], found["y"]) and (is_relational(found["y"]) or _is_best(found["y"])):
         subject, value = _subject(found["z"], context), _value(found["x"], found["y"])
-        if subject and value and not subject[0].isdigit():
+        if subject and value and not subject[0].isdigit() and head_noun(subject) not in ROLES:
             yield Statement(subject, found["y"], value, _kind(found["y"]))
 
 
@@ -162,7 +165,7 @@ def _owned(said: str, context: Context) -> Iterator[Statement]:
     )
     if found and _current(found["verb"], found["y"]) and is_relational(found["y"]) and context.is_name(found["z"]):
         subject, value = _subject(found["z"], context), _value(found["x"], found["y"])
-        if subject and value and not subject[0].isdigit():
+        if subject and value and not subject[0].isdigit() and head_noun(subject) not in ROLES:
             yield Statement(subject, found["y"], value, _kind(found["y"]))
 
 
@@ -222,7 +225,7 @@ def _is_located(said: str, context: Context) -> Iterator[Statement]:
     )
     if found and (subject := _whom(found["z"], context)) is not None and (value := _place(found["x"])):
         lies = found["verb"] in ("located", "situated")
-        if not lies and found["link"] not in ("in", "at"):  # based on something
+        if not lies and (found["link"] not in ("in", "at") or " are based" in said):  # on something; machines, a team
             return
         relation = "location" if lies else "headquarters"
         yield Statement(
@@ -255,8 +258,8 @@ def _the_is(said: str, context: Context) -> Iterator[Statement]:
         r"\b(?:is|are|was|it|they|he|she|their|his|her|this|that|these|who|which|currently|actually|really)\b", relation
     ):
         return
-    best = SUPERLATIVE.match(relation) is not None and len(relation.split()) < 4 and "most " not in relation
-    if " of the " in f"{relation} " and not context.organised:
+    best = _is_best(relation) and "most " not in relation
+    if re.search(r" (?:of|for) (?:the|a|each)\b", relation) and not context.organised:
         return
     if not (is_relational(relation) or best) or not _current(found["verb"], relation):
         return
@@ -461,6 +464,13 @@ def _ends_open(value: str) -> bool:
     return value.split()[-1].casefold() in ("the", "a", "of", "and", "or", "to", "in", "for", "by", "with")
 
 
+def _is_best(relation: str) -> bool:
+    """Whether a relation is a superlative of some noun: "largest city"."""
+    return SUPERLATIVE.match(relation) is not None and re.search(r" (?:of|in)\b", relation) is None and 1 < len(
+        relation.split()
+    ) < 5  # fmt: skip
+
+
 def _current(verb: str, relation: str) -> bool:
     return verb != "was" or head_noun(relation) in PAST
 
@@ -487,6 +497,8 @@ def _value(words: str, relation: str) -> str:
     """What a relation is said to be: a name, a number, a place, an address; "" for anything else."""
     noun = head_noun(relation)
     value = _APPOSITION.sub("", words).strip()
+    if re.search(r"\)(?:, | and )(?=(?:the )?[A-Z])", words[len(value) :]):  # the first of several
+        return ""
     if not value or len(value.split()) > _MOST_VALUE_WORDS or _CLAUSE.search(value) or _ends_open(value):
         return ""
     if re.fullmatch(rf"{_EMAIL}|{_URL}", value):
@@ -503,7 +515,11 @@ def _value(words: str, relation: str) -> str:
         return value.split()[-1]
     if re.match(r"the (?:\w+est|most|least|first|last|only|same|worst)\b", value):
         return ""
-    if value.startswith("the ") and (noun in PLACES or noun in LOWER_CASE) and len(value.split()) > 1:
+    if (
+        value.startswith("the ")
+        and (noun in PLACES and " " in relation or noun in LOWER_CASE)
+        and len(value.split()) > 1
+    ):
         return value
     if noun in LOWER_CASE and re.fullmatch(r"[a-z][a-z-]*(?: [a-z][a-z-]*)?(?: and [a-z-]+)?", value):
         return (

@@ -116,6 +116,8 @@ def value_fault(value: str, most_words: int = MOST_WORDS) -> str:
         return "several values run together"
     if (quoted := re.match(r"[\"“«]([^\"”»]*)", value)) and len(quoted[1].split()) > _MOST_QUOTED:
         return "a quotation"
+    if re.match(r"[\"“][^\"”]*[\"”]:", value):
+        return NO_RULE
     if re.search(r"\w=[\"'\w]", value):
         return "code"
     if SENTENCE_VALUE.match(value) or re.search(r"\bsee also\b", value, re.IGNORECASE):

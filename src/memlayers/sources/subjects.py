@@ -26,10 +26,11 @@ _TITLE_STARTS: Final = re.compile(
     re.IGNORECASE,
 )
 _PARTS: Final = re.compile(  # an article on a part of what is known of a subject
-    r"^(?:geography|economy|demographics|climate|politics|government|transport(?:ation)?|communications) (?:of|in) "
-    r"(?:the )?",
+    r"^(?:geography|economy|demographics|climate|politics|government|transport(?:ation)?|(?:tele)?communications) "
+    r"(?:of|in) (?:the )?",
     re.IGNORECASE,
 )
+_ABSTRACT: Final = re.compile(r"\A\w+(?:ity|tion|sion|ment|ness|ing|ance|ence|ics|logy|ism|ies)\Z")
 _NUMBER: Final = re.compile(r"^(?:(?:Section|Chapter|Part|Article) )?\d{1,2}(?:\.\d{1,2})*[.):]?\s+(?=\D)")
 _NO_NAME: Final = re.compile(
     r"(?:how|what|why|when|where|who|which|is|are|do|does|can|should|if|using|getting|making|working|we|you|your|our|"
@@ -108,6 +109,8 @@ class Subjects:
             name = re.split(r" [-|–] ", name)[0]
         if not name or name.casefold() in GENERAL_HEADINGS or _NO_NAME.match(name) or len(name.split()) > _MOST_WORDS:
             return ""
+        if " in " in name:  # of a part of what a place has
+            return ""
         short = LEGAL_FORM.sub("", name).strip(" ,")
         body = self._text.replace(title, " ", 1)
         if short != name and re.search(rf"\b{re.escape(short)}\b(?!,? (?:Ltd|Inc|Limited))", body):
@@ -119,7 +122,11 @@ class Subjects:
         ordinary = {word for word in name.casefold().split() if word not in _SMALL_WORDS}
         if re.search(rf"\b{re.escape(name)}\b", body):
             return name if len(ordinary) > 1 or not ordinary <= self._lower else ""
-        return "" if ordinary <= self._lower or (len(ordinary) > 1 and is_relational(name)) else name
+        return (
+            ""
+            if ordinary <= self._lower or _ABSTRACT.search(name) or (len(ordinary) > 1 and is_relational(name))
+            else name
+        )
 
     def _reads_as_name(self, phrase: str) -> bool:
         bare = phrase.removeprefix("The ").removeprefix("the ")
