@@ -132,7 +132,7 @@ def _clash_findings(facts: Sequence[Fact], clashes: FactReport, note: Noting) ->
             first = facts[places[0]]
             yield note(
                 "two_values", places,
-                f"the {first.relation} of {shortened(first.subject)!r} is {answers}: keep one of them, or make their "
+                f"the {first.relation!r} of {shortened(first.subject)!r} is {answers}: keep one of them, or make their "
                 "wordings say which is meant",
             )  # fmt: skip
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -174,12 +173,9 @@ class _Names:
 
 
 def shipped_words() -> frozenset[str]:
-    """Ordinary words, in lower case: those of the text that ships with the package, and of the pocket's vocabulary."""
+    """Ordinary words, in lower case: those of the text that ships with the package."""
     text = "".join((_POCKET / name).read_text(encoding="utf-8") for name in ("general.jsonl", "heldout.txt"))
-    vocabulary = json.loads((_POCKET / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
-    spaced = (token[1:] for token in vocabulary if token.startswith("Ġ"))
-    words = (*re.findall(r"(?<![\w'’\\])[a-z]{2,}(?!\w)", text), *spaced)
-    return frozenset(word for word in words if word.isascii() and word.isalpha() and word.islower())
+    return frozenset(re.findall(r"(?<![\w'’\\])[a-z]{2,}(?!\w)", text))
 
 
 def _word_count(text: str) -> int:
