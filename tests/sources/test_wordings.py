@@ -31,7 +31,7 @@ def test_every_relation_has_enough_wordings_and_no_two_the_same():
 
 
 def test_unseen_wordings_ask_in_the_words_of_the_taught_ones():
-    """What is only asked puts the relation's words into a new sentence; words of its own it has for politeness alone."""
+    """What is only asked puts the relation's words into a new sentence; its own words are polite ones alone."""
     library = Wordings.load()
     frames = [text for taught, unseen in library.generic.values() for text in (*taught, *unseen)]
     polite = set(re.findall(r"[a-z]+", " ".join(frames).lower())) | set("asking know let need".split())
