@@ -450,5 +450,6 @@ def test_a_cell_is_looked_up_in_its_table(tmp_path: Path):
 
 def test_the_python_of_the_page_runs():
     page = (Path(__file__).parents[2] / "docs" / "sources.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"^```python\n(.*?)^```$", page.partition("\n## Checks\n")[2], re.DOTALL | re.MULTILINE)
-    exec(block, {})
+    block = re.search(r"^```python\n(.*?)^```$", page[page.index("\n## Checks\n") :], re.DOTALL | re.MULTILINE)
+    assert block
+    exec(block[1], {})
