@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-NONSENSE: Final = "writer's answer cannot be read"
+NONSENSE: Final = "the writer's answer cannot be read"
 SAYS_NOTHING: Final = "the writer finds no fact in it"
 NOT_QUOTED: Final = "evidence not in the document"
 

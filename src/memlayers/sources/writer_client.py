@@ -28,6 +28,7 @@ SECONDS: Final = 120.0
 
 _TRIES_AGAIN: Final = 4  # after a time-out, 429, or a fault of the server; the client waits 0.5 s, 1 s, 2 s, ...
 _MOST_NAMED: Final = 8  # models, in an error
+_MOST_LOCAL_TOKENS: Final = 2048  # of one answer of a backbone: small ones repeat themselves without end
 _LEAST_ROOM: Final = 256  # tokens for an answer of a backbone
 _TOO_LONG: Final = re.compile(r"context.?(length|size|window)|maximum context|too (many|long)", re.IGNORECASE)
 
@@ -270,7 +271,7 @@ class BackboneWriter:
 
     parallel = False
 
-    def __init__(self, name: str, device: str | None = None, *, most_tokens: int = MOST_TOKENS) -> None:
+    def __init__(self, name: str, device: str | None = None, *, most_tokens: int = _MOST_LOCAL_TOKENS) -> None:
         self._name, self._device, self._most = name, device, most_tokens
         self._loaded: tuple[Any, PreTrainedTokenizerBase] | None = None
         self._before: list[int] = []  # the last prompt
