@@ -159,6 +159,25 @@ def test_of_a_yes_no_question_the_fact_is_asked(question: str, fact: str) -> Non
     assert not fact or found.text == fact
 
 
+@pytest.mark.parametrize(
+    ("question", "fact", "proposed"),
+    [
+        ("Was Kylotonn founded by Igor Kvetnoy?", "Who founded Kylotonn?", "Igor Kvetnoy"),
+        ("was kylotonn founded by igor kvetnoy?", "Who founded Kylotonn?", "igor kvetnoy"),
+        ("Is Igor Kvetnoy the founder of Kylotonn?", "Who founded Kylotonn?", "Igor Kvetnoy"),
+        ("Is Igor Kvetnoy married to Kylotonn?", "Who is Igor Kvetnoy married to?", "Kylotonn"),
+        ("Was Kylotonn founded by Chemikal Underground?", "Who founded Kylotonn?", "Chemikal Underground"),
+        ("Did Kylotonn found Chemikal Underground?", "", ""),  # each has a founder: whose is asked is not told
+        ("Is Igor Kvetnoy older than Kylotonn?", "", ""),  # no fact is about that
+        ("Was Kylotonn founded by Mercury?", "Who founded Kylotonn?", "Mercury"),  # one of two
+    ],
+)  # fmt: skip
+def test_a_stored_subject_may_be_what_a_yes_no_question_proposes(question: str, fact: str, proposed: str) -> None:
+    (found,) = asked(question)
+    assert (found.text, proposed in found.proposed) == (fact or question, True)
+    assert bool(found.proposed) == bool(fact)
+
+
 def test_a_name_is_no_part_of_a_word() -> None:
     linker = NameLinker([Fact("a", "Ann", "Bo", ("Who is Ann married to?",)),
                          Fact("o", "Oakmere", "x", ("Where is Oakmere?",))])  # fmt: skip

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from memlayers.backbones import load_backbone
 from memlayers.config.sections import GateConfig
 from memlayers.config.teach import TeachConfig
 from memlayers.data.encoding import encode_prompt
+from memlayers.data.fact_files import write_facts
 from memlayers.data.facts import Fact, Question
 from memlayers.editing.memory import load_memory
 from memlayers.inference.folder import WEIGHTS_FILE
@@ -114,6 +116,23 @@ def test_in_place_and_again_with_other_facts(made: Path, general_file: Path, tmp
     regate_memory(folder, FACTS[:1], config, general_text=str(general_file), device="cpu", quiet=True)
     assert 0 < _indexed(folder) < first
     assert load_memory(folder).ask([QUESTION])[0].question == QUESTION
+
+
+def test_aliases_that_were_added_since_are_kept(made: Path, general_file: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(made, tmp_path / "memory"))
+    aliases = {"Ann": ("Annika",), "Bob": ("Robert",)}
+    write_facts(folder / "facts.jsonl", [replace(f, subject_aliases=aliases.get(f.subject, ())) for f in FACTS])
+    facts = [FACTS[0], replace(FACTS[1], subject_aliases=("Bobby",)), *FACTS[2:]]  # Bob's are given anew
+    gated = regate_memory(folder, facts, GateConfig(steps=3), general_text=str(general_file), device="cpu", quiet=True)
+    index = memory_handle(gated.model, "default").index
+    assert index is not None
+
+    def entity(name: str) -> int:
+        ids = torch.tensor([encode_prompt(gated.tokenizer, f"What is the code of {name}?")])
+        return int(index.subjects_in(ids)[0, -1])
+
+    assert entity("Annika") == entity("Ann") != entity("Bob") == entity("Bobby") != 0
+    assert not entity("Robert")
 
 
 def test_the_seeds_gate_multiplies_at_every_layer(chat_backbone: Path, general_file: Path, tmp_path: Path) -> None:

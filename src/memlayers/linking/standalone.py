@@ -49,10 +49,11 @@ _NEGATION: Final = re.compile(
     r"n['’]t\b(?! (he|she|it|they)\b\W*\Z)",  # "wasn't it?"
     re.IGNORECASE,
 )
-_WH: Final = re.compile(r"\b(who|whom|whose|what|which|where|when)\b", re.IGNORECASE)
+_WH_WORD: Final = r"\b(who|whom|whose|what|which|where|when)\b"
+_WH: Final = re.compile(_WH_WORD, re.IGNORECASE)
 _YES_NO: Final = re.compile(
     r"^(is|are|was|were|does|do|did|has|have|had)\b(?! (?-i:you|we|they|there|any\w+|some\w+)\b)"  # "Do you know ...?"
-    r"(?!.*\b(who|whom|whose|what|which|where|when)\b)",
+    rf"(?!.*{_WH_WORD})",
     re.IGNORECASE | re.DOTALL,
 )
 _BY: Final = re.compile(r"\bby\b", re.IGNORECASE)
@@ -185,7 +186,7 @@ def _of_sentence(text: str, mentions: Sequence[Mention], linker: Linker, before:
         return [_named(text, mentions, mentions[-1], subject, linker)]
     if len(mentions) == 1:  # one name of several
         return [_named(text, mentions, mentions[0], subject, linker) for subject in mentions[0].subjects]
-    return _of_each(text, mentions, linker) or [Standalone(text)]
+    return _of_each(text, mentions, linker) or _proposing(text, mentions, linker) or [Standalone(text)]
 
 
 def _of_each(text: str, mentions: Sequence[Mention], linker: Linker) -> list[Standalone]:
@@ -210,6 +211,23 @@ def _of_each(text: str, mentions: Sequence[Mention], linker: Linker) -> list[Sta
             for subject in m.subjects
         ]
     return []
+
+
+def _proposing(text: str, mentions: Sequence[Mention], linker: Linker) -> list[Standalone]:
+    """A yes/no question about one stored subject that proposes another one: "Was X founded by Y?"; none of others.
+
+    Of both subjects the one is asked about whose fact says what is asked. Where each has such a fact, "by" tells: what
+    stands before it is asked about.
+    """
+    if len(mentions) != 2 or not _YES_NO.match(text):
+        return []
+    first, second = mentions
+    found = [
+        asked for mention in mentions if len(mention.subjects) == 1
+        for asked in [_named(text, [mention], mention, mention.subjects[0], linker)]
+        if _as_a_fact_says(asked, linker).proposed
+    ]  # fmt: skip
+    return found[:1] if len(found) == 1 or _BY.search(text, first.end, second.start) else []
 
 
 def _clauses(text: str, mentions: Sequence[Mention]) -> list[tuple[int, int, Mention]]:

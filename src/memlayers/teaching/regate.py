@@ -16,12 +16,12 @@ from pathlib import Path
 from memlayers.backbones import context_length
 from memlayers.config.sections import GateConfig
 from memlayers.data.encoding import encode_example, encode_prompt, sampled_texts
-from memlayers.data.facts import Fact, Question
+from memlayers.data.facts import Fact, Question, aliases_by_subject
 from memlayers.data.general_text import GeneralText, load_general_text
 from memlayers.editing.memory import Memory, load_memory
 from memlayers.gating.build import GateMaterials, build_gate, settle_confidence
 from memlayers.inference.capture import collect_features
-from memlayers.inference.folder import ADAPTER, CONFIG_FILE, TEACHING_FILE, WEIGHTS_FILE
+from memlayers.inference.folder import ADAPTER, CONFIG_FILE, FACTS_FILE, TEACHING_FILE, WEIGHTS_FILE, stored_facts
 from memlayers.inference.record import Teaching, TeachReport, write_teaching
 from memlayers.linking.mention_forms import subject_forms
 from memlayers.teaching.teacher import TEXT_TOKENS
@@ -52,7 +52,7 @@ def regate_memory(
 
     Args:
         folder: the memory.
-        facts: what it was taught.
+        facts: what it was taught. A subject that has no aliases in them keeps those that the memory knows.
         config: how; None for the defaults.
         general_text: as `DataConfig.general_text`.
         seed: of everything random.
@@ -79,6 +79,7 @@ def regate_memory(
         raise InputError("no facts: give those that the memory was taught")
     target = folder if out is None else out
     check_output_directory(target, replace=out is None)
+    facts = _with_stored_aliases(facts, Path(folder))
     opened = load_memory(folder, backbone=backbone, device=device)
     model, tokenizer = opened.model, opened.tokenizer
     memory = memory_handle(model, ADAPTER)
@@ -114,6 +115,18 @@ def regate_memory(
         made = TeachReport(gates=gates, relations=relations, thresholds=thresholds)
         write_teaching(new, _recorded(opened.teaching, len(facts), str(memory.device), config, made))
     return Memory(model.eval(), tokenizer, target)
+
+
+def _with_stored_aliases(facts: Sequence[Fact], folder: Path) -> list[Fact]:
+    """The facts with the aliases that an edit gave their subject since, where they give it none themselves."""
+    stored = aliases_by_subject(stored_facts(folder)) if (folder / FACTS_FILE).is_file() else {}
+    own = aliases_by_subject(facts)
+    return [
+        fact
+        if own.get(fact.subject)
+        else dataclasses.replace(fact, subject_aliases=tuple(stored.get(fact.subject, ())))
+        for fact in facts
+    ]
 
 
 def _copy_the_rest(folder: Path, new: Path) -> None:
