@@ -28,7 +28,7 @@ def _certificate() -> Certificate:
     facts = [Certified(PRICE, "added", (right,), False), Certified(HEAD, "updated", (right, wrong), True)]
     left = [LeftOut(OTHER, "no rule matched"), LeftOut(EMPTY, "empty cell")]
     summary = {"recall": {"value": 0.75, "n": 2, "low": 0.5, "high": 1.0}}
-    return Certificate(facts, [CELL, SENTENCE, OTHER], left, ("gone",), summary, {"seed": 1}, {"time": "now"})
+    return Certificate(facts, [CELL, SENTENCE, OTHER], left, ("gone",), summary, {"seed": 1}, {"date": "today"})
 
 
 def test_each_passage_has_its_facts_and_what_was_left_out():
@@ -61,7 +61,7 @@ def test_the_page_marks_answers_and_escapes_everything():
     assert "<mark><b>10 EUR</b></mark>" in page and "The &lt;head&gt; is <mark><b>Ada</b></mark>" in page
     assert "&lt;Bob&gt;" in page and "mem&lt;ory&gt;" in page
     assert not re.search(r"<(?:head> is|Bob|script|img|link)", page) and "http" not in page.replace("http-equiv", "")
-    assert "left out: empty cell" in page
+    assert "left out: empty cell" in page and "1 added, 1 updated, 1 forgotten" in page and "today" in page
 
 
 def test_what_the_checks_drop_is_left_out_with_its_reason():

@@ -87,9 +87,9 @@ def learn(
     else:
         _edit(memory, told, quiet=quiet)
     certificate = certify(memory, found, told, config.seed, quiet=quiet)
-    certificate.settings = {
-        "sources": list(map(str, places)), **asdict(options), "writer": writer is not None, "seed": config.seed
-    }  # fmt: skip
+    read = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
+    model = None if writer is None else writer.writer.model
+    certificate.settings = {"sources": list(map(str, places)), **read, "writer": model, "seed": config.seed}
     certificate.environment = environment(str(memory.model.device))
     atomic_write_text(out / CERTIFICATE_FILE, certificate.text())
     atomic_write_text(out / PAGE_FILE, certificate_page(certificate, str(out)))

@@ -39,7 +39,7 @@ def _parts(certificate: Certificate) -> Iterator[str]:
         f"{len(certificate.passages):,} passages were read, {len(certificate.left_out):,} things left out.</p>"
     )
     changes = ", ".join(f"{number:,} {name}" for name, number in certificate.changes.items() if number)
-    when = certificate.environment.get("time", "")
+    when = certificate.environment.get("date", "")
     yield f'<p class="soft">Facts: {escape(changes)}. {escape(str(when))}</p>'
     yield '<table><tr><th>measured, per fact</th><th>share</th><th class="soft">95 % interval</th><th>facts</th></tr>'
     for metric, title in _MEASURES.items():
