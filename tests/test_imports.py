@@ -21,10 +21,11 @@ WITHOUT_TORCH = (
     "evaluation.results", "evaluation.statistics", "inference.folder", "inference.record",
     "performance.backbone_size", "performance.figures",
     "performance.plan", "performance.report", "sources.tables", "sources.wordings",
+    "sources.writer", "sources.writer_client",
     "sweep.grid", "sweep.page", "sweep.run", "utils.environment",
     "utils.errors", "utils.files", "utils.locks", "utils.progress",
 )  # fmt: skip
-HEAVY = {"accelerate", "matplotlib", "numba", "peft", "torch", "transformers", "triton"}
+HEAVY = {"accelerate", "matplotlib", "numba", "openai", "peft", "torch", "transformers", "triton"}
 
 
 def _python(code: str) -> str:
