@@ -108,7 +108,7 @@ def test_the_flags_named_in_the_guide_exist() -> None:
 
 
 @pytest.mark.parametrize(
-    "recipe", sorted({word for _, call in _commands() for word in re.findall(r"recipes/\S+", call)})
+    "recipe", sorted({word for _, call in _commands() for word in re.findall(r"recipes/\S+\.yaml", call)})
 )
 def test_the_recipes_named_are_there(recipe: str) -> None:
     if not (ROOT / "recipes").is_dir():

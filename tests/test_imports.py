@@ -20,8 +20,8 @@ WITHOUT_TORCH = (
     "editing.memory", "editing.report", "evaluation.asked", "evaluation.probes", "evaluation.report",
     "evaluation.results", "evaluation.statistics", "inference.folder", "inference.record",
     "performance.backbone_size", "performance.figures",
-    "performance.plan", "performance.report", "sources.tables", "sources.wordings",
-    "sources.writer", "sources.writer_client",
+    "performance.plan", "performance.report", "sources.documents", "sources.rules", "sources.tables",
+    "sources.wordings", "sources.writer", "sources.writer_client",
     "sweep.grid", "sweep.page", "sweep.run", "utils.environment",
     "utils.errors", "utils.files", "utils.locks", "utils.progress",
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Documents as text: every kind of file, pages, encodings; what cannot be read is in tests/cli/bad_input."""
+"""Documents as text: every kind of file, pages, encodings, and what cannot be read."""
 
 from __future__ import annotations
 
@@ -110,3 +110,37 @@ def test_a_missing_reader_names_the_extra(suffix: str, module: str, tmp_path: Pa
     (tmp_path / f"a{suffix}").write_text("<p>text</p>")
     with pytest.raises(InputError, match=r'pip install "memlayers\[documents\]"'):
         read_document(tmp_path / f"a{suffix}")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("a.txt", None, "no such file; check the path"),
+        ("a.txt", b"", "the file is empty"),
+        ("a.txt", b" \n\n", "the file is empty"),
+        ("a.txt", b"\x89PNG\r\n\x1a\n\x00\x00", "not a text"),
+        ("a.html", b"<script>x</script>", "holds no text"),
+        ("a.html", b"\xff\x00<p>", "not a text"),
+        ("a.doc", b"text", "unknown kind of document '.doc'; save it as .docx"),
+        ("a", b"text", "unknown kind of document ''"),
+        ("a.pdf", b"%PDF-1.4 broken", "cannot be read as PDF"),
+        ("a.pdf", b"text", "cannot be read as PDF"),
+        ("a.docx", b"text", "cannot be read as DOCX"),
+        ("a.docx", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1 old", "an encrypted or an old Word file"),
+    ],
+)
+def test_what_cannot_be_read(name: str, data: bytes | None, said: str, tmp_path: Path):
+    if name.endswith((".html", ".pdf", ".docx")):
+        pytest.importorskip({"html": "lxml", "pdf": "pypdf", "docx": "docx"}[name[2:]])
+    if data is not None:
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(InputError) as refused:
+        read_document(tmp_path / name)
+    line = str(refused.value)
+    assert line.startswith(f"{tmp_path / name}:") and said in line and "; " in line and "\n" not in line
+
+
+def test_a_folder_is_no_document(tmp_path: Path):
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(InputError, match="is a directory"):
+        read_document(tmp_path / "a.txt")

@@ -31,6 +31,7 @@ from memlayers.sources.relations import is_plural, kind_of_most, kind_of_name, k
         ("Population (2023)", "population (2023)", ""),
         ("E-mail", "e-mail", ""),
         ("%", "%", ""),
+        (" : ", ":", ""),
     ],
 )
 def test_a_header_as_a_relation(header: str, name: str, unit: str):

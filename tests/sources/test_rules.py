@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -197,6 +198,14 @@ def test_different_values_are_reported_and_not_guessed(tmp_path: Path):
 def test_long_answers_are_left_out():
     text = "# Tarn Boatyard\n\n- Motto: one two three four\n"
     assert _claims(text, most_words=4) and not _claims(text, most_words=3)
+
+
+def test_the_python_that_the_page_shows_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    page = (Path(__file__).parents[2] / "docs" / "sources.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    block = re.search(r"```python\n(.*?)```", page[page.index("## Documents") :], re.DOTALL)
+    assert block
+    exec(block[1], {"Path": Path})
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def relation_name(header: str) -> RelationName:
     words = [part for word in text.split() for part in _parted(word)]
     if len(words) > 1 and words[0].casefold() in ("the", "a", "an"):
         words = words[1:]
-    return RelationName(" ".join(_in_lower_case(words)) or text, unit)
+    return RelationName(" ".join(_in_lower_case(words)) or header.strip(), unit)
 
 
 def _parted(word: str) -> list[str]:

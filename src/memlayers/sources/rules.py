@@ -300,7 +300,7 @@ class _Reader:
                 or self._subjects.is_name(row)
                 or any(c.isdigit() for c in row)
             )
-            and not re.search(r"[.:;?!]\s|[<>=]", row)
+            and not re.search(r"[.:;?!]\s|[<>=]|,\s+[a-z]", row)
             and not is_relational(row)
         )
 

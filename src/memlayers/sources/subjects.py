@@ -17,6 +17,7 @@ from memlayers.sources.lexicon import (
 from memlayers.sources.outline import Passage, Section, without_marks
 
 _MOST_WORDS: Final = 6
+_BESIDE: Final = 3  # sections before and after one that are compared with it
 _SMALL_WORDS: Final = frozenset(
     "a an and at by da de del der di du for in la le of on or the to van von with &".split()
 )
@@ -26,10 +27,11 @@ _TITLE_STARTS: Final = re.compile(
     re.IGNORECASE,
 )
 _PARTS: Final = re.compile(  # an article on a part of what is known of a subject
-    r"^(?:geography|economy|demographics|climate|politics|government|transport(?:ation)?|(?:tele)?communications) (?:of|in) "
-    r"(?:the )?",
+    r"^(?:geography|economy|demographics|climate|politics|government|transport(?:ation)?|(?:tele)?communications) "
+    r"(?:of|in) (?:the )?",
     re.IGNORECASE,
 )
+_ABSTRACT: Final = re.compile(r"\A\w+(?:ity|tion|sion|ment|ness|ing|ance|ence|ics|logy|ism|ies)\Z")
 _NUMBER: Final = re.compile(r"^(?:(?:Section|Chapter|Part|Article) )?\d{1,2}(?:\.\d{1,2})*[.):]?\s+(?=\D)")
 _NO_NAME: Final = re.compile(
     r"(?:how|what|why|when|where|who|which|is|are|do|does|can|should|if|using|getting|making|working|we|you|your|our|"
@@ -121,7 +123,11 @@ class Subjects:
         ordinary = {word for word in name.casefold().split() if word not in _SMALL_WORDS}
         if re.search(rf"\b{re.escape(name)}\b", body):
             return name if len(ordinary) > 1 or not ordinary <= self._lower else ""
-        return "" if ordinary <= self._lower or (len(ordinary) > 1 and is_relational(name)) else name
+        return (
+            ""
+            if ordinary <= self._lower or _ABSTRACT.search(name) or (len(ordinary) > 1 and is_relational(name))
+            else name
+        )
 
     def _reads_as_name(self, phrase: str) -> bool:
         bare = phrase.removeprefix("The ").removeprefix("the ")
@@ -157,7 +163,9 @@ class Subjects:
             return True
         if len(heading.split()) > 1 or any(letter.isdigit() for letter in heading):
             numbered = re.search(r"[A-Za-z]+[ -]?\d|\d[A-Za-z]", heading) is not None
-            used = re.search(rf"(?<=[a-z,;] ){re.escape(heading)}\b", self._text) is not None
+            used = heading.split()[0] in self._within and (
+                re.search(rf"(?<=[a-z,;] ){re.escape(heading)}\b", self._text) is not None
+            )
             shared = section in self._records and self._sentence_case
             return not ordinary and (numbered and section in self._records or used or shared)
         return False
@@ -181,8 +189,10 @@ class Subjects:
         for section in keys:
             by_place.setdefault((section.level, section.parent), []).append(section)
         for members in by_place.values():
-            for section in members:
-                others = (keys[other] for other in members if other is not section)
+            for i, section in enumerate(members):
+                others = (
+                    keys[other] for other in members[max(0, i - _BESIDE) : i + _BESIDE + 1] if other is not section
+                )
                 if any(len(keys[section] & other) * 2 >= max(len(keys[section]), 2) for other in others):
                     records.add(section)
         return records

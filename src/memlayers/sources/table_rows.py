@@ -79,7 +79,9 @@ def cell_text(value: Any) -> Cell:
         return value.date().isoformat() if midnight else value.isoformat(sep=" ")
     if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
-    return None
+    if isinstance(value, (list, tuple, dict, set, bytes, bytearray, memoryview)):
+        return None
+    return str(value).strip()  # a duration, a UUID
 
 
 def with_header(name: str, cells: Callable[[], NumberedCells], *, ragged: bool) -> Rows:

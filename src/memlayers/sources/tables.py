@@ -121,9 +121,11 @@ class _Shelf:
     def __init__(self, prints: array[int]) -> None:
         import numpy as np
 
-        several, counts = np.unique(np.frombuffer(prints, dtype=np.int64), return_counts=True)
-        self._prints = array("q", several[counts > 1].tobytes())
-        self._left = array("q", counts[counts > 1].astype(np.int64).tobytes())
+        ordered = np.sort(np.frombuffer(prints, dtype=np.int64))
+        several = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+        counts = np.searchsorted(ordered, several, "right") - np.searchsorted(ordered, several, "left")
+        self._prints = array("q", several.tobytes())
+        self._left = array("q", counts.astype(np.int64).tobytes())
         self._rows = sqlite3.connect("")  # a temporary one: in memory while it is small
         self._rows.execute("CREATE TABLE rows (print INTEGER, number INTEGER, cells TEXT)")
         self._rows.execute("CREATE INDEX prints ON rows (print)")
