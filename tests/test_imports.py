@@ -22,11 +22,11 @@ WITHOUT_TORCH = (
     "performance.backbone_size", "performance.figures",
     "performance.plan", "performance.report", "certificate.certificate", "certificate.difference", "certificate.page",
     "sources.check_page", "sources.checks", "sources.documents", "sources.rules", "sources.tables",
-    "sources.wordings",
+    "sources.wordings", "sources.writer", "sources.writer_client",
     "sweep.grid", "sweep.page", "sweep.run", "utils.environment",
     "utils.errors", "utils.files", "utils.locks", "utils.progress",
 )  # fmt: skip
-HEAVY = {"accelerate", "matplotlib", "numba", "peft", "torch", "transformers", "triton"}
+HEAVY = {"accelerate", "matplotlib", "numba", "openai", "peft", "torch", "transformers", "triton"}
 
 
 def _python(code: str) -> str:

@@ -72,7 +72,7 @@ def test_what_cannot_be_learned_is_one_line(command: Command, table: Path, tmp_p
         ([tmp_path / "none.csv", "--subject", "product"], "none.csv"),
         ([tmp_path / "empty.md"], f"{tmp_path / 'empty.md'}: no facts in 1 passages (1 no rule matched)"),
         ([table, "--model", "m"], "--model is for a writer: name one with --writer, or leave it out"),
-        ([table, "--resume"], "nothing to resume"),
+        ([table, "--resume"], f"{out}.teaching: no interrupted run there; start without --resume"),
     ):
         code, _, err = command("learn", *arguments, "--out", out)
         assert code == 2 and said in err and err.startswith("memlayers: ") and err.count("\n") == 1, err

@@ -203,6 +203,12 @@ def test_json_may_stand_in_other_text(said: str, answers: Callable[..., Answers]
     assert len(from_writer([LAMP], answers(), quiet=True).facts) == 1
 
 
+def test_half_characters_are_left_out(answers: Callable[..., Answers], server: OpenAIServer):
+    server.answer = lambda body: writes_well(body).replace("Question", r"Quest\ud83dion") + "\ud83d"
+    fact = from_writer([LAMP], answers(), quiet=True).facts[0]
+    assert fact.questions[0] == "Question 0: the price of Aerolamp?"
+
+
 def test_of_an_answer_that_is_cut_off_the_whole_items_count(answers: Callable[..., Answers], server: OpenAIServer):
     server.answer = answering(FACTS, answer_of([AERO, AERO])[:-30])
     assert len(from_writer([LAMP], answers(), quiet=True).facts) == 1

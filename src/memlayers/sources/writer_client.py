@@ -151,7 +151,7 @@ class OpenAIWriter:
                 models = self._models()
                 if len(models) != 1:
                     raise InputError(f"{self._shown}: name a model with --model; {_listed(models)}")
-                self._model = models[0]
+                self._model, self._reached = models[0], True
             return self._model
 
     def complete(self, messages: Sequence[Message], schema: Mapping[str, Any]) -> Completion:
@@ -175,7 +175,7 @@ class OpenAIWriter:
             raise WorkError(f"{self._shown}: what it answers is no chat completion; check the address")
         usage = made.usage
         return Completion(
-            text=made.choices[0].message.content or "",
+            text=(made.choices[0].message.content or "").encode("utf-8", "ignore").decode(),  # no half characters
             prompt_tokens=getattr(usage, "prompt_tokens", 0) or 0,
             completion_tokens=getattr(usage, "completion_tokens", 0) or 0,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -157,18 +156,15 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
     """Every whole JSON object of a text that lies in no other whole one."""
     decoder = json.JSONDecoder()
     place = 0
-    while brace := _BRACE.search(text, place):
+    while (place := text.find("{", place)) >= 0:
         try:
-            value, place = decoder.raw_decode(text, brace.start())
+            value, place = decoder.raw_decode(text, place)
         except ValueError:
-            place = brace.end()
+            place += 1
         except RecursionError:  # thousands of them within each other are no answer
             return
-        else:
-            yield value
-
-
-_BRACE: Final = re.compile(r"\{")
+        else:  # half of a character, as in "\\ud83d", could not be written down
+            yield json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "ignore"))
 
 
 def _entry(number: int, fact: Fact, evidence: str) -> str:
