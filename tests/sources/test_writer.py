@@ -98,6 +98,8 @@ def test_a_name_is_asked_for_the_other_way_round_too_but_no_number(answers: Call
 def test_a_name_that_several_have_is_not_asked_back(answers: Callable[..., Answers]):
     text = "The manufacturer of Aerolamp is Brindle Works. The manufacturer of Sealamp is Brindle Works."
     assert len(from_writer([Document("a.md", text)], answers(), quiet=True).facts) == 2
+    text = "The manufacturer of Oake is Harriet Oake."
+    assert len(from_writer([Document("a.md", text)], answers(), quiet=True).facts) == 1
 
 
 def test_questions_join_the_facts_of_two_documents_but_not_of_one(
@@ -268,6 +270,18 @@ def test_a_question_that_is_put_for_two_facts_asks_for_neither(answers: Callable
     found = from_writer([LAMP], answers(), quiet=True)
     assert all("What about Aerolamp?" not in each.questions for each in found.facts)
     assert "Number 1 of Aerolamp?" in found.facts[0].questions
+
+
+def test_what_is_made_by_rule_asks_for_no_other_fact(answers: Callable[..., Answers], server: OpenAIServer):
+    by_rule = from_writer([LAMP], answers(), quiet=True)
+    server.answer = answering(WORDINGS, answer_of([]))
+    library = from_writer([LAMP], answers("library"), quiet=True).facts[0]
+    taken = [library.questions[0], library.unseen_questions[0]]  # of the price, put for the manufacturer
+    server.answer = answering(WORDINGS, answer_of([{"number": 2, "questions": taken}]))
+    price, maker = from_writer([LAMP], answers("taken"), quiet=True).facts
+    assert set(taken) <= set(maker.questions) and not set(taken) & {*price.questions, *price.unseen_questions}
+    assert by_rule.facts[0].questions != price.questions
+    assert len(price.unseen_questions) == 3 <= 10 <= len(price.questions)
 
 
 def test_a_second_run_costs_nothing_and_says_the_same(answers: Callable[..., Answers], server: OpenAIServer):

@@ -285,17 +285,24 @@ def _with_wordings(facts: Sequence[Fact], chunks: Sequence[Chunk], answers: Answ
     worded, turned, joined = [], [], []
     alone = _alone(facts)
     for fact in facts:
-        worded.append(_filled(fact, own[fact.id, False], fact.questions, fact.unseen_questions))
+        worded.append(_filled(fact, own[fact.id, False], fact.questions, fact.unseen_questions, times.keys()))
         sources = tuple(each for each in fact.sources if says(each.evidence, fact.subject))
-        if fact.id in alone and sources and len(own[fact.id, True]) >= _LEAST_OWN:
+        if (
+            fact.id in alone
+            and sources
+            and not says(fact.answer, fact.subject)
+            and len(own[fact.id, True]) >= _LEAST_OWN
+        ):
             back = replace(fact, id=f"{fact.id}.reversed", subject=fact.answer, answer=fact.subject,
                            relation=f"{fact.relation} (reversed)", sources=sources)  # fmt: skip
-            turned.append(_filled(back, own[fact.id, True], *_made(_REVERSED, _REVERSED_UNSEEN, fact)))
+            turned.append(_filled(back, own[fact.id, True], *_made(_REVERSED, _REVERSED_UNSEEN, fact), times.keys()))
     for join in joins:
         if len(own[join.id, False]) >= _LEAST_OWN:
             over = replace(join.fact, id=join.id, subject=join.start, relation=f"{join.fact.relation} (joined)",
                            sources=join.fact.sources + join.lead.sources)  # fmt: skip
-            joined.append(_filled(over, own[join.id, False], *_made(_JOINED, _JOINED_UNSEEN, join.fact, join.way)))
+            joined.append(
+                _filled(over, own[join.id, False], *_made(_JOINED, _JOINED_UNSEEN, join.fact, join.way), times.keys())
+            )
     return [*worded, *turned, *joined]
 
 
@@ -368,20 +375,23 @@ def _batches(facts: Sequence[Fact], chunks: Sequence[Chunk]) -> list[list[Fact]]
     ]
 
 
-def _filled(fact: Fact, own: Sequence[str], taught: Sequence[str], unseen: Sequence[str]) -> Fact:
-    """A fact in the writer's own wordings; in some made by rule, too, where there are too few of them."""
-    asked, kept_back = (own[:-UNSEEN], own[-UNSEEN:]) if len(own) >= TAUGHT + UNSEEN else (own, [])
-    questions = {question_key(each): each for each in asked}
-    held = {question_key(each): each for each in kept_back or unseen}
-    for each in taught:
-        if len(questions) >= TAUGHT:
-            break
-        questions.setdefault(question_key(each), each)
-    return replace(
-        fact,
-        questions=tuple(each for key, each in questions.items() if key not in held),
-        unseen_questions=tuple(held.values()),
-    )
+def _filled(fact: Fact, own: Sequence[str], taught: Iterable[str], unseen: Iterable[str], written: Set[str]) -> Fact:
+    """A fact in the writer's own wordings; where these are too few, in some made by rule too.
+
+    Args:
+        fact: it.
+        own: the writer's wordings of it.
+        taught: made by rule.
+        unseen: made by rule.
+        written: the keys of all the writer's wordings; what is made by rule must not ask for another fact.
+    """
+    if len(own) >= TAUGHT + UNSEEN:
+        return replace(fact, questions=tuple(own[:-UNSEEN]), unseen_questions=tuple(own[-UNSEEN:]))
+    others = written - {question_key(each) for each in own}
+    held = {key: each for each in unseen if (key := question_key(each)) not in others}
+    left = {key: each for each in (*own, *taught) if (key := question_key(each)) not in others and key not in held}
+    asked, spare = list(left.values())[:TAUGHT], list(left.values())[TAUGHT:]
+    return replace(fact, questions=tuple(asked), unseen_questions=(*held.values(), *spare)[: max(UNSEEN, len(held))])
 
 
 def _made(taught: Sequence[str], unseen: Sequence[str], fact: Fact, way: str = "") -> tuple[list[str], list[str]]:
