@@ -44,6 +44,15 @@ def test_each_passage_has_its_facts_and_what_was_left_out():
     assert not Certified(PRICE, "added", (), False).answered
 
 
+def test_a_source_belongs_to_the_passage_that_holds_most_of_it():
+    passages = [Source("b.txt", "x" * 10, start, start + 10) for start in (40, 0, 10, 20)]
+    for start, end, place in ((12, 15, 2), (8, 19, 2), (0, 10, 1), (35, 45, 0), (5, 15, 1), (31, 39, None)):
+        fact = Fact("1", "B", "x", ("q?",), sources=(Source("b.txt", "x", start, end),))
+        found = Certificate([Certified(fact, "added", (), False)], passages).of_passages()
+        holding = [i for i, (_, facts, _) in enumerate(found) if facts]
+        assert holding == [4 if place is None else place]
+
+
 def test_the_json_says_all_of_it():
     said = json.loads(_certificate().text())
     assert [(fact["id"], fact["answered"], fact["change"]) for fact in said["facts"]] == [

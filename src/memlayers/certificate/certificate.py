@@ -6,6 +6,7 @@ Loads no torch.
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -158,12 +159,15 @@ class _Places:
 
     def __init__(self, passages: Sequence[Source]) -> None:
         self._cells: dict[tuple[str, int, str], int] = {}
-        self._spans: dict[str, list[tuple[int, int, int]]] = defaultdict(list)  # by document: start, end, which
+        self._spans: dict[str, list[tuple[int, int, int]]] = defaultdict(list)  # by document: start, end, which; sorted
         for i, passage in enumerate(passages):
             if passage.row is not None:
                 self._cells.setdefault((passage.document, passage.row, passage.column), i)
             elif passage.start is not None and passage.end is not None:
                 self._spans[passage.document].append((passage.start, passage.end, i))
+        for spans in self._spans.values():
+            spans.sort()
+        self._longest = {name: max(end - start for start, end, _ in spans) for name, spans in self._spans.items()}
 
     def of(self, source: Source) -> int | None:
         """The number of the first passage that holds it, or the greatest part of it; None where none does."""
@@ -171,9 +175,8 @@ class _Places:
             return self._cells.get((source.document, source.row, source.column))
         if source.start is None or source.end is None:
             return None
-        shared = [
-            (min(end, source.end) - max(start, source.start), -i)
-            for start, end, i in self._spans.get(source.document, ())
-            if start < source.end and source.start < end
-        ]
+        spans = self._spans.get(source.document, [])
+        first = bisect_left(spans, (source.start - self._longest.get(source.document, 0),))
+        near = spans[first : bisect_left(spans, (source.end,))]
+        shared = [(min(end, source.end) - max(start, source.start), -i) for start, end, i in near if source.start < end]
         return -max(shared)[1] if shared else None
