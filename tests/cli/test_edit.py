@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from memlayers import EditConfig, Fact, TeachConfig, teach_facts, write_facts
+from helpers.editing import CONFIG
+from memlayers import Fact, TeachConfig, teach_facts, write_facts
 from memlayers.editing.journal import digests
 from memlayers.inference.folder import stored_facts
 
@@ -40,8 +41,7 @@ def taught(chat_backbone: Path, general_file: Path, tmp_path_factory: pytest.Tem
 
 @pytest.fixture
 def memory(taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    settings = EditConfig(rate=1.0, steps=60, slot_count=None)
-    monkeypatch.setattr("memlayers.editing.config.EditConfig", lambda **given: replace(settings, **given))
+    monkeypatch.setattr("memlayers.editing.config.EditConfig", lambda **given: replace(CONFIG, **given))
     return Path(shutil.copytree(taught, tmp_path / "memory"))
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,23 +59,28 @@ def test_demo_leaves_memory_results_and_report(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
-def test_ctrl_c_while_teaching_leaves_nothing(chat_backbone: Path, facts: Path, general: Path, tmp_path: Path):
+def test_ctrl_c_while_teaching_leaves_nothing(
+    warm_python: Any, chat_backbone: Path, facts: Path, general: Path, tmp_path: Path
+):
     before = set(tmp_path.iterdir())
     settings = {**SMALL, "exposures": 10**6, "stop_at_recall": 2.0, "checkpoint_seconds": 1e9, "recall_sample": 1}
     write_settings(tmp_path / "settings.yaml", **settings, gate=False)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "memlayers.cli", "teach", "--config", tmp_path / "settings.yaml", "--device", "cpu",
-         "--backbone", chat_backbone, "--facts", facts, "--general-text", general, "--out", tmp_path / "memory"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where a shell runs us with "&"
+    code = (  # Ctrl-C is ignored where a shell runs us with "&"
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from memlayers.cli import main\nmain()"
+    )
+    process = warm_python.start(
+        code, "teach", "--config", tmp_path / "settings.yaml", "--device", "cpu", "--backbone", chat_backbone,
+        "--facts", facts, "--general-text", general, "--out", tmp_path / "memory",
     )  # fmt: skip
-    assert process.stderr is not None
     try:
-        while not (line := process.stderr.readline()).startswith("Teaching"):
-            assert line, "ended before teaching began"
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=300)
+        while not re.search(r"^Teaching.*\n", said := process.err.read_text(), re.MULTILINE):
+            assert process.poll() is None, "ended before teaching began"
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGINT)
+        assert process.wait() == 130
     finally:
-        process.kill()
-    assert (process.returncode, err) == (130, "memlayers: interrupted\n")
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+    assert process.err.read_text().removeprefix(said) == "memlayers: interrupted\n"
     assert set(tmp_path.iterdir()) - before == {tmp_path / "settings.yaml"}

@@ -99,7 +99,7 @@ def test_one_object_is_asked_and_edited(opened: Memory, folder: Path):
 
 def test_threads_ask_as_a_servers_handlers_do(opened: Memory):
     """Each asks with the memory, without it, and for the relation check: no thread sees another."""
-    questions = [fact.questions[0] for fact in FACTS] + ["What is the weather?", FACTS[0].questions[1]]
+    questions = [fact.questions[0] for fact in FACTS[:3]] + ["What is the weather?", FACTS[0].questions[1]]
     opened.ask(questions[0])  # loaded
     expected = [opened.ask(question) for question in questions]
     with ThreadPoolExecutor(4) as pool:

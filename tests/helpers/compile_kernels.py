@@ -43,7 +43,8 @@ def _compile() -> None:
     launch, JITFunction.run = JITFunction.run, compile_only
     for number in range(len(TARGETS)):
         driver.set_active(Absent(number))
-        for d, form in ((3584, FORMATS[7]), (3584, FORMATS[3]), (5, FORMATS[1])):
+        # What a format does to a kernel is the same for both.
+        for d, form in ((3584, FORMATS[7]), (3584, FORMATS[3]), (5, FORMATS[1]))[: 3 if number == 0 else 1]:
             table, indices = random_table(d, form[0]), random_integers(SLOTS, 2, 8, dtype=torch.int32)
             triton_gpu.weighted_sum(table, indices, random_tensor(2, 8), torch.bfloat16)
             adamw_step(triton_gpu, d, form)

@@ -21,7 +21,8 @@ FACTS = [
 ]  # fmt: skip
 FACTS.append(Fact("ada-2", "Ada", "lime", ("What does Ada eat?", "Name Ada's food."), "food"))
 NEW = Fact("gus", "Gus Orr", "amber", ("What is the code of Gus Orr?", "Name Gus Orr's code."), "code")
-CONFIG = EditConfig(rate=1.0, steps=60, slot_count=None)
+# A random backbone's loss ends at 0.6 nats: by the default no edit would be done before its last step.
+CONFIG = EditConfig(rate=1.0, steps=60, slot_count=None, enough=1.0)
 
 
 def answers_of(memory: Any, facts: list[Fact] | tuple[Fact, ...]) -> list[str]:

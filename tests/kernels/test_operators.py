@@ -61,13 +61,6 @@ def test_a_lookup_is_one_graph_with_the_same_bits(dtype: torch.dtype, grad_enabl
             assert torch.equal(compiled(_scores(n)), memory(_scores(n)))
 
 
-def test_a_lookup_compiles_with_inductor() -> None:
-    memory = _Memory(torch.float32).eval()
-    with torch.no_grad():
-        compiled = torch.compile(memory, fullgraph=True)
-        torch.testing.assert_close(compiled(_scores(5)), memory(_scores(5)))
-
-
 @pytest.mark.parametrize("dtype", FORMATS, ids=str)
 def test_what_learns_breaks_the_graph_and_keeps_its_gradient(dtype: torch.dtype) -> None:
     gradients: list[tuple[Tensor, Tensor]] = []

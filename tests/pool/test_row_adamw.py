@@ -21,10 +21,10 @@ from memlayers.utils.errors import InputError
 @pytest.mark.parametrize(
     ("dtype", "tolerance", "weight_decay", "steps"),
     [
-        (torch.float64, 1e-12, 0.1, 2000),  # long enough for rows that were read once, and for a drift to show
-        (torch.float64, 1e-12, 0.0, 500),
-        (torch.float32, 1e-6, 0.1, 500),
-        (torch.float32, 1e-6, 0.0, 500),
+        (torch.float64, 1e-12, 0.1, 2000),  # nor do the digits part over many steps
+        (torch.float64, 1e-12, 0.0, 300),
+        (torch.float32, 1e-6, 0.1, 300),
+        (torch.float32, 1e-6, 0.0, 300),
     ],
     ids=str,
 )
@@ -43,7 +43,7 @@ def test_dense_semantics_is_adamw_over_the_whole_pool(
         for optimizer in (ours, theirs):
             optimizer.step()
             optimizer.zero_grad()
-        if step % 250 == 0:  # what the next read would see, without saving
+        if step % 150 == 0:  # what the next read would see, without saving
             late = torch.arange(SLOTS)[:, None]
             seen = pool(late, torch.ones(SLOTS, 1, dtype=dtype)).detach()
             assert (seen - whole.detach()).abs().max().item() <= tolerance
