@@ -1,8 +1,4 @@
-"""Fixtures shared by the tests: tiny random backbones and the real checkpoint of ../shared/data.
-
-torch and transformers are imported where they are used: of several processes the first one (`pytest -n 2`), which
-starts the others, would import them for seconds and run no test.
-"""
+"""Fixtures shared by the tests: tiny random backbones and the real checkpoint of ../shared/data."""
 
 from __future__ import annotations
 
@@ -15,13 +11,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partialmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+import torch
 
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel
+if not torch.cuda.is_available():  # Triton reads it when it is first imported, and transformers may import it
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+if sys.version_info < (3, 12):  # what loads Python's distutils first would have setuptools, and so inductor, fail
+    os.environ.setdefault("SETUPTOOLS_USE_DISTUTILS", "stdlib")
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 SIZES = {
     "hidden_size": 32,
@@ -47,17 +49,6 @@ CHATML = (
 )
 
 
-def pytest_collectstart(collector: pytest.Collector) -> None:
-    if not isinstance(collector, pytest.Session):
-        return
-    import torch
-
-    if not torch.cuda.is_available():  # Triton reads it when it is first imported, and transformers may import it
-        os.environ.setdefault("TRITON_INTERPRET", "1")
-    if sys.version_info < (3, 12):  # what loads Python's distutils first would have setuptools, and so inductor, fail
-        os.environ.setdefault("SETUPTOOLS_USE_DISTUTILS", "stdlib")
-
-
 def pytest_collection_finish() -> None:
     """What the tests import stays: garbage collection, which accelerate asks for at each training, need not see it."""
     gc.collect()
@@ -70,8 +61,6 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
-    import torch
-
     torch.set_num_threads(1)
 
 
@@ -108,8 +97,6 @@ def less_general_text(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyt
 @pytest.fixture
 def tiny_backbone() -> Callable[..., PreTrainedModel]:
     """`tiny_backbone(family="qwen2", seed=0, **config)`: a random LM, hidden 32, 4 layers, 64 tokens."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
 
     def build(family: str = "qwen2", seed: int = 0, **config: Any) -> PreTrainedModel:
         sizes = {**OVERRIDES.get(family, SIZES), **config}
@@ -193,10 +180,6 @@ def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmPython
 @pytest.fixture(scope="session")
 def chat_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a random Qwen2 (hidden 32, 4 layers, context 192) with a byte-level ChatML tokenizer."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
-
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -233,8 +216,6 @@ def general_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def ids() -> torch.Tensor:
     """Input ids [3, 9] for the tiny backbones, none of them the end token."""
-    import torch
-
     return torch.randint(3, 64, (3, 9), generator=torch.Generator().manual_seed(1))
 
 

@@ -31,10 +31,10 @@ def _as_made() -> None:
 @pytest.mark.usefixtures("_as_made")
 @pytest.mark.parametrize("number, family", enumerate(compatibility.FAMILIES))
 def test_a_familys_row_is_what_it_does(number: int, family: str) -> None:
-    """Compiling takes five times as long as all else: one row in nine, of each kind; the script compiles all."""
+    """Compiling takes as long as all else together, so it is left out of two rows in three; the script compiles all."""
     (told,) = re.findall(rf"^\| `{family}` \| (.*) \|$", PAGE, re.MULTILINE)
     expected = dict(zip(compatibility.COLUMNS, told.split(" | "), strict=True))
-    columns = [column for column in compatibility.COLUMNS if column != "compiled" or number % 9 == 0]
+    columns = [column for column in compatibility.COLUMNS if column != "compiled" or number % 3 == 0]
     found = compatibility.row(family, columns)
     assert found == {column: expected[column] for column in columns}, "run python scripts/compatibility.py"
 
@@ -45,12 +45,6 @@ def test_the_classes_told_to_be_refused_are_refused_with_this_reason() -> None:
     refused = {name: why for why, names in rows if why != "not tried" for name in re.findall(r"\w+", names)}
     assert len(refused) >= 40
     assert {name: compatibility.verdict(name) for name in refused} == refused
-
-
-def test_a_family_of_each_kind_is_compiled() -> None:
-    compiled = {family for number, family in enumerate(compatibility.FAMILIES) if number % 9 == 0}
-    alike = {"The MLP adds the residual"}  # two families, which compile as those beside it
-    assert not [group for group, own in compatibility.GROUPS.items() if compiled.isdisjoint(own) and group not in alike]
 
 
 def test_the_families_are_many_and_tiny() -> None:

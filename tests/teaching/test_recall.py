@@ -25,7 +25,7 @@ def test_recall_is_full_only_when_every_fact_was_asked(
         asked.append(len(examples))
         return torch.tensor([wrong not in tokenizer.decode(example.input_ids) for example in examples])
 
-    def answers(model: Any, tokenizer: Any, questions: list[str]) -> list[str]:
+    def answers(model: Any, tokenizer: Any, questions: list[str], **_: Any) -> list[str]:
         generated.append(questions)
         return ["?" if wrong in q else next(f.answer for f in FACTS if f.subject in q) for q in questions]
 
