@@ -157,6 +157,6 @@ def test_ctrl_c_says_what_is_kept(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(writer, "_with_wordings", interrupt)
+    monkeypatch.setattr(writer, "with_wordings", interrupt)
     code, _, err = command(*arguments, "--quiet")
     assert code == 130 and f"are kept in {tmp_path}/facts.jsonl.writer; the same command goes on" in err
