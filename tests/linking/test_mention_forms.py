@@ -69,8 +69,8 @@ def test_what_shows_a_longer_name_is_learned_from_the_phrasings() -> None:
     def leading(question: str) -> list[bool]:
         contexts = [[encode_prompt(tokenizer, question)]]
         flags = subject_forms(tokenizer, [Fact("1", "Acme", "x", (question,))], contexts).flags
-        kinds = (Boundary.CAPITAL, Boundary.WORD_PART)
-        return [bool((flags[flags & kind != 0] & Boundary.PRECEDES).any()) for kind in kinds]
+        beginnings = flags & (Boundary.WORD_PART | Boundary.CAPITAL) == Boundary.CAPITAL
+        return [bool((flags[kind] & Boundary.PRECEDES).any()) for kind in (beginnings, flags & Boundary.WORD_PART != 0)]
 
     assert leading("Who founded Acme?") == [True, True]
     assert leading("In Acme?") == [True, True]  # a sentence begins with a capital anyway

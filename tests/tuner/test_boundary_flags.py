@@ -6,8 +6,8 @@ from memlayers.tuner.boundary_flags import Boundary, flags_of, preceding
 
 
 def test_the_flags_values_are_those_in_files() -> None:
-    names = ("WORD_PART", "CAPITAL", "DIGIT", "LOWERCASE", "CONTINUES", "PRECEDES")
-    assert [Boundary[name].value for name in names] == [1, 2, 4, 8, 16, 32]
+    names = ("WORD_PART", "CAPITAL", "DIGIT", "LOWERCASE", "CONTINUES", "PRECEDES", "UPPER", "HYPHEN")
+    assert [Boundary[name].value for name in names] == [1, 2, 4, 8, 16, 32, 64, 128]
     assert Boundary.WORD == 15
 
 

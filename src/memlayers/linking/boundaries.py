@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from memlayers.linking.linker import HYPHENS
 from memlayers.tuner.boundary_flags import Boundary
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ def vocabulary_flags(tokenizer: PreTrainedTokenizerBase) -> Tensor:
 
     A mention continues in the rest of its word, and in a word with a capital or a digit. It is a suffix of a longer
     name after the beginning of its word, and after a word with a capital (a year before a name seldom belongs to it).
+    A hyphen without spaces joins words, and so does WikiText's " @-@ ".
 
     Args:
         tokenizer: the backbone's.
@@ -29,17 +31,25 @@ def vocabulary_flags(tokenizer: PreTrainedTokenizerBase) -> Tensor:
     flags = torch.zeros(len(tokenizer) + 1, dtype=torch.uint8)
     for number in range(len(tokenizer)):
         text = str(tokenizer.decode([number]))
-        start = text.lstrip()[:1]
-        if not start.isalnum():
-            continue
-        if str(tokenizer.convert_ids_to_tokens(number) or "")[:1] not in SPACE_MARKS:
-            flags[number] = Boundary.WORD_PART | Boundary.CONTINUES | Boundary.PRECEDES
-        elif start.isdigit():
-            flags[number] = Boundary.DIGIT | Boundary.CONTINUES
-        elif start.isupper():
-            flags[number] = Boundary.CAPITAL | Boundary.CONTINUES | Boundary.PRECEDES
-        else:
-            flags[number] = Boundary.LOWERCASE
-        if text.isupper():
-            flags[number] |= Boundary.UPPER
+        spaced = str(tokenizer.convert_ids_to_tokens(number) or "")[:1] in SPACE_MARKS
+        flags[number] = int(_flags(text, spaced=spaced))
     return flags
+
+
+def _flags(text: str, *, spaced: bool) -> Boundary:
+    """The flags of a token with this text, which has a space before it or not."""
+    stripped = text.strip()
+    if stripped == "@":
+        return Boundary.HYPHEN | Boundary.UPPER
+    hyphen = Boundary.HYPHEN if stripped[:1] in HYPHENS and not spaced else Boundary(0)
+    if hyphen and len(text) == 1:
+        return hyphen
+    start = stripped[1:2] if hyphen else stripped[:1]
+    if not start.isalnum():
+        return Boundary(0)
+    kind = Boundary.DIGIT if start.isdigit() else Boundary.CAPITAL if start.isupper() else Boundary(0)
+    upper = Boundary.UPPER if text.isupper() else Boundary(0)
+    if not spaced and not hyphen:
+        return Boundary.WORD_PART | Boundary.CONTINUES | Boundary.PRECEDES | kind | upper
+    says = {Boundary.DIGIT: Boundary.CONTINUES, Boundary.CAPITAL: Boundary.CONTINUES | Boundary.PRECEDES}
+    return hyphen | upper | (kind | says[kind] if kind else Boundary.LOWERCASE)

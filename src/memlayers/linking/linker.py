@@ -23,11 +23,14 @@ if TYPE_CHECKING:
 
 How = Literal["name", "derived", "misspelt"]
 
+HYPHENS: Final = ("-", "\u2010", "\u2011")
 _WORD: Final = re.compile(r"[^\W_]+")
 _APART: Final = re.compile(r"[?!\n;]")  # between two words that are not of one name
 _SHORT: Final = 3  # letters of a word that a full stop may shorten: "St. Denis", "John A. Pearson"
 _BEGINS: Final = '.?!:"“('  # before the first word of a sentence
-_BESIDE: Final = re.compile(r"[ -]|\. ")  # between two words of one name
+_JOINS: Final = frozenset((*HYPHENS, " @-@ "))  # between two words; as the index has it (linking/boundaries.py)
+_BESIDE: Final = _JOINS | {" ", ". "}  # between two words of one name
+_MOST_JOINED: Final = 5  # words that hyphens join with a name
 _JOINED_BEFORE: Final = re.compile(
     r"(&|\b(von|van|de|del|di|da|du|la|le|der|ten|bin|al|el|St\.))\s*-?\Z", re.IGNORECASE
 )
@@ -116,6 +119,10 @@ class _Read(NamedTuple):
     def spelled(self, first: int, behind: int) -> str:
         """How a run of words is written."""
         return self.text[self.words[first].start : self.words[behind - 1].end]
+
+    def gap(self, word: int) -> str:
+        """What is between a word and the next one; "" where one of them is none."""
+        return self.text[self.words[word].end : self.words[word + 1].start] if 0 <= word < len(self.words) - 1 else ""
 
     def capitals_tell(self, first: int, behind: int) -> bool:
         """Whether a run of words would have capitals as a name alone: other words have none, though some has."""
@@ -225,6 +232,8 @@ class NameLinker:
         lower = exact and spelled.islower() and not {word.letters for word in words[first:behind]} <= FUNCTION_WORDS
         if not lower and self._is_phrase(read, first, behind):
             return False
+        if not capitals_tell and not spelled.isupper() and self._is_hyphenated(read, first, behind):
+            return False
         if exact and not capitals_tell:
             return True
         told = capitals_tell and not spelled.islower()  # a capital that says that it is a name
@@ -237,7 +246,7 @@ class NameLinker:
         if known.rule and _is_joined(text, words[first].start, words[behind - 1].end):
             return False
         if capitals_tell:
-            return not (_goes_on(text, words, behind) or self._is_preceded(read, first))
+            return not (_goes_on(read, behind) or self._is_preceded(read, first))
         beside = [words[i] for i in (first - 1, behind) if 0 <= i < len(words)]
         return not (known.rule or misspelt) or all(word.letters in self._common for word in beside)
 
@@ -250,12 +259,16 @@ class NameLinker:
             for i in range(first, behind)
         )
 
+    def _is_hyphenated(self, read: _Read, first: int, behind: int) -> bool:
+        """Whether a hyphen joins a run with a word with a capital, which tells whatever other words have."""
+        before, after = read.gap(first - 1) in _JOINS, read.gap(behind - 1) in _JOINS
+        return (before and self._is_preceded(read, first)) or (after and _goes_on(read, behind))
+
     def _is_preceded(self, read: _Read, first: int) -> bool:
         """Whether the word right before a run has a capital, and is no common one that begins a sentence."""
-        text, words = read.text, read.words
-        if not first or not _BESIDE.fullmatch(text[words[first - 1].end : words[first].start]):
+        if read.gap(first - 1) not in _BESIDE:
             return False
-        before = words[first - 1]
+        text, before = read.text, read.words[first - 1]
         return text[before.start].isupper() and not (read.begins(first - 1) and before.letters in self._common)
 
 
@@ -415,9 +428,21 @@ def _clipped(text: str, word: _Word) -> bool:
     return word.start > 1 and text[word.start - 1] in "'’" and text[word.start - 2].isalnum()
 
 
-def _goes_on(text: str, words: Sequence[_Word], behind: int) -> bool:
-    """Whether the word right after a run begins with a capital or a digit: the run is part of a longer name."""
-    if behind >= len(words) or text[words[behind - 1].end : words[behind].start] not in (" ", "-"):
-        return False
-    after = text[words[behind].start]
-    return after.isupper() or after.isdigit()
+def _goes_on(read: _Read, behind: int) -> bool:
+    """Whether the word right after a run begins with a capital or a digit: the run is part of a longer name.
+
+    Or one of those that hyphens join with it: "Stratford-upon-Avon".
+    """
+    if read.gap(behind - 1) == " ":
+        return _begins_name(read, behind)
+    for after in range(behind, behind + _MOST_JOINED):
+        if read.gap(after - 1) not in _JOINS:
+            return False
+        if _begins_name(read, after):
+            return True
+    return False
+
+
+def _begins_name(read: _Read, word: int) -> bool:
+    first = read.text[read.words[word].start]
+    return first.isupper() or first.isdigit()

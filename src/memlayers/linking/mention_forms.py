@@ -17,7 +17,7 @@ from memlayers.data.facts import Fact, aliases_by_subject
 from memlayers.linking.boundaries import vocabulary_flags
 from memlayers.linking.folding import vocabulary_letters
 from memlayers.linking.token_spans import mention_span, whole_word
-from memlayers.tuner.boundary_flags import Boundary, flags_of, preceding
+from memlayers.tuner.boundary_flags import Boundary, flags_of, hyphenated, preceding
 from memlayers.tuner.letters import Letters
 
 if TYPE_CHECKING:
@@ -96,8 +96,10 @@ class MentionInPrompt(NamedTuple):
         prompt: token ids.
         start: of the mention.
         end: of the mention, exclusive.
-        following: the token right after it, or -1.
+        following: the token that may say that it is the beginning of a longer name: the one right after it, or one
+            that a hyphen joins with it; or -1.
         preceding: the token that may say that it is a suffix of a longer name (`boundary_flags.preceding`), or -1.
+        hyphenated: whether a hyphen is right beside it.
     """
 
     prompt: list[int]
@@ -105,6 +107,7 @@ class MentionInPrompt(NamedTuple):
     end: int
     following: int
     preceding: int
+    hyphenated: bool
 
 
 class FactForms(NamedTuple):
@@ -124,11 +127,11 @@ class FactForms(NamedTuple):
     def with_longer_names(self, flags: Tensor) -> dict[tuple[int, ...], tuple[int, ...]]:
         """The forms, and the longer names that its exceptions seem to mention by these flags, as forms of the same."""
         forms = dict(self.forms)
-        for prompt, start, end, _, _ in self.exceptions:
+        for prompt, start, end, *_ in self.exceptions:
             says = flags_of(flags, torch.tensor(prompt))
             before = preceding(flags, torch.tensor([prompt]))[0]
-            while end < len(prompt) and says[end] & Boundary.CONTINUES:
-                end += 1
+            while (asked := _following(prompt, end, flags)) >= 0 and says[asked] & Boundary.CONTINUES:
+                end = asked + 1
             while (asked := int(before[start])) >= 0 and says[asked] & Boundary.PRECEDES:
                 start = min(asked, start - 1)
             forms.setdefault(tuple(prompt[start:end]), next(iter(self.forms.values())))
@@ -201,23 +204,51 @@ def withdraw_flags(flags: Tensor, found: Sequence[FactForms], config: MentionCon
 
     What a kind of token says depends on the language (German joins words, others do not space them). Where tokens of
     one kind stand beside the subjects of more than `config.contradicted` of the facts all the same, all tokens of the
-    kind lose the flag. Of fewer facts the longer names are added as surface forms (`FactForms.with_longer_names`).
+    kind lose the flag. Of fewer facts the longer names are added as surface forms (`FactForms.with_longer_names`), and
+    always where a hyphen joins them, which says nothing of the language.
     """
+    contrary = [[mention for mention in one.exceptions if not mention.hyphenated] for one in found]
     for flag, tokens in (
-        (Boundary.CONTINUES, [[mention.following for mention in one.exceptions] for one in found]),
-        (Boundary.PRECEDES, [[mention.preceding for mention in one.exceptions] for one in found]),
+        (Boundary.CONTINUES, [[mention.following for mention in each] for each in contrary]),
+        (Boundary.PRECEDES, [[mention.preceding for mention in each] for each in contrary]),
     ):
         beside = [flags_of(flags, torch.tensor(each, dtype=torch.int64)) for each in tokens]
-        for kind in (Boundary.WORD_PART, Boundary.CAPITAL | Boundary.DIGIT):
-            facts = sum(bool(((each & kind != 0) & (each & flag != 0)).any()) for each in beside)
+        for is_of_kind in (_is_part, _is_capital):
+            facts = sum(bool((is_of_kind(each) & (each & flag != 0)).any()) for each in beside)
             if facts > config.contradicted * len(found):
-                flags[flags & kind != 0] &= int(~flag) & 0xFF
+                flags[is_of_kind(flags)] &= int(~flag) & 0xFF
+
+
+def _is_part(flags: Tensor) -> Tensor:
+    return flags & Boundary.WORD_PART != 0
+
+
+def _is_capital(flags: Tensor) -> Tensor:
+    return (flags & (Boundary.CAPITAL | Boundary.DIGIT) != 0) & ~_is_part(flags)
 
 
 def _mention(prompt: list[int], start: int, end: int, flags: Tensor) -> MentionInPrompt:
     before = int(preceding(flags, torch.tensor([prompt]))[0, start])
-    following = prompt[end] if end < len(prompt) else -1
-    return MentionInPrompt(prompt, start, end, following, prompt[before] if before >= 0 else -1)
+    after = _following(prompt, end, flags)
+    beside = torch.tensor([*prompt[max(0, start - 1) : start + 1], *prompt[end : end + 1]])
+    return MentionInPrompt(
+        prompt, start, end,
+        following=prompt[after] if after >= 0 else -1,
+        preceding=prompt[before] if before >= 0 else -1,
+        hyphenated=bool((flags_of(flags, beside) & Boundary.HYPHEN).any()),
+    )  # fmt: skip
+
+
+def _following(prompt: list[int], end: int, flags: Tensor) -> int:
+    """The position of the token that may say that a mention that ends here continues; -1 where there is none."""
+    if end == len(prompt) or not flags_of(flags, torch.tensor(prompt[end])) & Boundary.HYPHEN:
+        return end if end < len(prompt) else -1
+    glued, continued = (each[0] for each in hyphenated(flags, torch.tensor([prompt])))
+    while end < len(prompt) and glued[end]:
+        if continued[end] >= 0:
+            return end
+        end += 1
+    return -1
 
 
 def _spelled(tokenizer: PreTrainedTokenizerBase, name: str) -> list[tuple[int, ...]]:

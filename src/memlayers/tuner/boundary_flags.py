@@ -16,8 +16,9 @@ from torch import Tensor
 class Boundary(IntFlag):
     """Flags of one token, stored as uint8; the values are part of the file format.
 
-    The first four say what the token is: the rest of a word, or the beginning of a word with such a first character.
-    Other tokens (punctuation, line ends, special tokens) have none of them. The next two say what it tells.
+    The first four say what the token is: the rest of a word, or the beginning of a word; and its first character (of
+    the rest of a word only a capital or a digit). Other tokens (punctuation, line ends, special tokens) have none of
+    them. The next two say what it tells.
     """
 
     WORD_PART = 1
@@ -32,6 +33,9 @@ class Boundary(IntFlag):
     WORD = WORD_PART | CAPITAL | DIGIT | LOWERCASE
     UPPER = 64
     """It has letters, all of them capitals."""
+    HYPHEN = 128
+    """It joins what is before it and behind it: a hyphen without a space before it. With one of the first four, a word
+    behind the hyphen is part of the token. With UPPER it is the "@" that WikiText has around a hyphen: " @-@ "."""
 
 
 def flags_of(flags: Tensor, ids: Tensor) -> Tensor:
@@ -58,7 +62,7 @@ def preceding(flags: Tensor, ids: Tensor, first: Tensor | None = None) -> Tensor
     """The token to ask whether a mention that starts at a given token is a suffix of a longer name.
 
     That is the token itself, where it is the rest of a word; otherwise the first token of the word before it, where
-    that begins with a capital and does not begin a sentence (where any word has a capital).
+    that begins with a capital and does not begin a sentence (where any word has a capital), or a hyphen joins the two.
 
     Args:
         flags: of the vocabulary, uint8 [v + 1].
@@ -70,13 +74,75 @@ def preceding(flags: Tensor, ids: Tensor, first: Tensor | None = None) -> Tensor
     """
     kinds = flags_of(flags, ids)
     position = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-    part, word = kinds & Boundary.WORD_PART != 0, kinds & Boundary.WORD != 0
-    after_word = F.pad(word[:, :-1], (1, 0))
-    word_start = torch.where(part, 0, position).cummax(1).values  # of the word that each token belongs to
+    part, word, hyphen = (kinds & each != 0 for each in (Boundary.WORD_PART, Boundary.WORD, Boundary.HYPHEN))
+    after_word = _behind(word, False)
     if first is not None:
-        word_start = torch.maximum(word_start, first)
         after_word = after_word & (position > first)
-    previous = F.pad(word_start[:, :-1], (1, 0))
-    capital = (kinds & Boundary.CAPITAL != 0).gather(1, previous) & after_word.gather(1, previous)
-    before = torch.where(after_word & word & capital, previous, -1)
+    # Of the tokens before each one: the latest word, hyphen, and token of any other kind.
+    latest_word, latest_hyphen, latest_other = (
+        _behind(torch.where(each, position, -1).cummax(1).values, -1)
+        for each in (word, _alone(kinds), ~(word | hyphen))
+    )
+    joined = (latest_word > latest_other) & ((latest_hyphen > latest_word) | hyphen)
+    joined = _may_be_joined(kinds) & (joined | (_after_wide(kinds) & (latest_hyphen == position - 2)))
+    if first is not None:
+        joined = joined & (latest_word >= first)
+    begin = torch.where(word & ~(part & after_word), position, 0).cummax(1).values  # of the word of each token
+    previous = torch.where(joined, begin.gather(1, latest_word.clamp_min(0)), _behind(begin, 0))
+    within = (after_word | joined).gather(1, previous)  # the sentence: a capital of its first word tells nothing
+    capital = (kinds & Boundary.CAPITAL != 0).gather(1, previous)
+    before = torch.where((joined | (after_word & word & within)) & capital, previous, -1)
     return torch.where(part & after_word, position, before)
+
+
+def hyphenated(flags: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """What hyphens join with the words before them: "-upon-Avon", "-based".
+
+    Args:
+        flags: of the vocabulary, uint8 [v + 1].
+        ids: token ids, int64 [b, t].
+
+    Returns:
+        Which tokens belong to the word or the hyphens right before them, bool [b, t]. And of each token behind a hyphen
+        that says that a mention before that hyphen continues, the hyphen's position, int64 [b, t]; -1 of others.
+    """
+    kinds = flags_of(flags, ids)
+    position = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    part, word, hyphen = (kinds & each != 0 for each in (Boundary.WORD_PART, Boundary.WORD, Boundary.HYPHEN))
+    behind, plain = _may_be_joined(kinds) & (_behind(hyphen, False) | hyphen), _plain(kinds)
+    dash = plain & _behind(plain, False)
+    own = torch.where(hyphen & word, position, -1)
+    latest = torch.where(_alone(kinds), position, own).cummax(1).values
+    names = (kinds & (Boundary.CAPITAL | Boundary.DIGIT) != 0) & (kinds & Boundary.CONTINUES != 0)
+    return (hyphen | part | behind) & ~dash, torch.where(behind & names, latest, -1)
+
+
+def _may_be_joined(kinds: Tensor) -> Tensor:
+    """Which tokens are words that hyphens right before them would join, by their flags, bool [b, t].
+
+    Such a word has no space before it, or WikiText's hyphen, which ends with "@".
+    """
+    unspaced = kinds & (Boundary.WORD_PART | Boundary.HYPHEN) != 0
+    return (kinds & Boundary.WORD != 0) & (unspaced | _after_wide(kinds))
+
+
+def _after_wide(kinds: Tensor) -> Tensor:
+    """Which tokens are right behind an "@", by their flags, bool [b, t]."""
+    wide = Boundary.HYPHEN | Boundary.UPPER
+    return _behind(kinds & (wide | Boundary.WORD) == wide, False)
+
+
+def _plain(kinds: Tensor) -> Tensor:
+    """Which tokens are hyphens and nothing else, by their flags, bool [b, t]."""
+    return kinds & (Boundary.HYPHEN | Boundary.UPPER | Boundary.WORD) == Boundary.HYPHEN
+
+
+def _alone(kinds: Tensor) -> Tensor:
+    """As `_plain`, but not beside another one: two hyphens are a dash, which joins nothing."""
+    plain = _plain(kinds)
+    return plain & ~_behind(plain, False) & ~F.pad(plain[:, 1:], (0, 1), value=False)
+
+
+def _behind(each: Tensor, first: float) -> Tensor:
+    """What was right before each token, [b, t]; `first` for the first one."""
+    return F.pad(each[:, :-1], (1, 0), value=first)

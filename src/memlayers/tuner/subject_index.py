@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memlayers.tuner.boundary_flags import Boundary, flags_of, preceding, shouted
+from memlayers.tuner.boundary_flags import Boundary, flags_of, hyphenated, preceding, shouted
 from memlayers.tuner.letters import LONGEST_FORM, MULTIPLIERS, Letters
 from memlayers.tuner.shapes import static_shapes
 from memlayers.utils.errors import InputError
@@ -177,14 +177,16 @@ class SubjectIndex(nn.Module):
         before = preceding(self.marks, ids, first).gather(1, start)
         word, own = ids.gather(1, before.clamp_min(0)), ids.gather(1, start.expand_as(before))
         suffix = (before >= 0) & (flags_of(self.marks, word) & Boundary.PRECEDES != 0)
-        suffix = suffix & ~(shouted(self.marks, own, word) & (before != start))
+        unspaced = flags_of(self.marks, own) & (Boundary.WORD_PART | Boundary.HYPHEN) != 0
+        suffix = suffix & ~(shouted(self.marks, own, word) & ~unspaced)
         start_known = longest < LONGEST_FORM  # of a longer form only the last tokens are compared
         return torch.where((longest > 0) & ~(suffix & start_known), entity, 0)
 
     def last_mention(self, ids: Tensor, mentions: Tensor, first: Tensor | None = None) -> Tensor:
         """The position of the last token of the latest mention before each token; far below 0 where there is none.
 
-        A mention that continues, as its next token shows, is none.
+        A mention that continues, as its next token shows, is none. Where a hyphen joins it with what is behind it, the
+        last token that is joined shows: "Stratford-upon-Avon" is a longer name, "Stratford-based" is not.
 
         Args:
             ids: token ids, int64 [b, t].
@@ -200,9 +202,31 @@ class SubjectIndex(nn.Module):
             shouted(self.marks, ids[:, :-1], ids[:, 1:]) & (after & Boundary.WORD_PART == 0)
         )
         whole = (mentions[:, :-1] != 0) & ~continues
-        ended = torch.where(whole, position[:-1], _LONG_AGO)
-        last = F.pad(ended, (1, 0), value=_LONG_AGO).cummax(1).values
+        waits = whole & (after & Boundary.HYPHEN != 0)
+        ended = F.pad(torch.where(whole & ~waits, position[:-1], _LONG_AGO), (1, 0), value=_LONG_AGO)
+        if static_shapes(ids) or waits.any():
+            ended = torch.maximum(ended, self._hyphenated(ids, F.pad(waits, (0, 1))))
+        last = ended.cummax(1).values
         return last if first is None else torch.where(last >= first, last, _LONG_AGO)
+
+    def _hyphenated(self, ids: Tensor, waits: Tensor) -> Tensor:
+        """The mention that a token is the first to show whole, of those before hyphens; far below 0 for none.
+
+        Args:
+            ids: token ids, int64 [b, t].
+            waits: the last tokens of mentions right before hyphens, bool [b, t].
+
+        Returns:
+            Positions of mentions' last tokens, int64 [b, t].
+        """
+        position = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        glued, continued = hyphenated(self.marks, ids)
+        mention, other = (
+            F.pad(torch.where(each, position, -1).cummax(1).values[:, :-1], (1, 0), value=-1)
+            for each in (waits, ~glued)
+        )
+        shown = ~glued & (mention >= 0) & (mention >= other) & (mention > continued.cummax(1).values)
+        return torch.where(shown, mention, _LONG_AGO)
 
     def in_scope(self, mentions: Tensor, last: Tensor) -> Tensor:
         """The subject of each token: the entity id of the latest mention whose scope the token is in; 0 for none.
