@@ -54,6 +54,22 @@ def test_one_graph_reads_what_is_read_without(tiny_backbone: Build, gate: bool, 
     assert torch.equal(found[_closed(NAMED)], expected[_closed(NAMED)])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_compiled_and_not_the_fixed_shape_gives_the_same_bits(
+    tiny_backbone: Build, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    model = taught(tiny_backbone(), scale=1.0, pool_dtype=dtype)
+    compiled = _compiled(model, NAMED)
+    with monkeypatch.context() as patch:
+        for module in ("layer", "forward_pass", "subject_index"):
+            patch.setattr(f"memlayers.tuner.{module}.static_shapes", lambda x: True)
+        assert torch.equal(logits(model, NAMED), compiled)
+    with without_memory(model):
+        bare = logits(model, NAMED)
+    assert torch.equal(compiled[_closed(NAMED)], bare[_closed(NAMED)])
+    assert not torch.equal(compiled, bare)
+
+
 def test_a_memory_without_an_index_is_compiled_too(tiny_backbone: Build) -> None:
     model: Any = get_peft_model(tiny_backbone(), MemoryConfig(**SMALL, gate=True, recipe="dense")).eval()
     fill(model)

@@ -128,13 +128,13 @@ def _may_be_joined(kinds: Tensor) -> Tensor:
 
 def _after_wide(kinds: Tensor) -> Tensor:
     """Which tokens are right behind an "@", by their flags, bool [b, t]."""
-    wide = Boundary.HYPHEN | Boundary.UPPER
+    wide = int(Boundary.HYPHEN | Boundary.UPPER)  # torch.compile compares tensors with plain numbers only
     return _behind(kinds & (wide | Boundary.WORD) == wide, False)
 
 
 def _plain(kinds: Tensor) -> Tensor:
     """Which tokens are hyphens and nothing else, by their flags, bool [b, t]."""
-    return kinds & (Boundary.HYPHEN | Boundary.UPPER | Boundary.WORD) == Boundary.HYPHEN
+    return kinds & (Boundary.HYPHEN | Boundary.UPPER | Boundary.WORD) == int(Boundary.HYPHEN)
 
 
 def _alone(kinds: Tensor) -> Tensor:
