@@ -46,8 +46,8 @@ def taught(short_answers: None, tmp_path_factory: pytest.TempPathFactory) -> Pat
     folder = tmp_path_factory.mktemp("smollm2")
     (folder / "general.txt").write_text(GENERAL)
     config = TeachConfig().with_flags(
-        backbone="smollm2", general_text=str(folder / "general.txt"), sub_keys=64, gate_steps=50, exposures=8, further=6,
-        batch_size=2, value_rate=0.2, warmup=2, recall_sample=4, device="cpu", dtype="float32", seed=7,
+        backbone="smollm2", general_text=str(folder / "general.txt"), sub_keys=64, gate_steps=50, exposures=8,
+        further=6, batch_size=2, value_rate=0.2, warmup=2, recall_sample=4, device="cpu", dtype="float32", seed=7,
     )  # fmt: skip
     taught = teach_facts(FACTS, folder / "memory", config, quiet=True)
     assert taught.report.not_held == []
