@@ -107,6 +107,30 @@ FURTHER_SCOPE: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
+class QueryConfig:
+    """How queries are learned after calibration, where subjects have several facts (teaching/learned_queries.py)."""
+
+    learned: bool = option(
+        True,
+        "Learn queries where subjects have several facts. So that what is asked of a subject chooses the slots; the "
+        "addressed recipe, where queries carry subjects.",
+        flag="learned_queries",
+        advanced=True,
+    )
+    rank: int = option(32, "Of the change.", flag=None, check=at_least(1))
+    steps: int = option(600, "Optimizer steps, per memory layer.", flag=None)
+    batch_size: int = option(256, "Places in the answers of facts, per step.", flag=None, check=at_least(2))
+    places: int = option(4, "Tokens of an answer that are learned from, at most.", flag=None, check=at_least(1))
+    rate: float = option(3e-3, "Adam's learning rate.", flag=None, check=positive)
+    temperature: float = option(0.05, "Of the cosines that are compared.", flag=None, check=positive)
+    facts: int = option(2000, "Facts that are learned from, at most.", flag=None, check=at_least(2))
+    wordings: int = option(8, "Wordings of a fact that are learned from, at most.", flag=None, check=at_least(2))
+
+    def __post_init__(self) -> None:
+        check_section(self)
+
+
+@dataclass(frozen=True, slots=True)
 class MentionConfig:
     """How the surface forms of the stored subjects are found (linking/mention_forms.py)."""
 

@@ -21,6 +21,7 @@ from memlayers.config.sections import (
     MachineConfig,
     MemorySettings,
     OptimizerConfig,
+    QueryConfig,
     ScheduleConfig,
 )
 from memlayers.utils.errors import InputError
@@ -38,6 +39,7 @@ class TeachConfig:
             Face hub.
         data: which text is read beside the facts.
         memory: how the memory is built.
+        queries: how they are learned where subjects have several facts.
         gate: when it may be read.
         schedule: how long, in which steps, and until when.
         optimizer: how the value pool is written.
@@ -55,6 +57,7 @@ class TeachConfig:
     )
     data: DataConfig = field(default_factory=DataConfig)
     memory: MemorySettings = field(default_factory=MemorySettings)
+    queries: QueryConfig = field(default_factory=QueryConfig)
     gate: GateConfig = field(default_factory=GateConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

@@ -47,6 +47,7 @@ from memlayers.teaching.held import (
     generated_check,
     still_left,
 )
+from memlayers.teaching.learned_queries import learn_queries, share_subjects, wordings_to_learn_from
 from memlayers.teaching.protect import protect_slots
 from memlayers.teaching.recall import measured_recall
 from memlayers.teaching.records import write_records
@@ -210,12 +211,25 @@ class Teacher:
             )
             if self.config.memory.recipe == "addressed":
                 calibrate(self.memory, [facts, general])
+        self._learn_queries()
         if self._protected is not None:
             texts = self._protected.encode(self.tokenizer, min(self._longest, TEXT_TOKENS))
             with progress_bar("Counting reads to protect", len(texts), quiet=self.quiet) as advance:
                 reads = count_reads(self.memory, texts, progress=advance)
             protect_slots(self.memory, reads, self.config.data.protect_share)
         self._features = (facts, general) if self.config.gated else None  # large: only the gate is made from them
+
+    def _learn_queries(self) -> None:
+        """Learns queries further where subjects have several facts, which the subject alone does not tell apart."""
+        config = self.config.queries
+        if not (config.learned and self.memory.config.subject_weight and share_subjects(self.facts)):
+            return
+        count = sum(len(each) for _, each in wordings_to_learn_from(self.facts, config, self.config.seed))
+        with (
+            self._stages.stage("queries"),
+            progress_bar("Learning queries", count, quiet=self.quiet) as advance,
+        ):
+            learn_queries(self.memory, self.tokenizer, self.facts, config, seed=self.config.seed, progress=advance)
 
     def build_gate(self) -> None:
         """Makes the gate, where there shall be one, from what `calibrate` saw.

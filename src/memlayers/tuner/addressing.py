@@ -51,6 +51,24 @@ class Query(nn.Module):
         return (x.float() - self.mean.float()) @ self.projection.float()
 
 
+def unit_halves(query: Tensor, code: Tensor | None, subject_weight: float | None) -> Tensor:
+    """The halves that are compared with sub-keys by cosine: each of unit norm, the subject's direction in it.
+
+    Args:
+        query: [n, heads, 2, key_dim / 2].
+        code: the directions of the tokens' subjects, [n, heads * key_dim]; None where queries carry none.
+        subject_weight: of the directions, against 1 of the query.
+
+    Returns:
+        As `query`.
+    """
+    query = F.normalize(query, dim=-1)
+    if code is None or subject_weight is None:
+        return query
+    unit = (query.shape[1] * 2) ** 0.5 * code.view_as(query)  # each half of a direction has norm (2 heads)^-0.5
+    return F.normalize(query + subject_weight * unit, dim=-1)
+
+
 def tempered_scores(
     query: Tensor, code: Tensor | None, sub_keys: Tensor, config: MemoryConfig
 ) -> tuple[Tensor, Tensor]:
@@ -68,9 +86,7 @@ def tempered_scores(
     heads = config.shape.heads
     query = query.view(query.shape[0], heads, 2, sub_keys.shape[-1])
     if config.qk_norm:
-        query = F.normalize(query, dim=-1)
-        if code is not None:  # each half of norm (2 heads)^-0.5
-            query = F.normalize(query + config.subject_weight * (2 * heads) ** 0.5 * code.view_as(query), dim=-1)
+        query = unit_halves(query, code, config.subject_weight)
         if config.trainable_addressing:  # frozen ones are made with unit norm
             sub_keys = F.normalize(sub_keys, dim=-1)
     query = (config.temperature * query).permute(2, 1, 0, 3)  # [2, h, n, key_dim / 2]
