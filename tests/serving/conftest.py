@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from helpers.editing import CONFIG
+from helpers.serving import running, trust
 from memlayers.serving.memories import close_memories, open_memories
 from memlayers.serving.served import Served
 
@@ -23,3 +24,23 @@ def memories(served_folder: Path, short_answers: None) -> Iterator[dict[str, Ser
     opened = open_memories([served_folder], device="cpu", dtype="float32", edits=CONFIG)
     yield opened
     close_memories(opened.values())
+
+
+@pytest.fixture(scope="module")
+def fixed_memories(
+    taught_folder: Path, tmp_path_factory: pytest.TempPathFactory, short_answers: None
+) -> Iterator[dict[str, Served]]:
+    """Two memories on one backbone, "codes" and "more"; for tests that edit neither."""
+    folder = tmp_path_factory.mktemp("served")
+    folders = [Path(shutil.copytree(taught_folder, folder / name)) for name in ("codes", "more")]
+    opened = open_memories(folders, device="cpu", dtype="float32", edits=CONFIG)
+    trust(opened)
+    yield opened
+    close_memories(opened.values())
+
+
+@pytest.fixture(scope="module")
+def address(fixed_memories: dict[str, Served]) -> Iterator[str]:
+    """The address of a server of both."""
+    with running(fixed_memories) as found:
+        yield found

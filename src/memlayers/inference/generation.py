@@ -216,6 +216,14 @@ class OpenTokens(Recorder):
         """Notes what the layer decided; it is looked at when it is asked for, since that waits for a GPU."""
         self._passes[-1].append((opened, tokens))
 
+    @property
+    def read_any(self) -> bool:
+        """Whether a memory was read at all, for a token of a prompt or of an answer."""
+        every = (opened for decided in self._passes for opened, _ in decided)
+        return any(
+            opened is None or bool(opened.any() if opened.dtype == torch.bool else opened.numel()) for opened in every
+        )
+
     def open(self, row: int) -> list[bool]:
         """Whether a memory was read for each token that was generated in a row."""
         return [any(self._last(row, *each) for each in decided) for decided in self._passes]
