@@ -17,7 +17,7 @@ from transformers.cli.serving.utils import GenerationState
 from memlayers.serving.bodies import check_body
 from memlayers.serving.error_objects import ApiError, error_response
 from memlayers.serving.generation import MemoryManager
-from memlayers.serving.guard import METRICS, Guard
+from memlayers.serving.guard import METRICS, Guard, Rates
 from memlayers.serving.handlers import Chat, Completions, OneEach, Responses, Serving
 from memlayers.serving.metrics import CONTENT_TYPE, Metrics
 from memlayers.serving.settings import ServeSettings
@@ -54,7 +54,8 @@ def create_app(memories: Mapping[str, Served], settings: ServeSettings | None = 
     _add_routes(app, manager, metrics)
     for kind in (HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _refused)
-    app.add_middleware(Guard, settings=settings, metrics=metrics)
+    rates = None if settings.rate is None else Rates(settings.rate)
+    app.add_middleware(Guard, settings=settings, metrics=metrics, rates=rates)
     _include(app, "facts_api", "page")
     return app
 

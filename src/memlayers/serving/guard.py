@@ -46,15 +46,12 @@ class Guard:
         app: behind it.
         settings: what is allowed.
         metrics: what is counted.
-
-    Raises:
-        InputError: the rate is none.
+        rates: how often each client may ask; None for any number.
     """
 
-    def __init__(self, app: App, settings: ServeSettings, metrics: Metrics) -> None:
-        self._app, self._settings, self._metrics = app, settings, metrics
+    def __init__(self, app: App, settings: ServeSettings, metrics: Metrics, rates: Rates | None = None) -> None:
+        self._app, self._settings, self._metrics, self._rates = app, settings, metrics, rates
         self._key = None if settings.api_key is None else _digest(settings.api_key.encode())
-        self._rates = None if settings.rate is None else _Rates(settings.rate)
         self._active = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,6 +72,7 @@ class Guard:
             self._check(scope, headers)
             body.check_length(headers.get("content-length"))
             if scope["path"] in _ANSWERING and scope["method"] == "POST":
+                await body.read()  # who sends slowly takes nobody's place
                 self._enter()
                 counted = True
             await self._app(scope, body, sent)
@@ -147,16 +145,19 @@ class _Body:
 
     def __init__(self, receive: Receive, most: int, seconds: float) -> None:
         self._receive, self._most, self._seconds = receive, most, seconds
-        self._read, self._ended, self._declared = 0, False, True
+        self._read, self._ended = 0, False
+        self._whole: MutableMapping[str, Any] | None = None
 
     def check_length(self, declared: str | None) -> None:
         """Refuses a body that says it is too long."""
-        self._declared = declared is not None
         if declared is not None and declared.isdecimal() and int(declared) > self._most:
             raise self._too_long()
 
     async def __call__(self) -> MutableMapping[str, Any]:
         """The next part."""
+        if self._whole is not None:
+            whole, self._whole = self._whole, None
+            return whole
         if self._ended:
             return await self._receive()  # waits for the client to leave
         try:
@@ -168,6 +169,17 @@ class _Body:
         if self._read > self._most:
             raise self._too_long()
         return message
+
+    async def read(self) -> None:
+        """Waits for all of it, which is the next part then."""
+        parts = []
+        while not self._ended:
+            message = await self()
+            if message["type"] == "http.disconnect":
+                self._whole = message
+                return
+            parts.append(message.get("body", b""))
+        self._whole = {"type": "http.request", "body": b"".join(parts), "more_body": False}
 
     async def drop(self) -> None:
         """Reads what is left of the body and keeps none of it: who still sends would not read the answer."""
@@ -215,8 +227,15 @@ class _Sent:
         await self._send({"type": "http.response.body", "body": f"data: {last}\n\n".encode(), "more_body": False})
 
 
-class _Rates:
-    """How often each client may ask."""
+class Rates:
+    """How often each client may ask.
+
+    Args:
+        rate: see `ServeSettings`.
+
+    Raises:
+        InputError: it is none.
+    """
 
     def __init__(self, rate: str) -> None:
         from limits import parse_many
