@@ -90,7 +90,7 @@ async def _learning(served: Served, read: Read) -> AsyncIterator[str]:
     try:
         while steps:
             step = steps.pop(0)
-            version, seconds = served.state.version, 0.0
+            taken, version, seconds = True, served.state.version, 0.0
             try:
                 edited = await published(served, step.run)
                 version, seconds = edited.version, edited.report.seconds + edited.report.saving
@@ -103,10 +103,11 @@ async def _learning(served: Served, read: Read) -> AsyncIterator[str]:
                     continue
                 progress.refused.append((step.facts[0], str(error.detail)))
                 progress.done += 1
+                taken = False
             yield _event(
                 "progress",
                 {**progress.as_json(), "kind": step.kind, "subjects": _subjects(step), "version": version}
-                | {"seconds": seconds},
+                | {"seconds": seconds, "taken": taken},
             )
         yield _event("done", {**progress.as_json(), "version": served.state.version})
     except ApiError as error:
