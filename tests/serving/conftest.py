@@ -7,14 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
 from fastapi.testclient import TestClient
-from starlette.exceptions import HTTPException
 
 from helpers.editing import CONFIG
-from memlayers.serving.error_objects import error_response
-from memlayers.serving.facts_api import include_in
+from helpers.serving import running, trust
+from memlayers.serving.app import create_app
 from memlayers.serving.memories import close_memories, open_memories
 from memlayers.serving.served import Served
 
@@ -36,11 +33,26 @@ def api(taught_folder: Path, tmp_path_factory: pytest.TempPathFactory, short_ans
     """A client of the facts' API, for one module; its tests take back what they edit."""
     folder = shutil.copytree(taught_folder, tmp_path_factory.mktemp("served") / "codes")
     opened = open_memories([folder], device="cpu", dtype="float32", edits=CONFIG)
-    app = FastAPI()
-    app.state.memories = opened
-    include_in(app)
-    for kind in (HTTPException, RequestValidationError):
-        app.add_exception_handler(kind, lambda _, error: error_response(error))
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with TestClient(create_app(opened), raise_server_exceptions=False) as client:
         yield client
     close_memories(opened.values())
+
+
+@pytest.fixture(scope="module")
+def fixed_memories(
+    taught_folder: Path, tmp_path_factory: pytest.TempPathFactory, short_answers: None
+) -> Iterator[dict[str, Served]]:
+    """Two memories on one backbone, "codes" and "more"; for tests that edit neither."""
+    folder = tmp_path_factory.mktemp("served")
+    folders = [Path(shutil.copytree(taught_folder, folder / name)) for name in ("codes", "more")]
+    opened = open_memories(folders, device="cpu", dtype="float32", edits=CONFIG)
+    trust(opened)
+    yield opened
+    close_memories(opened.values())
+
+
+@pytest.fixture(scope="module")
+def address(fixed_memories: dict[str, Served]) -> Iterator[str]:
+    """The address of a server of both."""
+    with running(fixed_memories) as found:
+        yield found

@@ -1,6 +1,6 @@
 """The page at ``/``: chat with and without a memory side by side, its facts, imports, edits and scores.
 
-Plain files, served as they are: one HTML file, one style sheet, ES modules. Nothing is built, nothing comes from another
+Plain files, served as they are: one HTML file, one style sheet, ES modules. Nothing is built, nothing is from another
 host, and no text of a model or a fact becomes markup.
 """
 
