@@ -72,7 +72,8 @@ class Guard:
             self._check(scope, headers)
             body.check_length(headers.get("content-length"))
             if scope["path"] in _ANSWERING and scope["method"] == "POST":
-                await body.read()  # who sends slowly takes nobody's place
+                if not await body.read():  # who sends slowly takes nobody's place
+                    return
                 self._enter()
                 counted = True
             await self._app(scope, body, sent)
@@ -170,16 +171,16 @@ class _Body:
             raise self._too_long()
         return message
 
-    async def read(self) -> None:
-        """Waits for all of it, which is the next part then."""
+    async def read(self) -> bool:
+        """Waits for all of it, which is the next part then; False where the client has left."""
         parts = []
         while not self._ended:
             message = await self()
             if message["type"] == "http.disconnect":
-                self._whole = message
-                return
+                return False
             parts.append(message.get("body", b""))
         self._whole = {"type": "http.request", "body": b"".join(parts), "more_body": False}
+        return True
 
     async def drop(self) -> None:
         """Reads what is left of the body and keeps none of it: who still sends would not read the answer."""
