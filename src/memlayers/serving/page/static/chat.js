@@ -89,7 +89,7 @@ function fill(state, place, { text, memlayers }, withMemory) {
   const places = memlayers.facts.flatMap((fact) => fact.sources.map((source) => source.place));
   if (memlayers.facts.length) {
     place.append(h("p", { class: "soft" }, `${count(memlayers.facts.length, "fact")}`,
-      places.length ? `: ${places.join("; ")}` : ", told by hand"));
+      places.length ? `: ${places.join("; ")}` : ", no source noted"));
   }
 }
 

@@ -33,7 +33,7 @@ async function factNow(state, fact) {
 function factParts(state, fact) {
   const row = (name, ...values) => values.flat().length ? [h("dt", {}, name), h("dd", {}, ...values)] : [];
   const list = (texts) => h("ul", {}, texts.map((text) => h("li", {}, text)));
-  const sources = fact.sources.map((source) => h("li", {}, source.place || "told by hand",
+  const sources = fact.sources.map((source) => h("li", {}, source.place || "not noted",
     source.evidence ? h("blockquote", {}, source.evidence) : null));
   const edits = fact.edits.map((edit) => h("li", {},
     `${edit.number}: ${edit.kind}${edit.undone ? ", taken back" : ""}, ${when(edit.time)}`));
@@ -45,7 +45,7 @@ function factParts(state, fact) {
       row("Also right", fact.aliases?.length ? [fact.aliases.join(", ")] : []),
       row("Other names", fact.subject_aliases?.length ? [fact.subject_aliases.join(", ")] : []),
       row("Questions", fact.questions?.length ? [list(fact.questions)] : []),
-      row("Source", sources.length ? [h("ul", {}, sources)] : ["told by hand, or before sources were kept"]),
+      row("Source", sources.length ? [h("ul", {}, sources)] : ["none noted: it was told by hand, or taught without"]),
       row("Edits", edits.length ? [h("ul", {}, edits)] : ["none since it was taught"])),
     fact.gone || !state.memory.editable ? null : h("div", { class: "line" },
       h("button", { type: "button", onclick: () => correct(state, fact) }, "Correct"),

@@ -60,7 +60,7 @@ function row(fact) {
     }, fact.subject || fact.questions[0])),
     h("td", { "data-label": "Relation" }, fact.relation),
     h("td", { "data-label": "Answer" }, fact.answer),
-    h("td", { "data-label": "Source", class: "soft" }, places.join("; ") || "by hand"),
+    h("td", { "data-label": "Source", class: "soft" }, places.join("; ") || "none noted"),
     h("td", {}, h("div", { class: "line" },
       h("button", { type: "button", disabled: !editable, "aria-label": `Correct ${name}`,
         onclick: () => correct(state, fact) }, "Correct"),
