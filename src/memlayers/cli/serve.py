@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from memlayers.cli.app import Backbone, Device, Quiet, app, stop
-from memlayers.utils.errors import InputError
+from memlayers.cli.app import Backbone, Device, Quiet, app
+from memlayers.utils.errors import InputError, WorkError
 
 _GUARD = "Who may ask, and how much"
 
@@ -64,25 +65,40 @@ def serve(
         import uvicorn
     except ImportError as error:
         raise InputError(f"serving needs {error.name}: pip install 'memlayers[serve]'") from None
-    from memlayers.serving.app import create_app
-    from memlayers.serving.logs import log_as_json
-    from memlayers.serving.memories import close_memories, open_memories
-    from memlayers.utils.progress import progress_bar
+    with _bound(host, port) as listening:
+        from memlayers.serving.app import create_app
+        from memlayers.serving.logs import log_as_json
+        from memlayers.serving.memories import close_memories, open_memories
+        from memlayers.utils.progress import progress_bar
 
-    with progress_bar("Loading the memories", quiet=quiet):
-        opened = open_memories(memories, backbone=backbone, device=device)
+        with progress_bar("Loading the memories", quiet=quiet):
+            opened = open_memories(memories, backbone=backbone, device=device)
+        try:
+            application = create_app(opened, settings)
+            log_as_json(log_level)
+            config = uvicorn.Config(
+                application, log_config=None, server_header=False, access_log=False, timeout_graceful_shutdown=5
+            )  # fmt: skip
+            if not quiet:
+                shown = f"[{host}]" if ":" in host else host
+                at = f"http://{shown}:{listening.getsockname()[1]}"
+                print(f"memlayers: serving {', '.join(opened)} at {at} (Ctrl-C ends it)", file=sys.stderr)
+            uvicorn.Server(config).run(sockets=[listening])
+        finally:
+            close_memories(opened.values())
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket that has the address, before minutes go into loading; nobody can connect to it yet.
+
+    Raises:
+        WorkError: the address is taken, or none of this machine's.
+    """
+    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        log_as_json(log_level)
-        application = create_app(opened, settings)
-        config = uvicorn.Config(
-            application, host, port, log_config=None, server_header=False, access_log=False, timeout_graceful_shutdown=5
-        )
-        if not quiet:
-            names = ", ".join(opened)
-            shown = f"[{host}]" if ":" in host else host
-            print(f"memlayers: serving {names} at http://{shown}:{port} (Ctrl-C ends it)", file=sys.stderr)
-        uvicorn.Server(config).run()
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((host.strip("[]"), port))
     except OSError as error:
-        stop(f"cannot listen on {host}:{port}: {error.strerror or error}", 1)
-    finally:
-        close_memories(opened.values())
+        made.close()
+        raise WorkError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+    return made

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from memlayers.backbones import context_length
 from memlayers.data.answers import contains_answer
@@ -23,7 +24,6 @@ from memlayers.inference.answering import UNKNOWN, MemoryAnswer, ask_memory, ask
 from memlayers.inference.generation import OpenTokens
 from memlayers.serving.provenance import Provenance, of_memory, open_tokens
 from memlayers.tuner.current import holding
-from memlayers.tuner.handle import active_memories
 from memlayers.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from memlayers.data.facts import Fact
     from memlayers.linking.standalone import Standalone
     from memlayers.serving.served import Served, Snapshot
+    from memlayers.tuner.subject_index import SubjectIndex
 
 _ASKING_ROLES = ("system", "user", "assistant")
 
@@ -43,6 +44,7 @@ class Request:
     Attributes:
         served: the memory, or the bare backbone.
         bare: its bare backbone; `served` itself where that is bare.
+        indexes: of the memories that are read, None for one without an index; they stay the same through all edits.
         messages: of a conversation; None for a text that is to be gone on with.
         abstain: say that it was not taught what neither side is sure of.
         seed: of sampling; None for none.
@@ -50,6 +52,7 @@ class Request:
 
     served: Served
     bare: Served
+    indexes: tuple[SubjectIndex | None, ...] = ()
     messages: tuple[Message, ...] | None = None
     abstain: bool = False
     seed: int | None = None
@@ -99,7 +102,7 @@ def answer(request: Request, inputs: Mapping[str, Any], config: GenerationConfig
         )
     if request.messages is None:
         return _gone_on(request, state, inputs, config, streamer)
-    found = _of_memory(request, state)
+    found = _of_memory(request, state, inputs["input_ids"])
     if found is not None and found.taken:
         provenance = of_memory(found.answer, found.generated, served.tokenizer, version)
         return _said(request, found.answer.text, config, provenance)
@@ -114,12 +117,12 @@ def answer(request: Request, inputs: Mapping[str, Any], config: GenerationConfig
     return _by_backbone(request, inputs, config, streamer, provenance)
 
 
-def _of_memory(request: Request, state: Snapshot) -> MemoryAnswer | None:
+def _of_memory(request: Request, state: Snapshot, prompt: Tensor) -> MemoryAnswer | None:
     """What the memory answers; None where it is not asked, since nothing it holds is mentioned."""
     served, messages = request.served, request.messages
     assert messages is not None
     asked = asked_of(messages, state.linker, focus=True)
-    if not any(each.subject for each in asked) and not _mentions(served, asked):
+    if not any(each.subject for each in asked) and not _mentions(request, asked, prompt):
         return None
     try:
         return ask_memory(served.model, served.tokenizer, messages, asked, linker=state.linker)
@@ -127,16 +130,21 @@ def _of_memory(request: Request, state: Snapshot) -> MemoryAnswer | None:
         return None
 
 
-def _mentions(served: Served, asked: Sequence[Standalone]) -> bool:
-    """Whether the memory's gate may open: it does for no text in which its index finds no name."""
-    prompts = [torch.tensor([encode_prompt(served.tokenizer, each.text)]) for each in asked]
-    for memory in active_memories(served.model):
-        index = memory.index
-        if index is None or not index.reach:
-            return True
-        if any(bool(index.mentions(prompt.to(index.fingerprints.device)).any()) for prompt in prompts):
-            return True
-    return False
+def _mentions(request: Request, asked: Sequence[Standalone], prompt: Tensor) -> bool:
+    """Whether the memory's gate may open for what is asked: it does for no text in which its index finds no name."""
+    filled = [index for index in request.indexes if index is not None and index.reach]
+    if len(filled) < len(request.indexes):
+        return True
+    if not any(_names_in(prompt, index) for index in filled):  # in the whole conversation
+        return False
+    tokenizer = request.served.tokenizer
+    prompts = [torch.tensor([encode_prompt(tokenizer, each.text)]) for each in asked]
+    return any(_names_in(each, index) for each in prompts for index in filled)
+
+
+def _names_in(prompt: Tensor, index: SubjectIndex) -> bool:
+    """Whether an index finds a name in token ids [1, t]."""
+    return bool(index.mentions(prompt.to(index.fingerprints.device)).any())
 
 
 def _gone_on(

@@ -23,12 +23,14 @@ from memlayers.data.encoding import plain_text_ids
 from memlayers.serving.answers import Given, Request, answer, check_room
 from memlayers.serving.error_objects import INTERNAL, ApiError
 from memlayers.serving.provenance import Provenance
+from memlayers.tuner.handle import active_memories
 from memlayers.utils.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
 
     from memlayers.serving.served import Served
+    from memlayers.tuner.subject_index import SubjectIndex
 
 BARE = ":bare"
 """What follows a memory's id in that of its bare backbone."""
@@ -57,6 +59,9 @@ class MemoryManager(ModelManager):
         super().__init__(device="cpu", model_timeout=-1)  # its own are never loaded
         self.memories = memories
         self._opened_at = int(time.time())
+        self._indexes = {
+            name: tuple(memory.index for memory in active_memories(each.model)) for name, each in memories.items()
+        }
         # Transformers' handlers tokenize on the event loop; a fast tokenizer is not for two threads at once.
         copies: dict[int, PreTrainedTokenizerBase] = {}
         self._tokenizers = {
@@ -81,6 +86,10 @@ class MemoryManager(ModelManager):
     def bare(self, model_id: str) -> Served:
         """The bare backbone of what is served under an id."""
         return self.memories.get(model_id + BARE) or self.memories[model_id]
+
+    def indexes(self, model_id: str) -> tuple[SubjectIndex | None, ...]:
+        """The indexes of subjects of a memory; they are edited, and stay the same objects."""
+        return self._indexes[model_id]
 
     @staticmethod
     def process_model_name(model_id: str) -> str:

@@ -78,7 +78,8 @@ class _Memlayers(BaseHandler):
         manager, model_id = self._serving.manager, str(body["model"])
         served = manager.served(model_id)
         request = Request(
-            served, manager.bare(model_id), None if messages is None else conversation(messages),
+            served, manager.bare(model_id), manager.indexes(model_id),
+            None if messages is None else conversation(messages),
             bool(body.pop("abstain", self._serving.abstain)), body.pop("seed", None),
         )  # fmt: skip
         if messages is not None and request.messages is None:  # nothing is asked of the memory
