@@ -116,6 +116,7 @@ def test_chat_side_by_side_a_mark_opens_the_fact_and_it_is_corrected_there(
     assert without.locator(".spoke").count() == 0 and "red" not in without.locator(".answer").inner_text()
     with_memory.locator(".spoke").first.click()
     dialog = page.locator("#detail")
+    dialog.get_by_text("2 questions").click()
     for text in (
         "Ada, code",
         "red",
