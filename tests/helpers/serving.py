@@ -72,4 +72,5 @@ def trust(memories: Mapping[str, Served]) -> None:
     for served in memories.values():
         for memory in active_memories(served.model):
             assert memory.index is not None
+            memory.index.thresholds = memory.index.thresholds.clone()  # the writer's stay, and so what it saves
             memory.index.thresholds[0] = 1e-4

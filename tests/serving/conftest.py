@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from helpers.editing import CONFIG
+from helpers.editing import CONFIG, QUICK
 from helpers.serving import running, trust
 from memlayers.serving.app import create_app
 from memlayers.serving.memories import close_memories, open_memories
@@ -32,7 +32,7 @@ def memories(served_folder: Path, short_answers: None) -> Iterator[dict[str, Ser
 def api(taught_folder: Path, tmp_path_factory: pytest.TempPathFactory, short_answers: None) -> Iterator[TestClient]:
     """A client of the facts' API, for one module; its tests take back what they edit."""
     folder = shutil.copytree(taught_folder, tmp_path_factory.mktemp("served") / "codes")
-    opened = open_memories([folder], device="cpu", dtype="float32", edits=CONFIG)
+    opened = open_memories([folder], device="cpu", dtype="float32", edits=QUICK)
     with TestClient(create_app(opened), raise_server_exceptions=False) as client:
         yield client
     close_memories(opened.values())

@@ -7,15 +7,16 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helpers.editing import CONFIG, FACTS
+from helpers.editing import CONFIG, FACTS, QUICK
 from helpers.serving import running, trust
 from memlayers.data.fact_files import write_facts
-from memlayers.data.facts import Fact, Source
+from memlayers.data.facts import Source
 from memlayers.serving.memories import close_memories, open_memories
 from memlayers.serving.served import Served
 from memlayers.serving.settings import ServeSettings
@@ -32,17 +33,12 @@ def opened(
     taught_folder: Path, tmp_path_factory: pytest.TempPathFactory, short_answers: None
 ) -> Iterator[dict[str, Served]]:
     folder = Path(shutil.copytree(taught_folder, tmp_path_factory.mktemp("page") / "codes"))
-    facts = [Fact(**{**_fields(fact), "sources": (Source("codes.csv", "red", row=2, column="code"),)})
-             if fact.id == "ada" else fact for fact in FACTS]  # fmt: skip
-    write_facts(folder / "facts.jsonl", facts)
-    memories = open_memories([folder], device="cpu", dtype="float32", edits=CONFIG)
+    ada = replace(FACTS[0], sources=(Source("codes.csv", "red", row=2, column="code"),))
+    write_facts(folder / "facts.jsonl", [ada, *FACTS[1:]])
+    memories = open_memories([folder], device="cpu", dtype="float32", edits=QUICK)
     trust(memories)
     yield memories
     close_memories(memories.values())
-
-
-def _fields(fact: Fact) -> dict[str, Any]:
-    return {name: getattr(fact, name) for name in Fact.__slots__}
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +104,10 @@ def faults(page: Page) -> list[str]:
     return [*found, *(["it scrolls sideways"] if wide else [])]
 
 
-def test_chat_side_by_side_a_mark_opens_the_fact_and_it_is_corrected_there(page: Page, opened: dict[str, Served]):
+def test_chat_side_by_side_a_mark_opens_the_fact_and_it_is_corrected_there(
+    page: Page, opened: dict[str, Served], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(opened["codes"]._memory, "edits", replace(CONFIG, refuse=False))
     turn = ask(page, FACTS[0].questions[0])
     with_memory, without = turn.locator("article").all()
     expect(with_memory.locator(".answer")).to_have_text("red")
@@ -117,6 +116,7 @@ def test_chat_side_by_side_a_mark_opens_the_fact_and_it_is_corrected_there(page:
     assert without.locator(".spoke").count() == 0 and "red" not in without.locator(".answer").inner_text()
     with_memory.locator(".spoke").first.click()
     dialog = page.locator("#detail")
+    dialog.get_by_text("2 questions").click()
     for text in (
         "Ada, code",
         "red",
@@ -275,9 +275,11 @@ def test_all_of_it_by_keyboard(page: Page):
         if focused() == "tab-chat":
             break
     page.keyboard.press("ArrowRight")
-    assert focused() == "tab-facts" and page.locator("#facts").is_visible()
+    assert focused() == "tab-facts"
+    expect(page.locator("#facts")).to_be_visible()
     page.keyboard.press("End")
-    assert focused() == "tab-scores" and page.locator("#scores").is_visible()
+    assert focused() == "tab-scores"
+    expect(page.locator("#scores")).to_be_visible()
     page.keyboard.press("ArrowRight")
     assert focused() == "tab-chat"
 

@@ -1,6 +1,6 @@
 // The dialog of one fact: what it says, where it was found, its edits; and its correction.
 
-import { $, encoded, getJson, h, say, tried, when } from "./api.js";
+import { $, count, encoded, getJson, h, say, tried, when } from "./api.js";
 
 /** Shows the facts behind an answer; where none says it word for word, what the gate decided. */
 export async function showFact(state, memlayers, words) {
@@ -44,9 +44,10 @@ function factParts(state, fact) {
       row("Answer", h("strong", {}, fact.answer)),
       row("Also right", fact.aliases?.length ? [fact.aliases.join(", ")] : []),
       row("Other names", fact.subject_aliases?.length ? [fact.subject_aliases.join(", ")] : []),
-      row("Questions", fact.questions?.length ? [list(fact.questions)] : []),
       row("Source", sources.length ? [h("ul", {}, sources)] : ["none noted: it was told by hand, or taught without"]),
       row("Edits", edits.length ? [h("ul", {}, edits)] : ["none since it was taught"])),
+    fact.questions?.length ? h("details", {}, h("summary", {}, count(fact.questions.length, "question")),
+      list(fact.questions)) : null,
     fact.gone || !state.memory.editable ? null : h("div", { class: "line" },
       h("button", { type: "button", onclick: () => correct(state, fact) }, "Correct"),
       h("button", { type: "button", onclick: (event) => forget(state, fact, event.target) }, "Forget")));
@@ -89,7 +90,7 @@ export function forget(state, fact, button) {
 
 function openDialog(title, ...parts) {
   const dialog = $("detail");
-  dialog.replaceChildren(h("h2", { id: "detail-title" }, title), ...parts.filter(Boolean),
+  dialog.replaceChildren(h("h2", { id: "detail-title", tabIndex: -1, autofocus: true }, title), ...parts.filter(Boolean),
     h("div", { class: "line" }, h("button", { type: "button", onclick: () => dialog.close() }, "Close")));
   if (!dialog.open) dialog.showModal();
 }

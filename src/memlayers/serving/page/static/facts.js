@@ -55,13 +55,13 @@ function row(fact) {
   const editable = state.memory.editable;
   return h("tr", {},
     h("td", { "data-label": "Subject" }, h("button", {
-      type: "button", "aria-haspopup": "dialog", "aria-label": `${name}: show the fact`,
+      type: "button", class: "plain", "aria-haspopup": "dialog", "aria-label": `${name}: show the fact`,
       onclick: () => tried(() => showStored(state, fact.id)),
     }, fact.subject || fact.questions[0])),
     h("td", { "data-label": "Relation" }, fact.relation),
     h("td", { "data-label": "Answer" }, fact.answer),
     h("td", { "data-label": "Source", class: "soft" }, places.join("; ") || "none noted"),
-    h("td", {}, h("div", { class: "line" },
+    h("td", {}, h("div", { class: "line actions" },
       h("button", { type: "button", disabled: !editable, "aria-label": `Correct ${name}`,
         onclick: () => correct(state, fact) }, "Correct"),
       h("button", { type: "button", disabled: !editable, "aria-label": `Forget ${name}`,

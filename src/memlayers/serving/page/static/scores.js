@@ -11,6 +11,9 @@ export async function showScores(state) {
   if (found.teaching) {
     parts.push(h("h3", {}, "Teaching"), h("p", {}, `Recall of what was taught ${share(found.teaching.recall)} after ` +
       `${found.teaching.exposures.toFixed(0)} exposures of each fact, ${found.teaching.seconds.toFixed(0)} s.`));
+    if (curve?.length && curve.at(-1).recall < found.teaching.recall) {
+      parts.push(h("p", { class: "soft" }, "After the end of the curve, what was not held yet was taught further."));
+    }
   }
   if (curve?.length) parts.push(chart(curve), curveTable(curve));
   if (found.evaluation) {
