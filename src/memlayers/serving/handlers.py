@@ -147,7 +147,7 @@ class _Memlayers(BaseHandler):
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, TemplateError) as error:
             if self._answering is not None and self._answering.provenance is not None:
                 raise  # the answer was there: it is ours
-            _LOG.info("a request could not be read: %s: %s", type(error).__name__, error)
+            _LOG.info("a request could not be read: %s", type(error).__name__)
             raise ApiError(400, "the request is not as OpenAI's API has it; see its fields and their kinds") from None
         if isinstance(response, StreamingResponse):
             response.body_iterator = self._stream(response.body_iterator)
