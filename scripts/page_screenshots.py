@@ -1,7 +1,8 @@
 """Pictures of the page for the documents: serves a copy of a memory, drives the page in Chromium, and saves small PNGs.
 
-Run from the repository: ``python scripts/page_screenshots.py MEMORY``. Needs ``memlayers[serve]``, playwright and a
-Chromium on the PATH.
+Needs ``memlayers[serve]``, playwright, and a Chromium on the PATH.
+
+Example: ``python scripts/page_screenshots.py runs/demo/memory``
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ WIDE, NARROW = {"width": 1000, "height": 640}, {"width": 360, "height": 720}
 
 def main() -> None:
     """Makes chat.png, fact.png, facts.png, import.png, scores.png and narrow.png."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("memory", type=Path, help="its facts should have sources; it is copied, and stays as it is")
     parser.add_argument("--question", help="asked in the chat; the first fact's first unseen one if not given")
     parser.add_argument("--out", type=Path, default=Path("docs/images"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from helpers.editing import FACTS, NEW
+from helpers.serving import client, running
 from memlayers.data.fact_rows import row_of
 from memlayers.evaluation.results import Results, Row, write_results
 from memlayers.inference.record import CurvePoint
@@ -228,3 +230,26 @@ def test_the_scores_are_those_of_teaching_and_of_the_last_evaluation(api: TestCl
     assert found["evaluation"]["file"] == "scores.json" and found["evaluation"]["curve"][0]["recall"] == 0.5
     assert found["evaluation"]["rows"][0]["value"] == 0.97 and str(Path("/")) + "tmp" not in json.dumps(found)
     (folder / "scores.json").unlink()
+
+
+def test_a_client_that_goes_away_ends_its_import_after_the_edit_under_way(
+    api: TestClient, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("memlayers.serving.imports.PART", 1)
+    start = served(api).state.version
+    rows = "".join(f"Person {name},{name}\n" for name in "Abcdefgh")
+    with (
+        running(api.app.state.memories) as address,  # type: ignore[attr-defined]
+        client().stream("POST", f"{address}{AT}/import", files={"file": ("many.csv", f"name,code\n{rows}")}) as answer,
+    ):
+        seen = next(line for line in answer.iter_lines() if line.startswith("event: progress"))
+        assert seen
+        answer.close()
+        until = time.monotonic() + 30
+        while served(api).waiting and time.monotonic() < until:
+            time.sleep(0.05)
+        done = served(api).state.version - start
+        time.sleep(0.3)
+        assert served(api).waiting == 0 and served(api).state.version - start == done
+    assert 1 <= done < 8
+    undone(api, done)
