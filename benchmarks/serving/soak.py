@@ -30,7 +30,8 @@ from memlayers.inference.folder import stored_facts
 from memlayers.utils.environment import environment
 
 OUT = common.RESULTS / "serving" / "soak.json"
-TOKENS, ANSWERS = 32, ("Oslo", "Lima", "Cairo", "Quito", "Hanoi")
+TOKENS, ANSWERS = 32, 5
+"""Of an answer; and how many answers the fact is given in turn, those of other facts of its relation."""
 
 
 @dataclass
@@ -41,6 +42,7 @@ class Soak:
         server: which.
         fact: that is edited.
         known: questions that the backbone answers.
+        others: what the fact is edited to.
         answers: of the fact, by the memory's version.
         acknowledged: the version of the last edit that was acknowledged.
         until: when it ends, by `time.monotonic`.
@@ -55,6 +57,7 @@ class Soak:
     server: Server
     fact: Fact
     known: list[str]
+    others: list[str]
     until: float
     answers: dict[int, str] = field(default_factory=dict)
     acknowledged: int = 0
@@ -104,7 +107,7 @@ class Soak:
         number = 0
         while time.monotonic() < self.until:
             number += 1
-            began, answer = time.monotonic(), ANSWERS[number % len(ANSWERS)]
+            began, answer = time.monotonic(), self.others[number % len(self.others)]
             path = f"/v1/memories/{self.server.model}/facts/{self.fact.id}"
             response = await client.patch(path, json={"answer": answer})
             if response.status_code != 200:
@@ -153,7 +156,10 @@ def main() -> None:
     shutil.copytree(taught_memory(arguments.memory, arguments.facts), folder)
     with memlayers_serve(folder, WORK / "soak.log") as server:
         until = time.monotonic() + arguments.seconds
-        soak = Soak(server, stored_facts(folder)[0], closed_questions(folder, 50), until)
+        first, *rest = stored_facts(folder)
+        alike = dict.fromkeys(fact.answer for fact in rest if fact.relation == first.relation)
+        others = [first.answer, *(answer for answer in alike if answer != first.answer)][:ANSWERS]
+        soak = Soak(server, first, closed_questions(folder, 50), others, until)
         asyncio.run(soak.run(arguments.clients))
     fifth = max(1, len(soak.held) // 5)
     early, late = soak.held[fifth : 2 * fifth] or soak.held, soak.held[-fifth:]
