@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ FACTS.append(Fact("ada-2", "Ada", "lime", ("What does Ada eat?", "Name Ada's foo
 NEW = Fact("gus", "Gus Orr", "amber", ("What is the code of Gus Orr?", "Name Gus Orr's code."), "code")
 # A random backbone's loss ends at 0.6 nats: by the default no edit would be done before its last step.
 CONFIG = EditConfig(rate=1.0, steps=60, slot_count=None, enough=1.0)
+# For tests that look at what is stored, not at what is answered: no edit is refused, and none takes long.
+QUICK = replace(CONFIG, steps=2, refuse=False, repairs=0, least_recall=0.0)
 
 
 def answers_of(memory: Any, facts: list[Fact] | tuple[Fact, ...]) -> list[str]:

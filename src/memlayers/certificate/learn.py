@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 
 CERTIFICATE_FILE: Final = "certificate.json"
 PAGE_FILE: Final = "certificate.html"
-_MANY: Final = 8  # facts in one edit, from which on stored facts are taught again beside them
-_REHEARSED: Final = 16
+MANY: Final = 8
+"""Facts in one edit, above which stored facts are taught again beside them."""
+REHEARSED: Final = 16
+"""So many (`EditConfig.rehearsed`)."""
 
 
 def learn(
@@ -77,7 +79,7 @@ def learn(
     memory = None
     if (out / CONFIG_FILE).is_file():
         memory = load_memory(out, device=config.machine.device, dtype=config.machine.dtype, quiet=quiet, lazy=True)
-    found = checked(found, _others(memory.facts, found, documents) if memory is not None else ())
+    found = checked(found, others(memory.facts, found, documents) if memory is not None else ())
     if not found.facts:
         why = ", ".join(f"{number:,} {each}" for each, number in Certificate(left_out=found.left_out).reasons.items())
         raise InputError(f"{', '.join(map(str, places))}: no facts in {len(found.passages):,} passages ({why})")
@@ -117,7 +119,7 @@ def checked(found: Extraction, others: Sequence[Fact] = ()) -> Extraction:
     return Extraction(left, found.passages, [*found.left_out, *dropped])
 
 
-def _others(stored: Sequence[Fact], found: Extraction, documents: set[str]) -> list[Fact]:
+def others(stored: Sequence[Fact], found: Extraction, documents: set[str]) -> list[Fact]:
     """The stored facts that are neither found nor from these documents: told by hand, or from other sources."""
     ids = {fact.id for fact in found.facts}
     return [
@@ -128,8 +130,8 @@ def _others(stored: Sequence[Fact], found: Extraction, documents: set[str]) -> l
 
 def _edit(memory: Memory, told: Difference, *, quiet: bool) -> None:
     """Tells a memory what has changed; each edit is saved by itself, so that an interrupted call goes on."""
-    many = max(len(told.added), len(told.updated)) > _MANY
-    memory.edits = EditConfig(rehearsed=_REHEARSED if many else 0)
+    many = max(len(told.added), len(told.updated)) > MANY
+    memory.edits = EditConfig(rehearsed=REHEARSED if many else 0)
     edits: list[tuple[str, Any, tuple[Fact, ...]]] = [
         ("Forgetting", lambda facts: memory.forget(ids=[fact.id for fact in facts]), told.forgotten),
         ("Updating", memory.update, told.updated),

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from memlayers.editing.edit import Edit, edit_under_way
 from memlayers.editing.fact_book import both_sides
@@ -37,10 +38,15 @@ class Editor:
 
     Args:
         session: what they stand on.
+
+    Attributes:
+        session: the same.
+        written: called with the slots that an edit or an undo has changed; None for nobody.
     """
 
     def __init__(self, session: EditSession) -> None:
         self.session = session
+        self.written: Callable[[Tensor], object] | None = None
         self._pending: list[Pending] = []
 
     def write(self, kind: str, changes: list[Change], *, autosave: bool, purge: bool = False) -> EditReport:
@@ -72,6 +78,7 @@ class Editor:
             else:
                 forget(edit, old)
             self._pending.append(self._finished(edit, changes, purge))
+            kept = self._pending[-1].kept
             session.book.apply(changes)
             began = time.perf_counter()
             if autosave:
@@ -82,6 +89,8 @@ class Editor:
                     self._pending.pop()
                     raise
                 report.saving = time.perf_counter() - began
+        if self.written is not None:
+            self.written(kept.rows)
         session.account(changes)
         return report
 
@@ -128,6 +137,8 @@ class Editor:
             report.seconds = time.perf_counter() - began
             after = apply_changes(session.book.facts, changes)
             save_edits(session.book, session.memory, session.known_use, [line], after, {}, expected=record.before)
+        if self.written is not None:
+            self.written(tensors["rows"])
         session.book.apply(changes)
         if session.known_use is not None:
             session.account(changes)

@@ -19,10 +19,12 @@ from memlayers.utils.files import check_replaceable, recover_directory, was_move
 from memlayers.utils.locks import writing_alone
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
     from memlayers.data.conversations import Asked
     from memlayers.editing.editor import Editor
+    from memlayers.editing.journal import Record
     from memlayers.inference.answering import Answer
     from memlayers.inference.record import Teaching, TeachReport
     from memlayers.linking.linker import Linker
@@ -51,9 +53,11 @@ class Memory:
         folder: where it is saved, or None.
         links: how names in questions are linked.
         linker: that was given, or None.
-        edits: how edits write, from the first one on.
+        edits: how edits write, from the next one on.
         autosave: whether each edit is saved as it is made.
         quiet: whether edits show no progress bars, from the first one on.
+        written: called with the slots that an edit or an undo has changed, int64 [n], in the thread that edits, as soon
+            as it is made (with autosave: and saved); None for nobody.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class Memory:
         self._editor: Editor | None = None
         self._lock: ExitStack | None = None
         self._closed = False
+        self.written: Callable[[Tensor], object] | None = None
         self._made_linker: tuple[list[Fact], Linker] | None = None  # of these facts
         self._no_facts: list[Fact] = []
 
@@ -126,6 +131,11 @@ class Memory:
         return TeachReport() if (taught := self.teaching) is None else taught.report
 
     @property
+    def journal(self) -> tuple[Record, ...]:
+        """The edits that were saved, oldest first. Raises as `facts`, and for a damaged journal."""
+        return tuple(self._read_book().records)
+
+    @property
     def notice(self) -> str | None:
         """One line about a journal that was cut off, if it was. Raises as `facts`, and for a damaged journal."""
         return self._read_book().notice
@@ -163,7 +173,7 @@ class Memory:
         one = isinstance(questions, str) or is_conversation(questions)
         asked: Any = [questions] if one else questions
         answers = ask_model(
-            self.model, self.tokenizer, asked, linker=self._linker(), focus=self.links.focus,
+            self.model, self.tokenizer, asked, linker=self.name_linker(), focus=self.links.focus,
             batch_size=batch_size, progress=progress,
         )  # fmt: skip
         return answers[0] if one else answers
@@ -305,6 +315,14 @@ class Memory:
         if self._editor is not None:
             self._editor.save()
 
+    def hold(self) -> None:
+        """Takes the lock on the folder now, so that nobody else edits it; loads no model.
+
+        Raises:
+            InputError: the memory cannot be edited (see `prepare`).
+        """
+        self._book_to_edit()
+
     def prepare(self) -> None:
         """Does now what the first edit would otherwise wait for: the lock, and what every stored fact reads.
 
@@ -334,7 +352,7 @@ class Memory:
 
     # -- what is opened when ------------------------------------------------------------------------------------------
 
-    def _linker(self) -> Linker | None:
+    def name_linker(self) -> Linker | None:
         """What finds the stored subjects in a question: made once for the facts as they are; None where none does."""
         if self.linker is not None or not self.links.enabled:
             return self.linker
@@ -393,6 +411,7 @@ class Memory:
 
             book = self._read_book()
             self._editor = Editor(EditSession(self.model, self.tokenizer, book, self.edits, quiet=self.quiet))
+        self._editor.session.config, self._editor.written = self.edits, self.written
         return self._editor
 
     def _folder(self) -> Path:
@@ -418,6 +437,7 @@ def load_memory(
     lazy: bool = False,
     links: LinkConfig | None = None,
     linker: Linker | None = None,
+    loaded: tuple[Any, PreTrainedTokenizerBase] | None = None,
 ) -> Memory:
     """Opens a memory. Any number of processes may; it is locked from its first edit on.
 
@@ -435,6 +455,7 @@ def load_memory(
             refused at once, and errors in them are raised later.
         links: how names in questions are linked to the stored subjects; None for the defaults.
         linker: finds the stored subjects in a question, in place of the built-in one (`memlayers.linking.linker`).
+        loaded: the backbone and its tokenizer, where they are loaded already; the memory is put on this very model.
 
     Raises:
         InputError: not a memory folder, a damaged one, or one made for another backbone.
@@ -449,7 +470,7 @@ def load_memory(
     def load() -> tuple[Any, PreTrainedTokenizerBase]:
         from memlayers.inference.loading import load_adapter
 
-        return load_adapter(folder, backbone=backbone, dtype=dtype, device=device, gate=gate)
+        return load_adapter(folder, backbone=backbone, dtype=dtype, device=device, gate=gate, loaded=loaded)
 
     memory._loader = load
     if not lazy:

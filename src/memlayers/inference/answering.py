@@ -90,11 +90,7 @@ def ask_model(
         InputError: a question is empty, or fills the backbone's context.
     """
     conversations = [messages_of(each) for each in questions]
-    asked = [
-        [Standalone(messages[-1]["content"])] if linker is None else
-        standalone_questions(messages, linker, focus=focus)
-        for messages in conversations
-    ]  # fmt: skip
+    asked = [asked_of(messages, linker, focus=focus) for messages in conversations]
     texts = list(dict.fromkeys(each.text for own in asked for each in own))
     options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
     memory = dict(zip(texts, generate_answers(model, tokenizer, texts, **options), strict=True))
@@ -112,6 +108,76 @@ def ask_model(
         _together(question_of(question), own, [next(answers) for _ in own])
         for question, own in zip(questions, asked, strict=True)
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryAnswer:
+    """What the memory alone answers; the bare backbone was not asked.
+
+    Attributes:
+        answer: its `source` is "memory" where the memory's answer is to be given, otherwise "backbone"; the backbone's
+            own answer is left "".
+        generated: what the model with the memory generated, per question of `answer.asked`, with its tokens.
+    """
+
+    answer: Answer
+    generated: tuple[Generated, ...]
+
+    @property
+    def taken(self) -> bool:
+        """Whether the memory's answer is to be given."""
+        return self.answer.source == "memory"
+
+
+_NOT_ASKED = Generated("", 1.0, False, 1.0)  # a backbone that is sure enough: what the memory does not say is its own
+
+
+def ask_memory(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    asked: Sequence[Standalone],
+    *,
+    linker: Linker | None = None,
+) -> MemoryAnswer:
+    """Answers one question or conversation by the memory where `ask_model` does; the bare backbone is not run.
+
+    Args:
+        model: a PEFT model with a memory.
+        tokenizer: the backbone's.
+        messages: of the conversation, the last one the user's question.
+        asked: the questions that it asks the memory (`asked_of`).
+        linker: finds the stored facts that say what the memory answers.
+
+    Raises:
+        InputError: a question fills the backbone's context.
+    """
+    generated = generate_answers(model, tokenizer, [each.text for each in asked], tokens=True)
+    said = [_said(*each, _NOT_ASKED, len(messages) > 1) for each in zip(asked, generated, strict=True)]
+    judged = judge_answers(model, tokenizer, [each.text for each in asked], said, [_NOT_ASKED] * len(asked))
+    answers = [
+        replace(answer, facts=_facts_saying(memory, each, linker))
+        for answer, memory, each in zip(judged, generated, asked, strict=True)
+    ]
+    return MemoryAnswer(_together(question_of(messages), asked, answers), tuple(generated))
+
+
+def backbone_is_sure(model: Any, tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> bool:
+    """Whether the bare backbone is confident enough of its own greedy answer for `ask_model` to give it.
+
+    Raises:
+        InputError: the question fills the backbone's context.
+    """
+    with without_memory(model):
+        backbone = generate_answers(model, tokenizer, [_fitting(model, tokenizer, list(messages))])
+    return _calibrated(model, backbone)[0] >= answer_thresholds(model)[1]
+
+
+def asked_of(messages: Sequence[Message], linker: Linker | None, *, focus: bool = True) -> list[Standalone]:
+    """The questions that a conversation asks the memory, at least one; without a linker what was asked last."""
+    if linker is None:
+        return [Standalone(messages[-1]["content"])]
+    return standalone_questions(messages, linker, focus=focus)
 
 
 def _said(asked: Standalone, memory: Generated, backbone: Generated, goes_on: bool) -> Generated:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,12 +44,16 @@ class Generated:
         opened: whether a memory was read when the answer began: its gate was open for the prompt's last token.
         least: the probability of its least likely token, 0 to 1. A sentence may be put in many ways, so that the
             probability of its whole says little; what it tells is as sure as the least sure of its words.
+        tokens: its token ids, with the one that ends it; only where `generate_answers` was asked for them.
+        open: of each of `tokens` whether a memory was read as it was chosen.
     """
 
     text: str
     confidence: float
     opened: bool
     least: float
+    tokens: tuple[int, ...] = field(default=(), compare=False)
+    open: tuple[bool, ...] = field(default=(), compare=False)
 
 
 @torch.inference_mode()
@@ -62,6 +66,7 @@ def generate_answers(
     batch_size: int = 128,
     prefix: SharedPrefix | None = None,
     progress: Any = None,
+    tokens: bool = False,
 ) -> list[Generated]:
     """Answers each question by greedy generation through the chat template, up to its end token.
 
@@ -77,6 +82,7 @@ def generate_answers(
         batch_size: questions per batch.
         prefix: what all prompts begin with, if the model has read it already.
         progress: called with the number of questions answered after each batch.
+        tokens: also say which tokens each answer has, and for which of them a memory was read.
 
     Returns:
         The answers, in the order of the questions.
@@ -127,7 +133,8 @@ def generate_answers(
                 answer = row[: ends.length(row)]  # with what ends it
                 text = ends.cut(str(tokenizer.decode(answer, skip_special_tokens=True)))
                 whole, least = recorder.confidence(place, len(answer))
-                answers[i] = Generated(text.strip(), whole, recorder.opened[place], least)
+                found = (tuple(answer), tuple(recorder.open(place)[: len(answer)])) if tokens else ((), ())
+                answers[i] = Generated(text.strip(), whole, recorder.opened[place], least, *found)
             if progress is not None:
                 progress(len(chosen))
     finally:
@@ -186,14 +193,57 @@ class _Ends:
         return self._ends[token]
 
 
-class _Recorder(Recorder):
+class OpenTokens(Recorder):
+    """Records for which of the tokens that are generated a memory is read: as each is chosen, by the token before it.
+
+    Args:
+        rows: of the batch.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+        self._first: nn.Module | None = None
+        self._passes: list[list[tuple[torch.Tensor | None, int]]] = []  # of each forward pass what its layers decided
+
+    def entered(self, layer: nn.Module, x: torch.Tensor) -> None:
+        """Notes that a forward pass has begun, at its first memory layer."""
+        if self._first is None:
+            self._first = layer
+        if layer is self._first:
+            self._passes.append([])
+
+    def decided(self, layer: nn.Module, adapter: str, opened: torch.Tensor | None, tokens: int) -> None:
+        """Notes what the layer decided; it is looked at when it is asked for, since that waits for a GPU."""
+        self._passes[-1].append((opened, tokens))
+
+    @property
+    def read_any(self) -> bool:
+        """Whether a memory was read at all, for a token of a prompt or of an answer."""
+        every = (opened for decided in self._passes for opened, _ in decided)
+        return any(
+            opened is None or bool(opened.any() if opened.dtype == torch.bool else opened.numel()) for opened in every
+        )
+
+    def open(self, row: int) -> list[bool]:
+        """Whether a memory was read for each token that was generated in a row."""
+        return [any(self._last(row, *each) for each in decided) for decided in self._passes]
+
+    def _last(self, row: int, opened: torch.Tensor | None, tokens: int) -> bool:
+        """Whether the last token of a row may read."""
+        place = (row + 1) * (tokens // self._rows) - 1
+        if opened is None or opened.dtype == torch.bool:
+            return opened is None or bool(opened[place])
+        return bool((opened == place).any())
+
+
+class _Recorder(OpenTokens):
     """Records the probability of each token that greedy decoding takes, and which prompts a memory was read for.
 
     As a logits processor it changes nothing.
     """
 
     def __init__(self, rows: int) -> None:
-        self.opened = [False] * rows
+        super().__init__(rows)
         self.chances: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -205,12 +255,10 @@ class _Recorder(Recorder):
         each = torch.stack([chance[row] for chance in self.chances[:tokens]])
         return float(each.sum().exp()), float(each.min().exp())
 
-    def decided(self, layer: nn.Module, adapter: str, opened: torch.Tensor | None, tokens: int) -> None:
-        """Notes the rows in which the prompt's last token may read."""
-        if self.chances:  # the prompts have been read
-            return
-        whole = torch.full((tokens,), opened is None)
-        if opened is not None:
-            whole[opened.cpu()] = True
-        last = whole.view(len(self.opened), -1)[:, -1]
-        self.opened = [before or bool(now) for before, now in zip(self.opened, last, strict=True)]
+    @property
+    def opened(self) -> list[bool]:
+        """The rows in which the prompt's last token may read."""
+        return [bool(self._passes) and self._opened_at_first(row) for row in range(self._rows)]
+
+    def _opened_at_first(self, row: int) -> bool:
+        return any(self._last(row, *each) for each in self._passes[0])

@@ -22,6 +22,7 @@ def load_adapter(
     dtype: str = "auto",
     device: str | None = None,
     gate: bool = True,
+    loaded: tuple[Any, PreTrainedTokenizerBase] | None = None,
 ) -> tuple[Any, PreTrainedTokenizerBase]:
     """Loads a backbone and puts a memory on it.
 
@@ -31,6 +32,7 @@ def load_adapter(
         dtype: of the backbone; as in `load_backbone`.
         device: None chooses.
         gate: False reads the memory for every token.
+        loaded: the backbone and its tokenizer, where they are loaded already; the memory is put on this very model.
 
     Returns:
         The PEFT model, in eval mode, and the backbone's tokenizer.
@@ -41,12 +43,9 @@ def load_adapter(
     from peft import PeftModel
 
     folder = Path(folder)
-    config = read_adapter_config(folder)
-    source = backbone or config.get("backbone") or config.get("base_model_name_or_path")
-    if not source:
-        raise InputError(f"{folder}: names no backbone; say which with --backbone")
-    chosen = device_chosen(device)
-    model, tokenizer = load_backbone(source, dtype, chosen)
+    if loaded is None:
+        loaded = load_backbone(backbone_named(folder, backbone), dtype, device_chosen(device))
+    model, tokenizer = loaded
     try:
         with (
             quiet_wrapping(),
@@ -64,6 +63,19 @@ def load_adapter(
     _require_whole(memory, folder)
     set_gate_enabled(memory, gate)
     return memory.eval(), tokenizer
+
+
+def backbone_named(folder: str | Path, backbone: str | Path | None = None) -> str | Path:
+    """Which backbone a memory belongs on: the one given, or else the one that its folder names.
+
+    Raises:
+        InputError: not a memory folder, or one that names no backbone.
+    """
+    config = read_adapter_config(folder)
+    source = backbone or config.get("backbone") or config.get("base_model_name_or_path")
+    if not source:
+        raise InputError(f"{folder}: names no backbone; say which with --backbone")
+    return str(source) if not isinstance(source, Path) else source
 
 
 def _require_whole(memory: Any, folder: Path) -> None:

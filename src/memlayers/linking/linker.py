@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
@@ -38,6 +39,8 @@ _REACH: Final = 12  # characters that may join a part of a name with what is bef
 _JOINED_BEHIND: Final = re.compile(r"\s*(&|(von|van|de|del|di|da|du|der|bin)\b)", re.IGNORECASE)
 _ROMAN: Final = re.compile(r"m{0,3}(cm|cd|d?c{0,3})(xc|xl|l?x{0,3})(ix|iv|v?i{0,3})")
 _MOST_FACTS_FOR_WORDS: Final = 2000
+_REMEMBERED: Final = 2**14  # words of which it is known whether they are ordinary
+_LONGEST_REMEMBERED: Final = 32  # characters of such a word
 FUNCTION_WORDS: Final = frozenset(
     "a about again an and are as at by did do does for from had has have her his how in into is it its me of on or our "
     "she tell that the their them they this to was we were what when where which who whom whose why will with would you"
@@ -273,8 +276,13 @@ class NameLinker:
 
 
 def ordinary_words(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], bool]:
-    """Tells ordinary words: those that a vocabulary has a token for."""
-    return lambda word: len(tokenizer(f" {word}", add_special_tokens=False)["input_ids"]) == 1
+    """Tells ordinary words: those that a vocabulary has a token for. Words met lately are remembered."""
+
+    def is_ordinary(word: str) -> bool:
+        return len(tokenizer(f" {word}", add_special_tokens=False)["input_ids"]) == 1
+
+    remembered = lru_cache(_REMEMBERED)(is_ordinary)
+    return lambda word: remembered(word) if len(word) <= _LONGEST_REMEMBERED else is_ordinary(word)
 
 
 def spelling_of(subject: str, facts: Sequence[Fact]) -> str:

@@ -67,7 +67,7 @@ def read_sources(places: Iterable[StrPath], options: ReadOptions, writer: Answer
     for place in places:
         if "://" not in str(place) and Path(place).suffix.lower() in DOCUMENTS:
             documents.append(place)
-        elif _holds_facts(place):
+        elif holds_facts(place):
             facts = read_facts(place, strict=True)
             found.extend([Extraction(facts, [source for fact in facts for source in fact.sources])])
         elif options.subject is None:
@@ -89,7 +89,7 @@ def read_sources(places: Iterable[StrPath], options: ReadOptions, writer: Answer
     return found
 
 
-def _holds_facts(place: StrPath) -> bool:
+def holds_facts(place: StrPath) -> bool:
     """Whether a file is one of facts: of JSON lines, the first of which has questions and an answer."""
     if "://" in str(place) or Path(place).suffix.lower() != ".jsonl":
         return False

@@ -1,0 +1,1 @@
+"""The server, measured from outside: two processes of their own, asked over loopback."""

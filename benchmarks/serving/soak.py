@@ -1,0 +1,180 @@
+"""Whether a server holds: many clients at once while a fact is edited every second.
+
+`memlayers serve` of a copy of a memory on pocket. So many clients ask one after another, every other question for the
+fact that is edited, the rest for what the backbone knows. Each answer is checked against the version that it says it
+read: the answer given, and the fact named, must be that version's, and a request that began after an edit was
+acknowledged must read that edit or a later one. An edit's time is from its request to the first answer that uses it.
+The process's memory is read every second; its growth is the median of the last fifth less that of the second.
+
+Leaves ``benchmarks/results/serving/soak.json``. Example: ``python -m benchmarks.serving.soak --seconds 300`` (6 min)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import statistics
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from benchmarks import common
+from benchmarks.serving.servers import WORK, Server, closed_questions, memlayers_serve, taught_memory
+from memlayers.data.facts import Fact
+from memlayers.inference.folder import stored_facts
+from memlayers.utils.environment import environment
+
+OUT = common.RESULTS / "serving" / "soak.json"
+TOKENS, ANSWERS = 32, 5
+"""Of an answer; and how many answers the fact is given in turn, those of other facts of its relation."""
+
+
+@dataclass
+class Soak:
+    """What is seen of a server.
+
+    Attributes:
+        server: which.
+        fact: that is edited.
+        known: questions that the backbone answers.
+        others: what the fact is edited to.
+        answers: of the fact, by the memory's version.
+        acknowledged: the version of the last edit that was acknowledged.
+        until: when it ends, by `time.monotonic`.
+        asked: answers that came, by source.
+        errors: what went wrong, by kind.
+        wrong: answers that are not their version's.
+        unchecked: answers read before the edit that they belong to was acknowledged, checked in the end.
+        edits: seconds of each, to the first answer that uses it.
+        held: bytes of the process, once a second.
+    """
+
+    server: Server
+    fact: Fact
+    known: list[str]
+    others: list[str]
+    until: float
+    answers: dict[int, str] = field(default_factory=dict)
+    acknowledged: int = 0
+    asked: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    unchecked: list[tuple[int, str, str]] = field(default_factory=list)
+    edits: list[float] = field(default_factory=list)
+    held: list[int] = field(default_factory=list)
+
+    async def ask(self, client: httpx.AsyncClient, question: str) -> dict[str, Any] | None:
+        """One answer; None where there was an error."""
+        body = {
+            "model": self.server.model, "messages": [{"role": "user", "content": question}], "max_tokens": TOKENS,
+            "temperature": 0,
+        }  # fmt: skip
+        try:
+            response = await client.post("/v1/chat/completions", json=body)
+        except httpx.HTTPError as error:
+            self.errors[type(error).__name__] += 1
+            return None
+        if response.status_code != 200:
+            self.errors[str(response.status_code)] += 1
+            return None
+        return dict(response.json())
+
+    async def asking(self, client: httpx.AsyncClient, number: int) -> None:
+        """One client's questions."""
+        turn = number
+        while time.monotonic() < self.until:
+            turn += 1
+            edited = turn % 2 == 0
+            least = self.acknowledged
+            answer = await self.ask(client, self.fact.questions[0] if edited else self.known[turn % len(self.known)])
+            if answer is None:
+                continue
+            own = answer["memlayers"]
+            self.asked[own["source"]] += 1
+            if own["version"] < least:
+                self.wrong.append(f"version {own['version']} after {least} was acknowledged")
+            if edited and own["source"] == "memory":
+                named = own["facts"][0]["answer"] if own["facts"] else ""
+                self.unchecked.append((own["version"], answer["choices"][0]["message"]["content"], named))
+
+    async def editing(self, client: httpx.AsyncClient) -> None:
+        """An edit every second, or as fast as they are made."""
+        number = 0
+        while time.monotonic() < self.until:
+            number += 1
+            began, answer = time.monotonic(), self.others[number % len(self.others)]
+            path = f"/v1/memories/{self.server.model}/facts/{self.fact.id}"
+            response = await client.patch(path, json={"answer": answer})
+            if response.status_code != 200:
+                self.errors[f"edit: {response.status_code}: {response.json()['error']['message'][:200]}"] += 1
+            else:
+                version = int(response.json()["version"])
+                self.answers[version], self.acknowledged = answer, version
+                seen = await self.ask(client, self.fact.questions[0])
+                self.edits.append(time.monotonic() - began)
+                if seen is not None and seen["memlayers"]["version"] < version:
+                    self.wrong.append(f"version {seen['memlayers']['version']} after the edit to {version}")
+            await asyncio.sleep(max(0.0, began + 1 - time.monotonic()))
+
+    async def watching(self) -> None:
+        """Reads the process's memory."""
+        status = Path(f"/proc/{self.server.pid}/status")
+        while time.monotonic() < self.until:
+            self.held.append(int(status.read_text().split("VmRSS:")[1].split()[0]) * 1024)
+            await asyncio.sleep(1)
+
+    async def run(self, clients: int) -> None:
+        """All of it at once."""
+        limits = httpx.Limits(max_connections=clients + 2, max_keepalive_connections=clients + 2)
+        async with httpx.AsyncClient(base_url=self.server.address, timeout=300, limits=limits) as client:
+            first = await self.ask(client, self.fact.questions[0])
+            self.acknowledged = 0 if first is None else int(first["memlayers"]["version"])
+            self.answers[self.acknowledged] = self.fact.answer
+            work = [self.asking(client, number) for number in range(clients)]
+            await asyncio.gather(*work, self.editing(client), self.watching())
+        for version, said, named in self.unchecked:
+            if not self.answers.get(version) == said == named:
+                self.wrong.append(f"version {version} says {said!r} by {named!r}, not {self.answers.get(version)!r}")
+
+
+def main() -> None:
+    """Measures, prints and writes."""
+    parser = common.argument_parser(__doc__)
+    parser.add_argument("--memory", type=Path, help="a memory on pocket (default: one is taught)")
+    parser.add_argument("--facts", type=int, default=100, help="of the memory that is taught (default: 100)")
+    parser.add_argument("--clients", type=int, default=64, help="default: 64")
+    parser.add_argument("--seconds", type=float, default=300, help="default: 300")
+    parser.add_argument("--out", type=Path, default=OUT, help="results file")
+    arguments = parser.parse_args()
+    folder = WORK / "soaked"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(taught_memory(arguments.memory, arguments.facts), folder)
+    with memlayers_serve(folder, WORK / "soak.log") as server:
+        until = time.monotonic() + arguments.seconds
+        first, *rest = stored_facts(folder)
+        alike = dict.fromkeys(fact.answer for fact in rest if fact.relation == first.relation)
+        others = [first.answer, *(answer for answer in alike if answer != first.answer)][:ANSWERS]
+        soak = Soak(server, first, closed_questions(folder, 50), others, until)
+        asyncio.run(soak.run(arguments.clients))
+    fifth = max(1, len(soak.held) // 5)
+    early, late = soak.held[fifth : 2 * fifth] or soak.held, soak.held[-fifth:]
+    found = {
+        "clients": arguments.clients, "seconds": arguments.seconds, "answers": dict(soak.asked),
+        "errors": dict(soak.errors), "wrong versions": len(soak.wrong), "the first of them": soak.wrong[:5],
+        "edits": len(soak.edits),
+        "seconds from an edit to its first answer, median and most": [
+            round(statistics.median(soak.edits), 3), round(max(soak.edits), 3),
+        ] if soak.edits else [],
+        "MiB held, early and late": [round(statistics.median(each) / 2**20, 1) for each in (early, late)],
+    }  # fmt: skip
+    print(json.dumps(found))
+    common.write_json(arguments.out, {**found, "environment": environment("cpu")})
+
+
+if __name__ == "__main__":
+    common.start(main)

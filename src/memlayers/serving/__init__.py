@@ -1,0 +1,1 @@
+"""A server whose knowledge is edited while it answers: memories behind an API like OpenAI's, and a page."""
