@@ -13,7 +13,7 @@ export PYTHONDONTWRITEBYTECODE :=
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 OLDEST_PEFT := 0.20.0
 # The tuner's tests in which peft has a part; the others are the same on any.
-PEFT_TESTS := config.py handle.py model.py saving.py trainer.py ways_of_running.py
+PEFT_TESTS := config.py handle.py model.py saving.py
 
 .PHONY: demo test lint test-oldest-peft clean
 .DELETE_ON_ERROR:

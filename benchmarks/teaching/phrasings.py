@@ -17,12 +17,13 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks import common
-from benchmarks.teaching.learned_query import LearnedQueryTeacher
 from memlayers import Fact, TeachConfig
+from memlayers.config.sections import QueryConfig
 from memlayers.data.fact_files import public_questions
 from memlayers.evaluation.formatting import percent
 from memlayers.evaluation.statistics import mean_interval, paired_difference
 from memlayers.inference.generation import answer_questions
+from memlayers.teaching.teacher import Teacher
 from memlayers.tuner import without_memory
 from memlayers.utils.environment import environment
 from memlayers.utils.files import atomic_write_text
@@ -41,14 +42,15 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
     "four-heads": {"heads": 4},
     "65536-slots": {"sub_keys": 256},
     "three-wordings": {"wordings": 3},
-    "learned-query": {"learned_rank": 32},
-    "learned-query-weight-0": {"learned_rank": 32, "subject_weight": 0.0},
     "several-weight-2": {"several": True},
     "several-twelve-exposures": {"several": True, "exposures": 12},
-    "several-further": {"several": True, "exposures": None},
+    **{
+        f"several-further{name}{seed}": {"several": True, "exposures": None, "learned": learned, "seed": number}
+        for seed, number in (("", common.SEED), ("-seed-7", 7), ("-seed-23", 23))
+        for name, learned in (("", True), ("-whitened", False))
+    },
     "several-weight-1": {"several": True, "subject_weight": 1.0},
     "several-weight-0": {"several": True, "subject_weight": 0.0},
-    "several-learned-query": {"several": True, "learned_rank": 32, "subject_weight": 1.0},
 }
 
 
@@ -68,9 +70,9 @@ def main() -> None:
     draw(results)
 
 
-def run(wordings: int | None = None, several: bool = False, learned_rank: int = 0, **settings: Any) -> dict[str, Any]:
+def run(wordings: int | None = None, several: bool = False, learned: bool = False, **settings: Any) -> dict[str, Any]:
     """Teaches and asks."""
-    config = BASE.with_flags(**settings)
+    config = replace(BASE.with_flags(**settings), queries=QueryConfig(learned=learned))
     facts = several_facts() if several else common.new_facts(FACTS)
     facts = [replace(fact, questions=fact.questions[:wordings]) for fact in facts]
     watched = random.Random(1).sample(facts, min(WATCHED, len(facts)))
@@ -80,7 +82,7 @@ def run(wordings: int | None = None, several: bool = False, learned_rank: int = 
         unseen.append(sum(map(sum, recalled(model, tokenizer, watched, True))) / 2 / len(watched))
         return None, None
 
-    teacher = common.taught(LearnedQueryTeacher(facts, config, watch=watch, quiet=True, rank=learned_rank))
+    teacher = common.taught(Teacher(facts, config, watch=watch, quiet=True))
     model, tokenizer = teacher.model, teacher.tokenizer
     known = random.Random(3).sample(public_questions(), KNOWN)
     questions, accepted = [each.question for each in known], [each.answers for each in known]
@@ -91,9 +93,8 @@ def run(wordings: int | None = None, several: bool = False, learned_rank: int = 
     never = recalled(model, tokenizer, facts, True)
     return {
         "facts": len(facts),
-        "config": config.flags() | {"wordings": len(facts[0].questions), "learned_rank": learned_rank or None},
+        "config": config.flags() | {"wordings": len(facts[0].questions), "learned_queries": learned},
         "environment": environment("cpu"),
-        "wordings_find_each_other": teacher.agreement,
         "recall_taught": mean_interval([sum(each) / len(each) for each in taught])._asdict(),
         "recall_unseen": mean_interval([sum(each) / len(each) for each in never])._asdict(),
         "known_facts_change": paired_difference(before, after)._asdict(),

@@ -6,10 +6,14 @@ whole batches: the same values, and the same bits in both processes.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,13 +38,24 @@ SIZES: dict[str, Any] = {
 }  # fmt: skip
 
 
-def run(case: str, rank: int, rendezvous: str) -> None:
-    """Runs a case as one of two processes."""
+def run(cases: Sequence[str], rank: int, folder: str) -> None:
+    """Runs cases as one of two processes, as far as the first one that fails; says of each how it went."""
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
-    getattr(sys.modules[__name__], case)()
-    dist.barrier()
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+    )
+    said: dict[str, str] = {}
+    for case in cases:
+        try:
+            getattr(sys.modules[__name__], case)()
+            dist.barrier()
+            said[case] = ""
+        except Exception:
+            said[case] = traceback.format_exc()[-3000:]
+        Path(folder, f"{rank}.json").write_text(json.dumps(said))
+        if said[case]:
+            os._exit(1)  # the other process waits for this one no longer
 
 
 # -- the loops ------------------------------------------------------------------------------------------------------

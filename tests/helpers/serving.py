@@ -25,13 +25,12 @@ def running(memories: Mapping[str, Served], settings: ServeSettings | None = Non
     config = uvicorn.Config(app, "127.0.0.1", 0, log_config=None, access_log=False, timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     listening = config.bind_socket()
+    listening.listen()  # who connects before the server is up waits
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:
         address = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        httpx.get(
-            f"{address}/health", timeout=30
-        ).raise_for_status()  # the socket listens: it waits till it is answered
+        httpx.get(f"{address}/health", timeout=30).raise_for_status()
         yield address
     finally:
         server.should_exit = True

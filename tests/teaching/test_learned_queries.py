@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,7 +103,7 @@ def test_they_are_learned_where_subjects_have_several_facts(
     config = configure(gate=True)
     single = FACTS[:: len(RELATIONS)]
     assert share_subjects(FACTS) and not share_subjects(single)
-    off, bare = config.with_flags(learned_queries=False), config.with_flags(subject_weight=0.0)
+    off, bare = replace(config, queries=QueryConfig(learned=False)), config.with_flags(subject_weight=0.0)
     for settings, facts in ((config, single), (off, FACTS), (bare, FACTS), (config, FACTS)):
         teacher = Teacher(facts, settings, quiet=True)
         teacher.setup()

@@ -54,11 +54,10 @@ def test_one_graph_reads_what_is_read_without(tiny_backbone: Build, gate: bool, 
     assert torch.equal(found[_closed(NAMED)], expected[_closed(NAMED)])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 def test_compiled_and_not_the_fixed_shape_gives_the_same_bits(
-    tiny_backbone: Build, monkeypatch: pytest.MonkeyPatch, dtype: str
+    tiny_backbone: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = taught(tiny_backbone(), scale=1.0, pool_dtype=dtype)
+    model = taught(tiny_backbone(num_hidden_layers=2), scale=1.0, pool_dtype="bfloat16")
     compiled = _compiled(model, NAMED)
     with monkeypatch.context() as patch:
         for module in ("layer", "forward_pass", "subject_index"):

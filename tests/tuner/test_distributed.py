@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,25 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_two_processes(case: str, warm_python: Any, tmp_path: Path) -> None:
-    """`helpers.distributed` says what is done and compared."""
+@pytest.fixture(scope="module")
+def found(warm_python: Any, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
+    """What the two processes, which try all cases, say of each: "" where it held, or how it failed."""
+    folder = tmp_path_factory.mktemp("distributed")
     code = (
-        "import sys; case, rank, tests, rendezvous = sys.argv[1:]; sys.path.insert(0, tests)\n"
-        "from helpers.distributed import run; run(case, int(rank), rendezvous)"
+        "import sys; rank, tests, folder, *cases = sys.argv[1:]; sys.path.insert(0, tests)\n"
+        "from helpers.distributed import run; run(cases, int(rank), folder)"
     )
-    tests, rendezvous = Path(__file__).parents[1], tmp_path / "rendezvous"
-    processes = [warm_python.start(code, case, rank, tests, rendezvous) for rank in range(2)]
-    codes = [process.wait() for process in processes]
-    assert codes == [0, 0], "\n".join(process.err.read_text()[-3000:] for process in processes)
+    processes = [warm_python.start(code, rank, Path(__file__).parents[1], folder, *CASES) for rank in range(2)]
+    for process in processes:
+        process.wait()
+    return [
+        json.loads(path.read_text()) if (path := folder / f"{rank}.json").exists() else {"": process.err.read_text()}
+        for rank, process in enumerate(processes)
+    ]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes(case: str, found: list[dict[str, str]]) -> None:
+    """`helpers.distributed` says what is done and compared."""
+    for of_rank in found:
+        assert of_rank.get(case, f"not tried: {of_rank}") == ""

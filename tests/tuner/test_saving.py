@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +60,7 @@ def test_the_real_checkpoint(tinystories: Path, tmp_path: Path, low_cpu_mem_usag
     assert torch.equal(logits(loaded, ids), taught)
 
 
-FRESH_PROCESS = """
+OTHER_PROCESS = """
 import sys
 import memlayers
 import torch
@@ -74,14 +72,17 @@ with torch.no_grad():
 """
 
 
-def test_a_fresh_process_loads_the_same_bits(tiny_backbone: Build, ids: Tensor, tmp_path: Path) -> None:
+def test_another_process_loads_the_same_bits(
+    warm_python: Any, tiny_backbone: Build, ids: Tensor, tmp_path: Path
+) -> None:
     backbone = _saved(tiny_backbone(), tmp_path / "backbone")
     model = get_peft_model(backbone, MemoryConfig(recipe="dense", pool_dtype="bfloat16", gate=True, **SMALL))
     fill(model)
     model.save_pretrained(tmp_path / "memory")
     torch.save(ids, tmp_path / "ids")
     arguments = [str(tmp_path / name) for name in ("memory", "ids", "logits")]
-    subprocess.run([sys.executable, "-c", FRESH_PROCESS, *arguments], check=True)
+    done = warm_python.run(OTHER_PROCESS, *arguments)
+    assert done.returncode == 0, done.stderr
     assert torch.equal(torch.load(tmp_path / "logits"), logits(model.eval(), ids))
 
 

@@ -133,12 +133,13 @@ def test_a_plain_loop_learns_with_row_adamw(memory: Any, examples: tuple[list[En
     assert _loss(memory, examples) < 0.5 * loss
 
 
-@pytest.mark.parametrize("semantics", ["dense", "lazy"])
 @pytest.mark.parametrize(
-    "options",
-    [{}, {"gradient_accumulation_steps": 2}, {"gradient_checkpointing": True}, {"max_grad_norm": 0.05}],
-    ids=lambda options: "-".join(options) or "plain",
-)
+    ("options", "semantics"),
+    [
+        ({"gradient_accumulation_steps": 2}, "dense"), ({"gradient_checkpointing": True}, "dense"),
+        ({"max_grad_norm": 0.05}, "dense"), ({}, "lazy"), ({"max_grad_norm": 0.05}, "lazy"),
+    ],
+)  # fmt: skip
 def test_trainer_steps_with_row_adamw_and_resumes_to_the_same_weights(
     chat_backbone: Path, examples: tuple[list[Encoded], int], tmp_path: Path, options: dict[str, Any], semantics: str
 ) -> None:

@@ -114,8 +114,7 @@ class QueryConfig:
         True,
         "Learn queries where subjects have several facts. So that what is asked of a subject chooses the slots; the "
         "addressed recipe, where queries carry subjects.",
-        flag="learned_queries",
-        advanced=True,
+        flag=None,
     )
     rank: int = option(32, "Of the change.", flag=None, check=at_least(1))
     steps: int = option(600, "Optimizer steps, per memory layer.", flag=None)
