@@ -82,7 +82,7 @@ def test_inductor_reads_the_same_tokens(tiny_backbone: Build) -> None:
 
 
 def test_a_text_in_pieces_is_compiled(tiny_backbone: Build) -> None:
-    model = taught(tiny_backbone(num_hidden_layers=2))
+    model = taught(tiny_backbone(num_hidden_layers=1))
     made: Any = torch.compile(model, backend="eager")
     expected = logits(model, NAMED)
     cache = StaticCache(config=model.config, max_cache_len=8)
@@ -104,9 +104,9 @@ def test_packed_sequences_are_compiled(tiny_backbone: Build) -> None:
 
 def test_teaching_a_compiled_model_gives_the_gradient(tiny_backbone: Build) -> None:
     def gradient(compiled: bool) -> Tensor:
-        model = taught(tiny_backbone(num_hidden_layers=1)).train()
+        model = taught(tiny_backbone(num_hidden_layers=1))
         made: Any = torch.compile(model, backend="eager") if compiled else model
-        made(input_ids=NAMED, labels=NAMED, use_cache=False).loss.backward()
+        made(input_ids=NAMED, use_cache=False).logits.square().mean().backward()
         dense: Tensor = memory_handle(model).pool.weight.grad.to_dense()  # type: ignore[union-attr]
         return dense
 
