@@ -227,7 +227,7 @@ class RequestManager(GenerateManager):
         return given.text, int(inputs["input_ids"].shape[-1]), torch.tensor(given.tokens, dtype=torch.int64)
 
     def _answer(self, inputs: Mapping[str, Any], config: GenerationConfig, streamer: Any) -> Given:
-        given = answer(self._request, inputs, config, _Noting(streamer, self) if streamer is not None else None)
+        given = answer(self._request, inputs, config, _Noting(streamer) if streamer is not None else None)
         self.provenance = given.provenance
         self._done(given.provenance, len(given.tokens))
         if given.streamed:
@@ -244,7 +244,7 @@ class RequestManager(GenerateManager):
 class _Noting:
     """A streamer that ends later: when what the answer came from is known."""
 
-    def __init__(self, streamer: DirectStreamer, manager: RequestManager) -> None:
+    def __init__(self, streamer: DirectStreamer) -> None:
         self._streamer = streamer
 
     def put(self, value: Any) -> None:
