@@ -97,6 +97,14 @@ def test_nothing_else_is_taken_for_one(text: str) -> None:
     assert [each for each in found(text) if each[0] != "Will"] == []
 
 
+def test_a_word_that_begins_the_wordings_of_several_begins_no_longer_name() -> None:
+    several = [fact(name, f"Name {name}'s capital.", f"Which capital has {name}?") for name in ("Veloria", "Oakmere")]
+    linker = NameLinker(several)
+    assert [mention.subjects for mention in linker.mentions("Name Veloria's mayor.")] == [("Veloria",)]
+    assert not linker.mentions("Mount Veloria is high.")
+    assert not NameLinker(several[:1]).mentions("Name Veloria's mayor.")  # which one alone does not show
+
+
 def test_of_two_names_that_differ_in_a_qualifier_both_are_offered() -> None:
     assert found("How large is Mercury?") == [("Mercury", ("Mercury (planet)", "Mercury (god)"), "derived")]
 

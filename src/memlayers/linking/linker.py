@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate
@@ -357,12 +358,18 @@ def _known_names(of_subject: dict[str, list[Fact]], config: LinkConfig) -> dict[
 
 
 def common_words(facts: Sequence[Fact]) -> frozenset[str]:
-    """Function words, and the words in lower case of these facts' wordings, but for those of their subjects."""
-    found = {
-        word for fact in facts for question in fact.questions
-        for word in _WORD.findall(question.replace(fact.subject, " ")) if word.islower()
-    }  # fmt: skip
-    return FUNCTION_WORDS | {folded(word) for word in found}
+    """Function words, the words in lower case of these facts' wordings, and those that begin the wordings of several.
+
+    Words of their subjects do not count: "Name Veloria's capital." shows that "name" is common.
+    """
+    found, begins = set[str](), defaultdict[str, set[str]](set)
+    for fact in facts:
+        for question in fact.questions:
+            words = _WORD.findall(question.replace(fact.subject, " "))
+            found.update(folded(word) for word in words if word.islower())
+            if words and question.lstrip().startswith(words[0]):
+                begins[folded(words[0])].add(fact.subject)
+    return FUNCTION_WORDS | found | {word for word, subjects in begins.items() if len(subjects) > 1}
 
 
 def _nfc(text: str) -> str:
