@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import random
 import socket
@@ -69,6 +70,20 @@ def transformers_serve(log: Path) -> Iterator[Server]:
     command = [sys.executable, "-c", source, "serve", str(POCKET), "--port", str(port)]
     with _process([*command, "--device", "cpu", "--dtype", "float32", "--log-level", "error"], port, log) as pid:
         yield Server(f"http://127.0.0.1:{port}", str(POCKET), pid)
+
+
+def servers_parser(text: str | None, out: Path) -> argparse.ArgumentParser:
+    """The arguments that these scripts share.
+
+    Args:
+        text: of the script.
+        out: where its results go, if not told otherwise.
+    """
+    parser = common.argument_parser(text)
+    parser.add_argument("--memory", type=Path, help="a memory on pocket (default: one is taught)")
+    parser.add_argument("--facts", type=int, default=100, help="of the memory that is taught (default: 100)")
+    parser.add_argument("--out", type=Path, default=out, help="results file")
+    return parser
 
 
 def taught_memory(folder: Path | None, facts: int) -> Path:

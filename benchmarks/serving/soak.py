@@ -24,7 +24,7 @@ from typing import Any
 import httpx
 
 from benchmarks import common
-from benchmarks.serving.servers import WORK, Server, closed_questions, memlayers_serve, taught_memory
+from benchmarks.serving.servers import WORK, Server, closed_questions, memlayers_serve, servers_parser, taught_memory
 from memlayers.data.facts import Fact
 from memlayers.inference.folder import stored_facts
 from memlayers.utils.environment import environment
@@ -144,12 +144,9 @@ class Soak:
 
 def main() -> None:
     """Measures, prints and writes."""
-    parser = common.argument_parser(__doc__)
-    parser.add_argument("--memory", type=Path, help="a memory on pocket (default: one is taught)")
-    parser.add_argument("--facts", type=int, default=100, help="of the memory that is taught (default: 100)")
+    parser = servers_parser(__doc__, OUT)
     parser.add_argument("--clients", type=int, default=64, help="default: 64")
     parser.add_argument("--seconds", type=float, default=300, help="default: 300")
-    parser.add_argument("--out", type=Path, default=OUT, help="results file")
     arguments = parser.parse_args()
     folder = WORK / "soaked"
     shutil.rmtree(folder, ignore_errors=True)

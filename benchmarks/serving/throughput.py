@@ -19,7 +19,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -31,6 +30,7 @@ from benchmarks.serving.servers import (
     closed_questions,
     memlayers_serve,
     opening_questions,
+    servers_parser,
     taught_memory,
     transformers_serve,
 )
@@ -132,13 +132,10 @@ def measured(own: Server, bare: Server, questions: Sequence[str], clients: int, 
 
 def main() -> None:
     """Measures, prints and writes."""
-    parser = common.argument_parser(__doc__)
-    parser.add_argument("--memory", type=Path, help="a memory on pocket (default: one is taught)")
-    parser.add_argument("--facts", type=int, default=100, help="of the memory that is taught (default: 100)")
+    parser = servers_parser(__doc__, OUT)
     parser.add_argument("--questions", type=int, default=96, help="of each kind, per turn (default: 96)")
     parser.add_argument("--clients", type=int, default=16, help="default: 16")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each (default: 5)")
-    parser.add_argument("--out", type=Path, default=OUT, help="results file")
     arguments = parser.parse_args()
     memory = taught_memory(arguments.memory, arguments.facts)
     kinds = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from memlayers.data.encoding import encode_prompt
 from memlayers.data.facts import Fact
 from memlayers.inference.capture import collect_features
 from memlayers.teaching.calibrate import calibrate
-from memlayers.teaching.learned_queries import learn_queries, share_subjects
+from memlayers.teaching.learned_queries import learn_queries, share_subjects, wordings_to_learn_from
 from memlayers.teaching.teacher import Teacher
 from memlayers.tuner import MemoryConfig, memory_handle
 from memlayers.tuner.addressing import unit_halves
@@ -46,6 +47,10 @@ def _calibrated(folder: Path) -> tuple[MemoryHandle, object]:
     return memory, tokenizer
 
 
+def _learn(memory: MemoryHandle, tokenizer: Any, facts: list[Fact], config: QueryConfig, seed: int = 0) -> None:
+    learn_queries(memory, tokenizer, wordings_to_learn_from(facts, config, seed), config, seed=seed)
+
+
 def _found(memory: MemoryHandle, tokenizer: object) -> float:
     """How often the query of a fact's last wording is nearest to that of the fact's own first one, over all layers."""
     code = subject_code(torch.tensor([1 + NAMES.index(fact.subject) for fact in FACTS]), 16)
@@ -68,7 +73,7 @@ def test_wordings_of_one_fact_ask_alike(chat_backbone: Path) -> None:
     before = _found(memory, tokenizer)
     values = memory.pool.weight.detach().clone()
     means, scales = [query.mean.clone() for query in memory.queries], [query.scale.clone() for query in memory.queries]
-    learn_queries(memory, tokenizer, FACTS, QueryConfig(steps=200), seed=1)  # type: ignore[arg-type]
+    _learn(memory, tokenizer, FACTS, QueryConfig(steps=200), seed=1)
     after = _found(memory, tokenizer)
     assert after > before and after > 0.8
     assert torch.equal(memory.pool.weight, values)
@@ -81,7 +86,7 @@ def test_the_same_seed_gives_the_same_bits(chat_backbone: Path) -> None:
     found: list[list[Tensor]] = []
     for seed in (1, 1, 2):
         memory, tokenizer = _calibrated(chat_backbone)
-        learn_queries(memory, tokenizer, FACTS, few, seed=seed)  # type: ignore[arg-type]
+        _learn(memory, tokenizer, FACTS, few, seed=seed)
         found.append([query.projection.detach() for query in memory.queries])
     assert all(map(torch.equal, found[0], found[1]))
     assert not any(map(torch.equal, found[0], found[2]))
@@ -91,7 +96,7 @@ def test_the_same_seed_gives_the_same_bits(chat_backbone: Path) -> None:
 def test_nothing_is_learned_of_single_facts_and_wordings(chat_backbone: Path, facts: list[Fact]) -> None:
     memory, tokenizer = _calibrated(chat_backbone)
     before = [query.projection.detach().clone() for query in memory.queries]
-    learn_queries(memory, tokenizer, facts, QueryConfig())  # type: ignore[arg-type]
+    _learn(memory, tokenizer, facts, QueryConfig())
     assert all(map(torch.equal, before, [query.projection for query in memory.queries]))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from memlayers.certificate.learn import CERTIFICATE_FILE
 from memlayers.data.facts import Fact
 from memlayers.editing.journal import Record
 from memlayers.evaluation.results import Results, read_results
@@ -17,13 +18,15 @@ from memlayers.utils.errors import InputError
 if TYPE_CHECKING:
     from memlayers.serving.served import Edited, Served
 
-CERTIFICATE_FILE = "certificate.json"
-
 
 def fact_json(fact: Fact) -> dict[str, Any]:
     """A fact, with where it was found in words too ("place")."""
-    sources = [{"place": each.place, **dataclasses.asdict(each)} for each in fact.sources]
-    return {"object": "memory.fact", **dataclasses.asdict(fact), "sources": sources}
+    return {"object": "memory.fact", **dataclasses.asdict(fact), "sources": sources_json(fact)}
+
+
+def sources_json(fact: Fact) -> list[dict[str, Any]]:
+    """Where a fact was found, in words too ("place")."""
+    return [{"place": each.place, **dataclasses.asdict(each)} for each in fact.sources]
 
 
 def record_json(record: Record, undone: bool) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from transformers.cli.serving.utils import (
 from memlayers.data.encoding import plain_text_ids
 from memlayers.serving.answers import Given, Request, answer, check_room
 from memlayers.serving.error_objects import INTERNAL, ApiError
+from memlayers.serving.memories import BARE
 from memlayers.serving.provenance import Provenance
 from memlayers.tuner.handle import active_memories
 from memlayers.utils.errors import InputError
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
 
     from memlayers.serving.served import Served
     from memlayers.tuner.subject_index import SubjectIndex
-
-BARE = ":bare"
-"""What follows a memory's id in that of its bare backbone."""
 
 _LOG = logging.getLogger(__name__)
 

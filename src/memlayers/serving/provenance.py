@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from memlayers.data.facts import Fact
 from memlayers.inference.generation import Generated
+from memlayers.serving.as_json import sources_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -61,10 +61,7 @@ class Provenance:
         return {
             "source": self.source,
             "facts": [
-                {
-                    "id": fact.id, "subject": fact.subject, "answer": fact.answer,
-                    "sources": [{"place": each.place, **dataclasses.asdict(each)} for each in fact.sources],
-                }
+                {"id": fact.id, "subject": fact.subject, "answer": fact.answer, "sources": sources_json(fact)}
                 for fact in self.facts
             ],
             "score": None if self.score is None else round(self.score, 4),

@@ -56,25 +56,25 @@ def share_subjects(facts: Sequence[Fact]) -> bool:
 def learn_queries(
     memory: MemoryHandle,
     tokenizer: PreTrainedTokenizerBase,
-    facts: Sequence[Fact],
+    chosen: Sequence[tuple[Fact, list[str]]],
     config: QueryConfig,
     *,
     seed: int = 0,
     progress: Any = None,
 ) -> None:
-    """Learns each memory layer's projection further, in place; facts with one wording are left out.
+    """Learns each memory layer's projection further, in place.
 
     Args:
         memory: a calibrated memory of the addressed recipe whose queries carry subjects.
         tokenizer: the backbone's.
-        facts: to be taught.
+        chosen: facts with their wordings, see `wordings_to_learn_from`; of fewer than two nothing is learned.
         config: how.
-        seed: of the facts and wordings that are drawn, and of the change.
+        seed: of the change.
         progress: called with the number of wordings read after each batch.
     """
-    asked = _read(memory, tokenizer, facts, config, seed, progress)
-    if asked is None:
+    if len(chosen) < 2:
         return
+    asked = _read(memory, tokenizer, chosen, config, progress)
     for number, (layer, query) in enumerate(zip(memory.layers, memory.queries, strict=True)):
         given = asked.queries[number].to(query.projection.device)
         down, up = _change(given, asked, memory, config, seed + number)
@@ -94,14 +94,10 @@ def wordings_to_learn_from(facts: Sequence[Fact], config: QueryConfig, seed: int
 def _read(
     memory: MemoryHandle,
     tokenizer: PreTrainedTokenizerBase,
-    facts: Sequence[Fact],
+    chosen: Sequence[tuple[Fact, list[str]]],
     config: QueryConfig,
-    seed: int,
     progress: Any,
-) -> _Asked | None:
-    chosen = wordings_to_learn_from(facts, config, seed)
-    if len(chosen) < 2:
-        return None
+) -> _Asked:
     examples = [encode_example(tokenizer, each, fact.answer) for fact, wordings in chosen for each in wordings]
     asks = [example.labels.count(IGNORED_LABEL) - 1 for example in examples]  # predicts an answer's first token
     places: list[list[int]] = []  # of each example, where in `queries` its tokens go

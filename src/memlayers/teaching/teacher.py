@@ -224,12 +224,13 @@ class Teacher:
         config = self.config.queries
         if not (config.learned and self.memory.config.subject_weight and share_subjects(self.facts)):
             return
-        count = sum(len(each) for _, each in wordings_to_learn_from(self.facts, config, self.config.seed))
+        chosen = wordings_to_learn_from(self.facts, config, self.config.seed)
+        count = sum(len(wordings) for _, wordings in chosen)
         with (
             self._stages.stage("queries"),
             progress_bar("Learning queries", count, quiet=self.quiet) as advance,
         ):
-            learn_queries(self.memory, self.tokenizer, self.facts, config, seed=self.config.seed, progress=advance)
+            learn_queries(self.memory, self.tokenizer, chosen, config, seed=self.config.seed, progress=advance)
 
     def build_gate(self) -> None:
         """Makes the gate, where there shall be one, from what `calibrate` saw.
