@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from memlayers.kernels import kernels_for
-from memlayers.kernels.storage import read_rows, write_rows
+from memlayers.kernels.storage import read_rows
 from memlayers.pool.value_pool import FactoredGradient, ValuePool
 
 BETAS, EPS = (0.9, 0.99), 1e-8
@@ -48,7 +48,7 @@ class RowWriter:
         self.square.mul_(second)[place[picked]] += (1 - second) * sums.square()
         root = (self.square / (1 - second**self.steps)).sqrt_().add_(EPS)
         self.values -= self.rate / (1 - first**self.steps) * self.mean / root
-        write_rows(self.pool.table, self.rows, self.values)
+        self.pool.write(self.rows, self.values)
 
 
 @torch.no_grad()

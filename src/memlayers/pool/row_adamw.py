@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.adamw import adamw as functional_adamw
 
 from memlayers.kernels import kernels_for
-from memlayers.kernels.interface import AdamW, Schedule
+from memlayers.kernels.interface import STATE_BLOCK, AdamW, Inverted, RowState, Schedule, Table
 from memlayers.pool.factored_gradient import NO_READ_LOG, FactoredGradient
 from memlayers.pool.offload import step_on_host
 from memlayers.pool.row_state import RowFormat, TouchedRows
@@ -166,6 +166,7 @@ class RowAdamW(Optimizer):
         state, pool = self.state[parameter], gradient.pool
         assert isinstance(pool, ValuePool)
         if not state:
+            _check_columns(pool, self, group["weight_decay"] != 0)
             state.update(self._fresh_state(pool))
         if "pool" not in state:
             self._attach(parameter, pool, state)
@@ -196,12 +197,17 @@ class RowAdamW(Optimizer):
         noise = _noise_key(int(state["step"])) if self.rounding == "stochastic" else None
         for chunk, picked, at in touched.by_chunk(places):
             part = adamw._replace(step_size=adamw.step_size[picked], root=adamw.root[picked])
-            kernels.adamw_rows(pool.table, chunk, at, gradient.entries, inverted, picked, part, gradient.factor, noise)
+            table, state, moved = pool.table, chunk, inverted
+            if pool.units_are_shared:
+                table, state, moved = *_master_alone(chunk), _moved_to(inverted, picked, at)
+            kernels.adamw_rows(table, state, at, gradient.entries, moved, picked, part, gradient.factor, noise)
+            if pool.units_are_shared:
+                pool.write(inverted.rows[picked], table.values[at])
 
     def _fresh_state(self, pool: ValuePool) -> dict[str, Any]:
         state: dict[str, Any] = {
             "step": torch.zeros((), dtype=torch.float32),
-            "touched": TouchedRows(self._format_for(pool.parameter, pool.slots, pool.dim)),
+            "touched": TouchedRows(self._format_for(pool.parameter, pool.slots, pool.width)),
         }
         if self.semantics == "dense":
             state["schedule"] = []
@@ -270,7 +276,12 @@ class RowAdamW(Optimizer):
         for chunk, picked, at in touched.by_chunk(places[had]):
             those = had[picked]
             moving_until = touched.steps[places[those]] + (horizon - first)
-            kernels.drift_rows(pool.table, chunk, at, rows[those], since[those] - first, moving_until, schedule, None)
+            table, state, drifting = pool.table, chunk, rows[those]
+            if pool.units_are_shared:
+                (table, state), drifting = _master_alone(chunk), at
+            kernels.drift_rows(table, state, at, drifting, since[those] - first, moving_until, schedule, None)
+            if pool.units_are_shared:
+                pool.write(rows[those], table.values[at])
 
     # -- saving and loading -----------------------------------------------------------------------------------------
 
@@ -352,6 +363,37 @@ def _check_gradient(parameter: Tensor, has_rows: bool) -> None:
 def _noise_key(step: int) -> int:
     """A key of stochastic rounding; keys of successive steps differ in all their bits."""
     return (step * 0x9E3779B9) & 0xFFFFFFFF
+
+
+def _master_alone(chunk: RowState) -> tuple[Table, RowState]:
+    """Master and moments of a chunk, the master as a table of its own.
+
+    An int8 row whose unit several processes share is rounded later, when the largest of all its columns is known.
+    """
+    assert chunk.master is not None
+    return Table(chunk.master), chunk._replace(master=None)
+
+
+def _moved_to(inverted: Inverted, picked: Tensor, rows: Tensor) -> Inverted:
+    """The same log for a table in which the picked rows lie elsewhere."""
+    there = inverted.rows.clone()
+    there[picked] = rows
+    return inverted._replace(rows=there)
+
+
+def _check_columns(pool: ValuePool, options: RowAdamW, decays: bool) -> None:
+    """Refuses what would not be the same bits on a pool whose columns several processes hold."""
+    columns = pool.columns
+    if columns is None:
+        return
+    if options.rounding == "stochastic":
+        raise InputError("a pool split by columns is not rounded stochastically: take rounding='master'")
+    if options.state_bits == 8 and columns.unit % STATE_BLOCK:
+        raise InputError(
+            f"8-bit state is scaled by blocks of {STATE_BLOCK}: split the pool by them, Columns(unit={STATE_BLOCK})"
+        )
+    if pool.units_are_shared and decays:
+        raise InputError("weight decay is not for an int8 pool split by columns: take 0, or a bfloat16 pool")
 
 
 def _numbers(group: dict[str, Any], steps: Tensor) -> AdamW:

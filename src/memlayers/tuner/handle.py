@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from memlayers.pool.columns import Split
 from memlayers.pool.value_pool import ValuePool
 from memlayers.tuner.addressing import Query
 from memlayers.tuner.config import MemoryConfig
@@ -19,8 +20,12 @@ from memlayers.tuner.gate import RelevanceGate
 from memlayers.tuner.layer import MemoryLayer
 from memlayers.tuner.model import memory_layers
 from memlayers.tuner.relation_check import RelationCheck
+from memlayers.tuner.split_saving import save_split
 from memlayers.tuner.subject_index import SubjectIndex
 from memlayers.utils.errors import InputError
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +89,14 @@ class MemoryHandle:
         return device
 
     def save(self, folder: str | Path) -> None:
-        """Writes the adapter into a folder, as peft does: safetensors and JSON."""
-        self.model.save_pretrained(str(folder), selected_adapters=[self.adapter])
+        """Writes the adapter into a folder, as peft does: safetensors and JSON.
+
+        Where processes share the pool all of them must call it, and the first writes.
+        """
+        if self.pool.columns is None:
+            self.model.save_pretrained(str(folder), selected_adapters=[self.adapter])
+        else:
+            save_split(self.model, self.adapter, self.pool, self.pool.columns, Path(folder))
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Takes the tensors that `save` wrote, in place."""
@@ -173,6 +184,19 @@ def memory_auxiliary_loss(model: nn.Module) -> Tensor:
 def without_memory(model: Any) -> Iterator[None]:
     """A context in which `model` is its bare backbone in this thread; the model itself where it has no memory."""
     with holding(bare=current().bare | frozenset(memory_layers(model))):
+        yield
+
+
+@contextmanager
+def splitting_pools(mesh: DeviceMesh, *, unit: int = 1, average: bool = True) -> Iterator[None]:
+    """A context in which memories that are built, or loaded, in this thread have their pools split by columns.
+
+    Args:
+        mesh: of one dimension, `torch.distributed.device_mesh.init_device_mesh`; each of its processes holds a share.
+        unit: the width of a share is a multiple of it: 128 for `RowAdamW(state_bits=8)`.
+        average: gradients are means over the processes, as DDP has it; otherwise sums.
+    """
+    with holding(split=Split(mesh, unit, average)):
         yield
 
 
