@@ -80,6 +80,42 @@ def pool_alone() -> None:
             assert torch.equal(part(indices, weights), whole(indices, weights))
 
 
+def states_travel() -> None:
+    """Pool and optimizer saved by several processes, taken up by one, and the other way round."""
+    everybody, own = list(range(dist.get_world_size())), [dist.get_rank()]
+    for dtype, options in ((torch.float32, {}), (torch.int8, {"state_bits": 8})):
+        columns = Columns(mesh(), 300, unit=128 if options else 1, average=False)
+
+        def fresh(split: bool, dtype: torch.dtype = dtype, columns: Columns = columns) -> ValuePool:
+            pool = ValuePool(30, 300, dtype, columns=columns if split else None)
+            pool.initialise("normal", 0)
+            return pool
+
+        pools = {split: fresh(split) for split in (False, True)}
+        optimizers = {split: RowAdamW([pools[split].parameter], lr=0.05, **options) for split in pools}
+        for split, pool in pools.items():
+            learn(pool, optimizers[split], own if split else everybody)
+        states = {split: (pools[split].state_dict(), optimizers[split].state_dict()) for split in pools}
+        assert any(isinstance(value, DTensor) for value in states[True][1]["state"][0].values())
+
+        def together(tensors: dict[str, Any], columns: Columns = columns) -> dict[str, Any]:
+            return {name: columns.whole(v.to_local()) if isinstance(v, DTensor) else v for name, v in tensors.items()}
+
+        values, state = states[True]
+        whole = together(values), {**state, "state": {0: together(state["state"][0])}}
+        results = []
+        for split, (values, state) in ((False, states[False]), (False, whole), (True, whole), (True, states[True])):
+            pool = fresh(split)
+            pool.load_state_dict(values)
+            optimizer = RowAdamW([pool.parameter], lr=0.05, **options)
+            optimizer.load_state_dict(state)
+            norms = learn(pool, optimizer, own if split else everybody)
+            values = pool.table.values
+            results.append((norms, columns.whole(values) if split else values))
+        for norms, values in results[1:]:
+            assert norms == results[0][0] and torch.equal(values, results[0][1])
+
+
 def weights_learn() -> None:
     """The gradient of the weights, which all columns have a part in."""
     part = ValuePool(30, 19, columns=Columns(mesh(), 19))

@@ -93,10 +93,16 @@ class Columns:
         """Columns that each process holds, padding included."""
         return -(-self.dim // (self.shares * self.unit)) * self.unit
 
-    def cut(self, whole: Tensor) -> Tensor:
-        """This process's columns [..., width] of a tensor [..., d], padded with zeros."""
-        own = whole[..., self.rank * self.width : (self.rank + 1) * self.width]
-        return torch.nn.functional.pad(own, (0, self.width - own.shape[-1]))
+    def cut(self, whole: Tensor, width: int | None = None) -> Tensor:
+        """This process's columns [..., width] of a tensor [..., d], padded with zeros.
+
+        Args:
+            whole: it may be padded already.
+            width: of a share; None for that of the values. Scales of 8-bit state have one column a block.
+        """
+        width = self.width if width is None else width
+        own = whole[..., self.rank * width : (self.rank + 1) * width]
+        return torch.nn.functional.pad(own, (0, width - own.shape[-1]))
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
@@ -150,16 +156,14 @@ class Columns:
         torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX, self.group)
         return found
 
-    def whole(self, own: Tensor, dim: int | None = None) -> Tensor:
-        """All columns [q, dim] of rows of which this process holds [q, w]; in each process.
+    def whole(self, own: Tensor) -> Tensor:
+        """All columns [q, d], without padding, of rows of which this process holds [q, width]; in each process.
 
-        Args:
-            own: any dtype.
-            dim: the columns that there are without padding; None for d.
+        Scales of 8-bit state, one a block, are put together likewise.
         """
-        parts = self._gathered(own.contiguous())  # [P * q, w]
+        parts = self._gathered(own.contiguous())  # [P * q, width]
         side_by_side = parts.view(self.shares, *own.shape).transpose(0, 1).reshape(len(own), self.shares * own.shape[1])
-        return side_by_side[:, : self.dim if dim is None else dim]
+        return side_by_side[:, : -(-self.dim * own.shape[1] // self.width)]
 
     def dtensor(self, own: Tensor) -> DTensor:
         """Own columns as torch's distributed tensor, ``Shard(1)`` of [rows, P * width], for torch's own checkpoints."""

@@ -16,11 +16,12 @@ from torch.optim.adamw import adamw as functional_adamw
 
 from memlayers.kernels import kernels_for
 from memlayers.kernels.interface import STATE_BLOCK, AdamW, Inverted, RowState, Schedule, Table
+from memlayers.pool.columns import Columns
 from memlayers.pool.factored_gradient import NO_READ_LOG, FactoredGradient
 from memlayers.pool.offload import step_on_host
 from memlayers.pool.row_state import RowFormat, TouchedRows
 from memlayers.pool.sharding import is_sharded
-from memlayers.pool.value_pool import ValuePool, is_value_pool
+from memlayers.pool.value_pool import ValuePool, columns_of, is_value_pool
 from memlayers.utils.errors import InputError
 
 ParameterGroups: TypeAlias = Iterable[dict[str, Any]]
@@ -207,7 +208,7 @@ class RowAdamW(Optimizer):
     def _fresh_state(self, pool: ValuePool) -> dict[str, Any]:
         state: dict[str, Any] = {
             "step": torch.zeros((), dtype=torch.float32),
-            "touched": TouchedRows(self._format_for(pool.parameter, pool.slots, pool.width)),
+            "touched": TouchedRows(self._format_for(pool.parameter, pool.slots, pool.dim)),
         }
         if self.semantics == "dense":
             state["schedule"] = []
@@ -221,7 +222,9 @@ class RowAdamW(Optimizer):
         host = self.state_device == "host"
         coarse = is_int8 or (parameter.dtype != exact and self.rounding == "master")
         device = torch.device("cpu") if host else parameter.device
-        return RowFormat(slots, width, exact, self.state_bits, master=coarse or host, device=device)
+        columns = columns_of(parameter)
+        held = width if columns is None else columns.width
+        return RowFormat(slots, held, exact, self.state_bits, coarse or host, device, chunk_width=width)
 
     # -- rows moved late (dense semantics) --------------------------------------------------------------------------
 
@@ -288,6 +291,8 @@ class RowAdamW(Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """The state in torch's form; a pool's is flat tensors, cut to the rows touched.
 
+        Of a pool that is split by columns they are distributed tensors.
+
         Dense semantics brings all rows up to date first, so that pool and state belong to one step, whichever is saved
         first.
         """
@@ -296,13 +301,15 @@ class RowAdamW(Optimizer):
         for index, state in packed["state"].items():
             if "touched" in state:
                 flat = {"step": state["step"], **state["touched"].tensors()}
+                if (pool := state["pool"]()) is not None and pool.columns is not None:
+                    flat = {name: pool.columns.dtensor(v) if v.dim() == 2 else v for name, v in flat.items()}
                 if self.semantics == "dense":
                     flat["schedule"] = torch.tensor(state["schedule"], dtype=torch.float64)
                 packed["state"][index] = flat
         return packed
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores a state, bit for bit, wherever its tensors lie now.
+        """Restores a state, bit for bit, wherever its tensors lie now; whole, or distributed over the same processes.
 
         torch's own would cast the state to each parameter's dtype and device.
 
@@ -328,7 +335,11 @@ class RowAdamW(Optimizer):
                 self.state[parameter] = {"step": step, **moments}
 
     def _loaded(self, parameter: Tensor, entries: dict[str, Tensor]) -> dict[str, Any]:
-        width = entries["exp_avg.0"].shape[1] if "exp_avg.0" in entries else parameter.shape[-1]
+        columns = columns_of(parameter)
+        if columns is not None:
+            width = columns.dim
+        else:
+            width = entries["exp_avg.0"].shape[1] if "exp_avg.0" in entries else parameter.shape[-1]
         format = self._format_for(parameter, parameter.shape[0], width)
         expected = format.empty_chunk(0)
         for name, value in expected._asdict().items():
@@ -341,7 +352,7 @@ class RowAdamW(Optimizer):
         if ("schedule" in entries) != (self.semantics == "dense"):
             raise InputError(f"the optimizer's state was not saved with semantics={self.semantics!r}")
         touched = TouchedRows(format)
-        touched.load(entries)
+        touched.load({name: _own_columns(columns, name, value, expected) for name, value in entries.items()})
         loaded: dict[str, Any] = {"touched": touched}
         if self.semantics == "dense":
             loaded["schedule"] = entries["schedule"].tolist()
@@ -349,6 +360,16 @@ class RowAdamW(Optimizer):
             now = len(loaded["schedule"])
             loaded["caught_up"] = torch.full((format.slots,), now, dtype=torch.int64, device=parameter.device)
         return loaded
+
+
+def _own_columns(columns: Columns | None, name: str, value: Tensor, like: RowState) -> Tensor:
+    """What a process keeps of a tensor of a saved state: its columns, of all or of what it saved itself."""
+    kept = getattr(like, name.partition(".")[0], None)
+    if kept is None or value.dim() < 2:
+        return value
+    if is_sharded(value):
+        return value.to_local()  # type: ignore[attr-defined, no-any-return]
+    return value[:, : kept.shape[1]] if columns is None else columns.cut(value, kept.shape[1])
 
 
 def _check_gradient(parameter: Tensor, has_rows: bool) -> None:

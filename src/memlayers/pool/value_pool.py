@@ -71,7 +71,7 @@ class ValuePool(nn.Module):
             self.scales = nn.Parameter(torch.empty(slots))
         else:
             self.weight = nn.Parameter(torch.empty(slots, self.width, dtype=dtype))
-        _mark(self.parameter)
+        self._mark()
         self.register_buffer("protected", torch.zeros(slots, dtype=torch.bool) if protectable else None)
         self.register_state_dict_pre_hook(_bring_up_to_date)
 
@@ -152,7 +152,7 @@ class ValuePool(nn.Module):
         if self.before_read is not None:
             self.before_read(indices if everyones is None else everyones.indices)
         if learns:
-            _mark(self.parameter)
+            self._mark()
             read: Tensor = _Read.apply(self.parameter, weights, indices, everyones, self, dtype or weights.dtype)
             return read
         return self._sums(indices, weights, everyones, dtype or weights.dtype)
@@ -205,6 +205,10 @@ class ValuePool(nn.Module):
         """What the table is called in a state dict."""
         return "weight" if "weight" in self._parameters else "codes"
 
+    def _mark(self) -> None:
+        """Lets an optimizer know the parameter though its gradient is dense; a copy's is marked when it is read."""
+        self.parameter.memlayers_columns = self.columns  # type: ignore[attr-defined]
+
     def _held(self) -> Tensor | None:
         """The parameter, if it still is one of this module: FSDP1 takes it away."""
         return self._parameters.get("weight", self._parameters.get("scales"))
@@ -223,14 +227,15 @@ class ValuePool(nn.Module):
         return weights
 
 
-def _mark(parameter: nn.Parameter) -> None:
-    """Lets an optimizer know it for a value pool's, though its gradient is dense; a copy is marked when it is read."""
-    parameter.memlayers_value_pool = True  # type: ignore[attr-defined]
-
-
 def is_value_pool(parameter: Tensor) -> bool:
     """Whether it is the parameter of a value pool."""
-    return getattr(parameter, "memlayers_value_pool", False)
+    return hasattr(parameter, "memlayers_columns")
+
+
+def columns_of(parameter: Tensor) -> Columns | None:
+    """The columns that this process holds of a value pool, by its parameter; None where it holds all."""
+    columns: Columns | None = getattr(parameter, "memlayers_columns", None)
+    return columns
 
 
 def _bring_up_to_date(pool: Any, prefix: str, keep_vars: bool) -> None:
