@@ -46,6 +46,7 @@ class ValuePool(nn.Module):
 
     codes: Tensor
     protected: Tensor | None
+    anchor: nn.Parameter | None
 
     def __init__(self, slots: int, dim: int, dtype: torch.dtype = torch.float32, protectable: bool = False) -> None:
         super().__init__()
@@ -59,10 +60,31 @@ class ValuePool(nn.Module):
             self.weight = nn.Parameter(torch.empty(slots, dim, dtype=dtype))
         _mark(self.parameter)
         self.register_buffer("protected", torch.zeros(slots, dtype=torch.bool) if protectable else None)
+        self.register_parameter("anchor", None)
+        self.shared_by: Any = None
+        """A weak reference to the `DistributedDataParallel` in which all processes have the same values."""
         self.register_state_dict_pre_hook(_bring_up_to_date)
+        self.register_state_dict_post_hook(_without_anchor)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "before_read": None}  # a copy is not the optimizer's
+        return {**self.__dict__, "before_read": None, "shared_by": None}  # a copy is not the optimizer's, nor DDP's
+
+    def share_reads(self) -> list[str]:
+        """Readies it for `DistributedDataParallel`, which is to leave alone the parameters and buffers named here.
+
+        It would exchange dense gradients of the pool; its read logs are exchanged instead (`gathering`). DDP refuses a
+        model in which nothing learns that it knows of, so it is given the parameter ``anchor``: one number, whose
+        gradient is 0, and which is not saved.
+        """
+        names = [name for name, _ in (*self.named_parameters(), *self.named_buffers()) if name != "anchor"]
+        if self.anchor is None:
+            self.anchor = nn.Parameter(torch.zeros((), device=self.parameter.device))
+        return names
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
+        if self.anchor is not None:
+            state_dict = {**state_dict, f"{prefix}anchor": self.anchor.detach()}
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     @property
     def parameter(self) -> nn.Parameter:
@@ -99,13 +121,16 @@ class ValuePool(nn.Module):
         else:
             self.weight.zero_()
 
-    def forward(self, indices: Tensor, weights: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    def forward(
+        self, indices: Tensor, weights: Tensor, dtype: torch.dtype | None = None, shared: Tensor | None = None
+    ) -> Tensor:
         """Reads sum_i w_i V_i for each token.
 
         Args:
             indices: [n, r] integer slots; n may be 0. Any device.
             weights: [n, r] floating; differentiable.
             dtype: of the result; None for the weights'.
+            shared: the parameter as several processes share it (`gathering.shared_parameter`); None for its own.
 
         Returns:
             [n, dim] on the pool's device.
@@ -115,17 +140,17 @@ class ValuePool(nn.Module):
             WorkError: FSDP has flattened the pool, cut it up or left it out.
         """
         if not torch.compiler.is_compiling():
-            return self._read(indices, weights, dtype)
+            return self._read(indices, weights, dtype, shared)
         if self.before_read is not None or self._learns(weights):
             # What moves rows first, or keeps a log, is no operation of a graph: torch.compile breaks its graph here.
             from memlayers.pool.graph_break import outside_of_graphs
 
-            read: Tensor = outside_of_graphs(self._read, indices, weights, dtype)
+            read: Tensor = outside_of_graphs(self._read, indices, weights, dtype, shared)
             return read
         indices, weights = indices.to(self.parameter.device), self._weights(indices, weights)
         return operators.weighted_sum(self.table, indices, weights, dtype or weights.dtype)
 
-    def _read(self, indices: Tensor, weights: Tensor, dtype: torch.dtype | None) -> Tensor:
+    def _read(self, indices: Tensor, weights: Tensor, dtype: torch.dtype | None, shared: Tensor | None) -> Tensor:
         learns = self._learns(weights)
         check_whole(self, self._held(), self.slots, learns)
         indices = operators.checked(indices, self.slots).to(self.parameter.device)
@@ -135,7 +160,8 @@ class ValuePool(nn.Module):
         if not learns:
             return kernels_for(indices.device).weighted_sum(self.table, indices, weights, dtype or weights.dtype)
         _mark(self.parameter)
-        read: Tensor = _Read.apply(self.parameter, weights, indices, self, dtype or weights.dtype)
+        parameter = self.parameter if shared is None else shared
+        read: Tensor = _Read.apply(parameter, weights, indices, self, dtype or weights.dtype)
         return read
 
     def _held(self) -> Tensor | None:
@@ -170,6 +196,10 @@ def _bring_up_to_date(pool: Any, prefix: str, keep_vars: bool) -> None:
     """What is saved is what would be read."""
     if pool.before_read is not None:
         pool.before_read(None)
+
+
+def _without_anchor(pool: Any, state_dict: dict[str, Any], prefix: str, _: Any) -> None:
+    state_dict.pop(f"{prefix}anchor", None)
 
 
 class _Read(torch.autograd.Function):

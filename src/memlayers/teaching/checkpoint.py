@@ -133,6 +133,14 @@ def run_identity(config: TeachConfig, facts: Sequence[Fact], gate_facts: Sequenc
     return {"config": asdict(split), "facts": facts_digest(facts), "gate_facts": facts_digest(gate_facts)}
 
 
+def flat_names(values: dict[str, Any], within: str = "") -> dict[str, Any]:
+    """Nested values by dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= flat_names(value, f"{within}{name}.") if isinstance(value, dict) else {f"{within}{name}": value}
+    return found
+
+
 def facts_digest(facts: Sequence[Fact]) -> str:
     """SHA-256 of facts, in their order."""
     return hashlib.sha256(repr([asdict(fact) for fact in facts]).encode()).hexdigest()

@@ -42,7 +42,7 @@ def share_passes(ranks: Ranks, pool: ValuePool, own: Passes) -> Passes:
         torch.tensor(own.sure, dtype=torch.bool, device=device),
         torch.tensor(gradient is not None, device=device),
     ]
-    found = ranks.gather_tensors([*beside, *log_tensors(gradient, pool.slots)])
+    found = ranks.gather_tensors([*beside, *log_tensors(gradient, pool.slots)], device)
     if any(bool(some) for _, _, some, *_ in found):
         entries = [entry for _, _, _, *log in found for entry in log_entries(log)]
         parameter.grad = FactoredGradient(pool, parameter.detach(), entries)

@@ -59,7 +59,7 @@ def teach_facts(
     """
     config = config or TeachConfig()
     ranks = join_ranks(config.machine.device)
-    with ranks.ending_together():
+    with ranks.ending_together(f"; --resume goes on from what is saved in {work_folder(out)}"):
         if not facts:
             raise InputError("no facts to teach: give at least one")
         if ranks.first:

@@ -37,7 +37,7 @@ from memlayers.inference.shared_prefix import SharedPrefix, shared_prefix
 from memlayers.linking.mention_forms import SubjectForms, subject_forms
 from memlayers.pool.optimizers import has_finite_gradient
 from memlayers.teaching.calibrate import calibrate
-from memlayers.teaching.checkpoint import Checkpoint, Progress, run_identity
+from memlayers.teaching.checkpoint import Checkpoint, Progress, flat_names, run_identity
 from memlayers.teaching.held import (
     SURE,
     Checked,
@@ -157,7 +157,8 @@ class Teacher:
 
         config = self.config
         self._began = time.perf_counter()
-        self.ranks.agree(self._identity, "teach the same")
+        of_facts = {name: value for name, value in self._identity.items() if name != "config"}
+        self.ranks.agree({**of_facts, **flat_names(self._identity["config"])}, "teach the same")
         self.device = self._chosen_device()
         # No mixed precision of accelerate's: a frozen backbone is simply loaded in the dtype it shall run in.
         self._accelerator = Accelerator(mixed_precision="no", cpu=self.device.type == "cpu")

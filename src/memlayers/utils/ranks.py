@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from memlayers.utils.errors import InputError, WorkError, reason_of
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 T = TypeVar("T")
@@ -69,29 +70,21 @@ class Ranks:
             distributed.all_gather_object(values, value)
         return values
 
-    def gather_tensors(self, tensors: Sequence[Tensor]) -> list[list[Tensor]]:
-        """Every process's tensors, in the order of ranks: any number, of any shapes and dtypes, on one device.
+    def gather_tensors(self, tensors: Sequence[Tensor], device: torch.device) -> list[list[Tensor]]:
+        """Every process's tensors, in the order of ranks: any number, of any shapes and dtypes, on this device.
 
         Two collectives: the sizes, and all bytes. The tensors of this process come back as they are.
         """
         if self.size == 1:
             return [list(tensors)]
         with _meeting():
-            return _gathered(tensors, self.rank, self.size)
+            return gather_tensors(tensors, device)
 
     def broadcast(self, tensors: Sequence[Tensor], source: int = 0) -> None:
         """Gives every process the values that one of them has, in place."""
         if self.size > 1:
-            import torch
-            from torch import distributed
-
             with _meeting():
-                for tensor in tensors:
-                    whole = tensor.detach().contiguous()
-                    if whole.numel():
-                        distributed.broadcast(whole.view(-1).view(torch.uint8), source)  # of any dtype
-                    if whole.data_ptr() != tensor.data_ptr():
-                        tensor.detach().copy_(whole)
+                broadcast_tensors(tensors, source)
 
     def meet(self) -> None:
         """Waits until all are here."""
@@ -113,15 +106,18 @@ class Ranks:
                 if other.get(name) != value:
                     error = InputError(
                         f"the processes do not {told}: rank {rank} has another {name} than rank 0; give all of them "
-                        "the same command and files"
+                        "the same"
                     )
                     raise _told_by(error, 0)
 
     # -- how they end ------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def ending_together(self) -> Iterator[None]:
+    def ending_together(self, then: str = "") -> Iterator[None]:
         """Where the block fails in one process, it fails in all of them within seconds, and one of them says why.
+
+        Args:
+            then: what to do where a process is gone, for the error.
 
         Raises:
             InputError, WorkError: what failed, in all processes alike, with the rank where it is not the first. A
@@ -134,14 +130,14 @@ class Ranks:
             with _on_sigterm(_end):
                 yield
         except _OthersEnded as ended:
-            raise self._told(ended) from ended.__cause__
+            raise self._told(ended, then) from ended.__cause__
         except Exception as error:
             if told_by(error) is not None:
                 raise
-            told = self._told(error)
+            told = self._told(error, then)
             raise told if isinstance(error, (InputError, WorkError)) else error from None
 
-    def _told(self, error: BaseException) -> Exception:
+    def _told(self, error: BaseException, then: str) -> Exception:
         """What the processes that are left make of an end: the same in all of them."""
         own = None if isinstance(error, _OthersEnded) else (isinstance(error, InputError), _in_words(error))
         with _on_sigterm(signal.SIG_IGN):  # the launcher ends the others, too; this one has something to say yet
@@ -158,7 +154,7 @@ class Ranks:
         speaker = min(said)
         if gone:
             which = f"rank{'s' if len(gone) > 1 else ''} {', '.join(map(str, gone))} of {self.size}"
-            return _told_by(WorkError(f"{which} ended without a word: killed, or out of memory"), speaker)
+            return _told_by(WorkError(f"{which} ended without a word (killed, or out of memory){then}"), speaker)
         reason = reason_of(error.__cause__) if isinstance(error.__cause__, Exception) else "told to end"
         return _told_by(WorkError(f"the processes lost each other ({reason})"), speaker)
 
@@ -257,24 +253,40 @@ def _on_sigterm(handler: Callable[..., None] | signal.Handlers) -> Iterator[None
             signal.signal(signal.SIGTERM, before)
 
 
-def _gathered(tensors: Sequence[Tensor], rank: int, size: int) -> list[list[Tensor]]:
+def broadcast_tensors(tensors: Sequence[Tensor], source: int = 0, group: Any = None) -> None:
+    """`Ranks.broadcast` in any process group; `source` counts in it."""
+    import torch
+    from torch import distributed
+
+    for tensor in tensors:
+        whole = tensor.detach().contiguous()
+        if whole.numel():  # as bytes: not all backends know all dtypes
+            distributed.broadcast(whole.view(-1).view(torch.uint8), group=group, group_src=source)
+        if whole.data_ptr() != tensor.data_ptr():
+            tensor.detach().copy_(whole)
+
+
+def gather_tensors(tensors: Sequence[Tensor], device: torch.device, group: Any = None) -> list[list[Tensor]]:
+    """`Ranks.gather_tensors` in any process group."""
     import json
 
     import torch
     from torch import distributed
 
-    device = torch.device("cpu") if distributed.get_backend() == "gloo" else torch.device("cuda")
+    rank, size = distributed.get_rank(group), distributed.get_world_size(group)
+    here, device = device, torch.device("cpu") if distributed.get_backend(group) == "gloo" else device
     kinds = [(str(each.dtype).removeprefix("torch."), list(each.shape)) for each in tensors]
     head = torch.frombuffer(bytearray(json.dumps(kinds).encode()), dtype=torch.uint8)
     parts = [_padded(head), *(_padded(each.detach().contiguous().flatten().view(torch.uint8)) for each in tensors)]
     own = torch.cat([part.to(device) for part in parts])
-    sizes = torch.empty(size, 2, dtype=torch.int64, device=device)
-    distributed.all_gather_into_tensor(sizes, torch.tensor([[len(head), len(own)]], device=device))
-    longest = int(sizes[:, 1].max())
-    everything = torch.empty(size, longest, dtype=torch.uint8, device=device)
-    distributed.all_gather_into_tensor(everything, torch.nn.functional.pad(own, (0, longest - len(own)))[None])
+    sizes = list(torch.empty(size, 2, dtype=torch.int64, device=device))
+    distributed.all_gather(sizes, torch.tensor([len(head), len(own)], device=device), group)
+    lengths = torch.stack(sizes).tolist()
+    longest = max(length for _, length in lengths)
+    everything = list(torch.empty(size, longest, dtype=torch.uint8, device=device))
+    distributed.all_gather(everything, torch.nn.functional.pad(own, (0, longest - len(own))), group)
     found: list[list[Tensor]] = []
-    for number, ((heading, _), row) in enumerate(zip(sizes.tolist(), everything, strict=True)):
+    for number, ((heading, _), row) in enumerate(zip(lengths, everything, strict=True)):
         if number == rank:
             found.append(list(tensors))
             continue
@@ -282,7 +294,7 @@ def _gathered(tensors: Sequence[Tensor], rank: int, size: int) -> list[list[Tens
         for name, shape in json.loads(bytes(row[:heading].tolist())):
             dtype = getattr(torch, name)
             count = torch.Size(shape).numel() * dtype.itemsize
-            theirs.append(row[at : at + count].clone().view(dtype).view(shape).to(tensors[0].device))
+            theirs.append(row[at : at + count].clone().view(dtype).view(shape).to(here))
             at += count + -count % 8
         found.append(theirs)
     return found
