@@ -14,10 +14,15 @@ import typer
 from typer.core import TyperGroup
 
 from memlayers.utils.errors import InputError, WorkError
+from memlayers.utils.ranks import LAUNCHED, launched, told_by
 
 if TYPE_CHECKING:
     from memlayers.editing.memory import Memory
     from memlayers.linking.config import LinkConfig
+
+
+SHARED = ("teach",)
+"""The commands whose work the processes of one job share (docs/scale.md)."""
 
 
 class _Commands(TyperGroup):
@@ -28,6 +33,16 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             stop("interrupted", 130)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """A launcher's processes share what can be shared; anything else the first one does, and the others end."""
+        found = super().resolve_command(ctx, args)
+        if launched() and found[0] not in SHARED:
+            if os.environ.get("RANK", "0") != "0":
+                raise typer.Exit
+            for name in LAUNCHED:
+                os.environ.pop(name, None)
+        return found
 
 
 app = typer.Typer(
@@ -80,8 +95,11 @@ def main() -> None:
 
 
 def stop(message: object, code: int) -> NoReturn:
-    """Ends the process with one line on stderr."""
-    print(f"memlayers: {' '.join(str(message).split())}", file=sys.stderr)
+    """Ends the process with one line on stderr; of what all processes of a job know, one says it."""
+    rank = int(os.environ.get("RANK") or 0)
+    speaker = told_by(message) if isinstance(message, BaseException) else None
+    if speaker in (None, rank):
+        print(f"memlayers: {' '.join(str(message).split())}", file=sys.stderr)
     sys.exit(code)
 
 

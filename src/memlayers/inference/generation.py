@@ -23,6 +23,7 @@ from memlayers.data.encoding import (
 from memlayers.inference.shared_prefix import SharedPrefix, shared_prefix
 from memlayers.tuner.current import Recorder, holding
 from memlayers.tuner.handle import active_memories
+from memlayers.utils.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -67,6 +68,7 @@ def generate_answers(
     prefix: SharedPrefix | None = None,
     progress: Any = None,
     tokens: bool = False,
+    ranks: Ranks = ALONE,
 ) -> list[Generated]:
     """Answers each question by greedy generation through the chat template, up to its end token.
 
@@ -81,8 +83,9 @@ def generate_answers(
         max_new_tokens: longest answer, in tokens; None for `answer_limit`.
         batch_size: questions per batch.
         prefix: what all prompts begin with, if the model has read it already.
-        progress: called with the number of questions answered after each batch.
+        progress: called with the number of questions of each batch, as it begins.
         tokens: also say which tokens each answer has, and for which of them a memory was read.
+        ranks: the processes that the batches are dealt to; all get all answers.
 
     Returns:
         The answers, in the order of the questions.
@@ -99,7 +102,7 @@ def generate_answers(
     pad, end = pad_token_id(tokenizer), end_token_id(tokenizer)
     device = next(model.parameters()).device
     ends = _Ends(tokenizer, end)
-    answers = [Generated("", 0.0, False, 0.0)] * len(prompts)
+    answers: dict[int, Generated] = {}
     was_training = model.training
     if was_training:
         model.eval()
@@ -107,8 +110,12 @@ def generate_answers(
         if prefix is None or not all(prefix.begins(prompt) for prompt in prompts):
             prefix = shared_prefix(model, prompts)
         skipped = len(prefix.ids) if prefix is not None else 0
-        for start in range(0, len(order), batch_size):
+        for number, start in enumerate(range(0, len(order), batch_size)):
             chosen = order[start : start + batch_size]
+            if progress is not None:
+                progress(len(chosen))
+            if not ranks.has(number):
+                continue
             batch = collate_prompts([prompts[i][skipped:] for i in chosen], pad)
             batch = {name: value.to(device) for name, value in batch.items()}
             if prefix is not None:  # in front of the padding
@@ -135,12 +142,11 @@ def generate_answers(
                 whole, least = recorder.confidence(place, len(answer))
                 found = (tuple(answer), tuple(recorder.open(place)[: len(answer)])) if tokens else ((), ())
                 answers[i] = Generated(text.strip(), whole, recorder.opened[place], least, *found)
-            if progress is not None:
-                progress(len(chosen))
     finally:
         if was_training:
             model.train()
-    return answers
+    everything = {i: answer for some in ranks.gather(answers) for i, answer in some.items()}
+    return [everything[i] for i in range(len(prompts))]
 
 
 def answer_limit(model: nn.Module, tokenizer: PreTrainedTokenizerBase | None = None, facts: Sequence[Fact] = ()) -> int:

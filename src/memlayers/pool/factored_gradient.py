@@ -20,12 +20,13 @@ from memlayers.kernels.interface import Inverted, LogEntry
 from memlayers.utils.errors import InputError, WorkError
 
 NO_DENSE_GRADIENT = (
-    "an int8 pool is taught by memlayers.RowAdamW only, in one process, and has no dense gradient (torch's optimizers, "
-    "DDP, FSDP, clamps and penalties need one): take RowAdamW alone, or a bfloat16 pool"
+    "an int8 pool is taught by memlayers.RowAdamW only and has no dense gradient (torch's optimizers, FSDP, clamps and "
+    "penalties need one): take RowAdamW alone, or a bfloat16 pool"
 )
 NO_READ_LOG = (
-    "the value pool's gradient is dense (DDP and FSDP make it so, and a penalty on the pool, a clamp or a view of the "
-    "gradient), and RowAdamW needs its read log: take torch.optim.AdamW, or train in one process and without these"
+    "the value pool's gradient is dense (FSDP makes it so, DDP around anything but a PEFT model, a penalty on the "
+    "pool, a clamp or a view of the gradient), and RowAdamW needs its read log: take torch.optim.AdamW, or train "
+    "without these"
 )
 
 

@@ -51,6 +51,7 @@ class ValuePool(nn.Module):
 
     codes: Tensor
     protected: Tensor | None
+    anchor: nn.Parameter | None
 
     def __init__(
         self,
@@ -73,10 +74,25 @@ class ValuePool(nn.Module):
             self.weight = nn.Parameter(torch.empty(slots, self.width, dtype=dtype))
         self._mark()
         self.register_buffer("protected", torch.zeros(slots, dtype=torch.bool) if protectable else None)
+        self.register_parameter("anchor", None)
+        self.shared_by: Any = None
+        """A weak reference to the `DistributedDataParallel` in which all processes have the same values."""
         self.register_state_dict_pre_hook(_bring_up_to_date)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "before_read": None}  # a copy is not the optimizer's
+        return {**self.__dict__, "before_read": None, "shared_by": None}  # a copy is not the optimizer's, nor DDP's
+
+    def share_reads(self) -> list[str]:
+        """Readies it for `DistributedDataParallel`, which is to leave alone the parameters and buffers named here.
+
+        It would exchange dense gradients of the pool; its read logs are exchanged instead (`gathering`). DDP refuses a
+        model in which nothing learns that it knows of, so it is given the parameter ``anchor``: one number, whose
+        gradient is 0, and which is not saved.
+        """
+        names = [name for name, _ in (*self.named_parameters(), *self.named_buffers()) if name != "anchor"]
+        if self.anchor is None:
+            self.anchor = nn.Parameter(torch.zeros((), device=self.parameter.device))
+        return names
 
     @property
     def parameter(self) -> nn.Parameter:
@@ -117,13 +133,16 @@ class ValuePool(nn.Module):
         else:
             self.weight.zero_()
 
-    def forward(self, indices: Tensor, weights: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    def forward(
+        self, indices: Tensor, weights: Tensor, dtype: torch.dtype | None = None, shared: Tensor | None = None
+    ) -> Tensor:
         """Reads sum_i w_i V_i for each token.
 
         Args:
             indices: [n, r] integer slots; n may be 0. Any device.
             weights: [n, r] floating; differentiable.
             dtype: of the result; None for the weights'.
+            shared: the parameter as several processes share it (`gathering.shared_parameter`); None for its own.
 
         Returns:
             [n, dim] on the pool's device.
@@ -133,17 +152,17 @@ class ValuePool(nn.Module):
             WorkError: FSDP has flattened the pool, cut it up or left it out.
         """
         if not torch.compiler.is_compiling():
-            return self._read(indices, weights, dtype)
+            return self._read(indices, weights, dtype, shared)
         if self.before_read is not None or self.columns is not None or self._learns(weights):
             # What moves rows first, or keeps a log, is no operation of a graph: torch.compile breaks its graph here.
             from memlayers.pool.graph_break import outside_of_graphs
 
-            read: Tensor = outside_of_graphs(self._read, indices, weights, dtype)
+            read: Tensor = outside_of_graphs(self._read, indices, weights, dtype, shared)
             return read
         indices, weights = indices.to(self.parameter.device), self._weights(indices, weights)
         return operators.weighted_sum(self.table, indices, weights, dtype or weights.dtype)
 
-    def _read(self, indices: Tensor, weights: Tensor, dtype: torch.dtype | None) -> Tensor:
+    def _read(self, indices: Tensor, weights: Tensor, dtype: torch.dtype | None, shared: Tensor | None) -> Tensor:
         learns = self._learns(weights)
         check_whole(self, self._held(), self.slots, learns)
         indices = operators.checked(indices, self.slots).to(self.parameter.device)
@@ -153,7 +172,8 @@ class ValuePool(nn.Module):
             self.before_read(indices if everyones is None else everyones.indices)
         if learns:
             self._mark()
-            read: Tensor = _Read.apply(self.parameter, weights, indices, everyones, self, dtype or weights.dtype)
+            parameter = self.parameter if shared is None else shared
+            read: Tensor = _Read.apply(parameter, weights, indices, everyones, self, dtype or weights.dtype)
             return read
         return self._sums(indices, weights, everyones, dtype or weights.dtype)
 
@@ -188,6 +208,7 @@ class ValuePool(nn.Module):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination.pop(f"{prefix}anchor", None)
         name = prefix + self.values_name
         if self.columns is not None and name in destination:
             destination[name] = self.columns.dtensor(destination[name].detach())
@@ -198,6 +219,8 @@ class ValuePool(nn.Module):
             given = state_dict[name]
             own = given.to_local() if is_sharded(given) else self.columns.cut(given)
             state_dict = {**state_dict, name: own}
+        if self.anchor is not None:
+            state_dict = {**state_dict, f"{prefix}anchor": self.anchor.detach()}
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     @property

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Collection, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,9 +124,21 @@ class Checkpoint:
         return sorted(path for path in self.folder.glob("step-????????-????") if path.is_dir())
 
 
-def run_identity(config: TeachConfig, facts: Sequence[Fact], gate_facts: Sequence[Fact]) -> dict[str, Any]:
-    """What a checkpoint must agree with: the configuration and the facts."""
-    return {"config": asdict(config), "facts": facts_digest(facts), "gate_facts": facts_digest(gate_facts)}
+def run_identity(config: TeachConfig, facts: Sequence[Fact], gate_facts: Sequence[Fact], passes: int) -> dict[str, Any]:
+    """What a checkpoint must agree with, and each process with the others: configuration, facts, passes of a step.
+
+    How many processes share the passes is no part of it: the bits are the same.
+    """
+    split = replace(config, schedule=replace(config.schedule, accumulation=passes))
+    return {"config": asdict(split), "facts": facts_digest(facts), "gate_facts": facts_digest(gate_facts)}
+
+
+def flat_names(values: dict[str, Any], within: str = "") -> dict[str, Any]:
+    """Nested values by dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= flat_names(value, f"{within}{name}.") if isinstance(value, dict) else {f"{within}{name}": value}
+    return found
 
 
 def facts_digest(facts: Sequence[Fact]) -> str:

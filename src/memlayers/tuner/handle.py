@@ -88,6 +88,16 @@ class MemoryHandle:
         device: torch.device = next(self.model.parameters()).device
         return device
 
+    def tensors_beside_values(self) -> list[Tensor]:
+        """Its parameters and buffers but for the pool's values: how it is addressed, and when it may be read."""
+        values = (self.pool.parameter, *self.pool.table)
+        return [
+            tensor
+            for layer in self.layers
+            for name, tensor in (*layer.named_parameters(), *layer.named_buffers())
+            if name.startswith("memlayers_") and not any(tensor is each for each in values)
+        ]
+
     def save(self, folder: str | Path) -> None:
         """Writes the adapter into a folder, as peft does: safetensors and JSON.
 

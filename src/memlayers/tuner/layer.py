@@ -359,7 +359,9 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         if recorder is not None:
             recorder.read(self, adapter, query, read.indices, weights)
         pool: Any = self.memlayers_pool_owner[adapter][adapter]
-        memory: Tensor = pool(read.indices, weights, x.dtype).to(x.device)
+        forward = current().forward
+        shared = None if forward is None else forward.shared_parameter(pool)
+        memory: Tensor = pool(read.indices, weights, x.dtype, shared).to(x.device)
         return self.memlayers_out[adapter](x, memory) if config.gated_output else memory
 
     def _read(self, query: Tensor, adapter: str, code: Tensor | None) -> tuple[Read, tuple[Tensor, Tensor]]:
