@@ -18,11 +18,15 @@ pytestmark = [
     pytest.mark.usefixtures("short_answers"),
 ]
 
-OF_ANY_NUMBER = ["ddp_row_adamw", "refuses_other_facts_and_settings", "teaches_the_same_bytes"]
+OF_ANY_NUMBER = [
+    "ddp_row_adamw", "refuses_other_facts_and_settings", "teaches_the_same_bytes", "split_pool_alone",
+    "split_states_travel", "split_pool_is_taught_the_same_bytes",
+]  # fmt: skip
 OF_TWO = [
     "ddp", "ddp_accumulates", "ddp_row_adamw_in_other_ways", "ddp_around_something_else", "ddp_by_accelerate",
     "ddp_by_trainers", "one_reads_nothing", "one_names_nobody", "fsdp", "fsdp_accumulates", "fsdp_by_accelerate",
-    "fsdp_refuses",
+    "fsdp_refuses", "split_weights_learn", "split_memory_learns", "split_and_nobody_is_named", "split_saved_and_loaded",
+    "split_refuses",
 ]  # fmt: skip
 CASES = {2: [*OF_TWO, *OF_ANY_NUMBER, "fails_in_one_and_ends_in_all"], 4: [*OF_ANY_NUMBER, "dies_in_a_step"]}
 """By the number of processes; the last one of each ends the job."""

@@ -61,7 +61,7 @@ def learn(pool: ValuePool, optimizer: RowAdamW, processes: list[int]) -> list[fl
     return norms
 
 
-def pool_alone() -> None:
+def split_pool_alone() -> None:
     """Every storage and every state; widths that do not divide, and of which a process holds padding only."""
     everybody, own = list(range(dist.get_world_size())), [dist.get_rank()]
     for dtype, (number, options) in itertools.product(DTYPES, enumerate(OPTIMIZERS)):
@@ -80,7 +80,7 @@ def pool_alone() -> None:
             assert torch.equal(part(indices, weights), whole(indices, weights))
 
 
-def states_travel() -> None:
+def split_states_travel() -> None:
     """Pool and optimizer saved by several processes, taken up by one, and the other way round."""
     everybody, own = list(range(dist.get_world_size())), [dist.get_rank()]
     for dtype, options in ((torch.float32, {}), (torch.int8, {"state_bits": 8})):
@@ -99,7 +99,7 @@ def states_travel() -> None:
         assert any(isinstance(value, DTensor) for value in states[True][1]["state"][0].values())
 
         def together(tensors: dict[str, Any], columns: Columns = columns) -> dict[str, Any]:
-            return {name: columns.whole(v.to_local()) if isinstance(v, DTensor) else v for name, v in tensors.items()}
+            return {name: columns.together(value) for name, value in tensors.items()}
 
         values, state = states[True]
         whole = together(values), {**state, "state": {0: together(state["state"][0])}}
@@ -116,7 +116,7 @@ def states_travel() -> None:
             assert norms == results[0][0] and torch.equal(values, results[0][1])
 
 
-def weights_learn() -> None:
+def split_weights_learn() -> None:
     """The gradient of the weights, which all columns have a part in."""
     part = ValuePool(30, 19, columns=Columns(mesh(), 19))
     whole = ValuePool(30, 19)
@@ -136,7 +136,7 @@ def split_model(recipe: str = "addressed", **settings: Any) -> Any:
         return build(recipe, **settings)
 
 
-def memory_learns() -> None:
+def split_memory_learns() -> None:
     """A model taught as DDP would, each process on its share of a batch: the mean of their gradients."""
     alone, shared = build(), split_model()
     size, rank = dist.get_world_size(), dist.get_rank()
@@ -153,7 +153,7 @@ def memory_learns() -> None:
     torch.testing.assert_close(own.full_tensor()[:, : whole.shape[1]], whole, rtol=1e-5, atol=1e-6)
 
 
-def nobody_is_named() -> None:
+def split_and_nobody_is_named() -> None:
     """In all but one process gates stay closed: they take part in its reads."""
     models = [build(subjects=True), split_model(subjects=True)]
     ids = batches()[0].clone()
@@ -168,7 +168,7 @@ def nobody_is_named() -> None:
         assert torch.equal(models[0](ids).logits, models[1](ids).logits)
 
 
-def saved_and_loaded(folder: Path) -> None:
+def split_saved_and_loaded(folder: Path) -> None:
     """One adapter folder, which one process loads, and several; and torch's own checkpoint."""
     for dtype in ("bfloat16", "int8"):
         alone, shared = build(pool_dtype=dtype), split_model(pool_dtype=dtype)
@@ -197,7 +197,7 @@ def saved_and_loaded(folder: Path) -> None:
     assert torch.equal(read["pool"], whole)
 
 
-def refusals() -> None:
+def split_refuses() -> None:
     columns = Columns(mesh(), 19)
     for dtype, options, words in (
         (torch.bfloat16, {"rounding": "stochastic"}, "take rounding='master'"),

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ SIZES: dict[str, Any] = {
 
 def run(cases: Sequence[str], rank: int, size: int, folder: str) -> None:
     """Runs cases as one of several processes, as far as the first one that fails; says of each how it went."""
-    from helpers import ranks
+    from helpers import columns, ranks
 
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1")
@@ -54,10 +55,9 @@ def run(cases: Sequence[str], rank: int, size: int, folder: str) -> None:
     said: dict[str, str] = {}
     for case in cases:
         try:
-            if hasattr(ranks, case):
-                getattr(ranks, case)(Path(folder))
-            else:
-                getattr(sys.modules[__name__], case)()
+            modules = (sys.modules[__name__], ranks, columns)
+            work = next(vars(module)[case] for module in modules if case in vars(module))
+            work(*[Path(folder)][: len(signature(work).parameters)])
             if dist.is_initialized():  # a case may end the job
                 dist.barrier()
             said[case] = ""

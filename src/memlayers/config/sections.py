@@ -397,6 +397,9 @@ class MachineConfig:
         "Number format of the backbone. auto is the checkpoint's own; on a CPU float32, unless bfloat16 is faster.",
     )
     device: str | None = option(None, "cpu, cuda, cuda:1 ...; chosen if not given.")
+    shard_pool: Literal["none", "columns"] = option(
+        "none", "Whether the processes of a job each hold some columns of the pool, or all of it."
+    )
 
     def __post_init__(self) -> None:
         check_section(self)

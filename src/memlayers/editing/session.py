@@ -69,6 +69,8 @@ class EditSession:
         self.memory = memory_handle(model, ADAPTER)
         if not all(layer.gate_enabled for layer in self.memory.layers):
             raise InputError(f"{self.folder}: opened with its gate off; load it with its gate to edit it")
+        if self.memory.pool.columns is not None:
+            raise InputError(f"{self.folder}: its pool is split over several processes; edit it in one")
         self.subjects = SubjectKeeper(self.memory, tokenizer, self.encoded)
         self._max_length = context_length(model)
         self._examples: dict[tuple[str, str], Encoded] = {}

@@ -23,7 +23,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from memlayers.pool.sharding import is_sharded
 from memlayers.utils.errors import InputError
+from memlayers.utils.ranks import reaching_others
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -153,7 +155,8 @@ class Columns:
     def largest(self, part: Tensor) -> Tensor:
         """The largest over the processes, element by element."""
         found = part.clone()
-        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX, self.group)
+        with reaching_others():
+            torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX, self.group)
         return found
 
     def whole(self, own: Tensor) -> Tensor:
@@ -164,6 +167,10 @@ class Columns:
         parts = self._gathered(own.contiguous())  # [P * q, width]
         side_by_side = parts.view(self.shares, *own.shape).transpose(0, 1).reshape(len(own), self.shares * own.shape[1])
         return side_by_side[:, : -(-self.dim * own.shape[1] // self.width)]
+
+    def together(self, tensor: Tensor) -> Tensor:
+        """What `dtensor` made, whole; other tensors as they are."""
+        return self.whole(tensor.to_local()) if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
     def dtensor(self, own: Tensor) -> DTensor:
         """Own columns as torch's distributed tensor, ``Shard(1)`` of [rows, P * width], for torch's own checkpoints."""
@@ -176,13 +183,15 @@ class Columns:
     def _gathered(self, own: Tensor) -> Tensor:
         """The same tensor of every process, one after the other."""
         parts = [torch.empty_like(own) for _ in range(self.shares)]
-        torch.distributed.all_gather(parts, own, self.group)
+        with reaching_others():
+            torch.distributed.all_gather(parts, own, self.group)
         return torch.cat(parts)
 
     def _exchanged(self, rows: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:
         """Sends so many rows to each process, in their order, and returns what they sent."""
         out = rows.new_empty(sum(received), rows.shape[1])
-        torch.distributed.all_to_all_single(out, rows.contiguous(), list(received), list(sent), self.group)
+        with reaching_others():
+            torch.distributed.all_to_all_single(out, rows.contiguous(), list(received), list(sent), self.group)
         return out
 
 

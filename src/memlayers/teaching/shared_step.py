@@ -16,6 +16,7 @@ from torch import Tensor
 from memlayers.pool.factored_gradient import FactoredGradient
 from memlayers.pool.gathering import log_entries, log_tensors
 from memlayers.pool.value_pool import ValuePool
+from memlayers.tuner.handle import MemoryHandle
 from memlayers.utils.ranks import Ranks
 
 
@@ -32,10 +33,13 @@ class Passes(NamedTuple):
 
 
 def share_passes(ranks: Ranks, pool: ValuePool, own: Passes) -> Passes:
-    """What all processes found, given what this one did. The pool's gradient becomes the log of all their reads."""
+    """What all processes found, given what this one did. The pool's gradient becomes the log of all their reads.
+
+    Where they split the pool it is that already, of each one's columns.
+    """
     if ranks.size == 1:
         return own
-    parameter, gradient = pool.parameter, pool.parameter.grad
+    parameter, gradient = pool.parameter, pool.parameter.grad if pool.columns is None else None
     device = parameter.device
     beside = [
         torch.tensor(own.losses, dtype=torch.float64, device=device),
@@ -50,6 +54,19 @@ def share_passes(ranks: Ranks, pool: ValuePool, own: Passes) -> Passes:
         [loss for losses, *_ in found for loss in losses.tolist()],
         [bool(sure) for _, each, *_ in found for sure in each.tolist()],
     )
+
+
+def read_nothing(memory: MemoryHandle, dtype: torch.dtype) -> None:
+    """A pass over no sequence, for a process that has none left where the others have: they split the pool.
+
+    Args:
+        memory: whose layers read in a pass, forward and backward.
+        dtype: of what is read, the backbone's.
+    """
+    config, pool = memory.config, memory.pool
+    weights = torch.zeros(0, config.shape.heads * config.top_k, device=pool.parameter.device)
+    reads = [pool(weights.long(), weights, dtype) for _ in memory.layers]
+    torch.stack([read.sum() for read in reads]).sum().backward()
 
 
 def take_gradients(parameters: Sequence[Tensor]) -> list[Tensor | None]:

@@ -14,7 +14,8 @@ import dataclasses
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,6 +35,7 @@ from memlayers.inference.folder import ADAPTER
 from memlayers.inference.record import CurvePoint, Teaching, TeachReport
 from memlayers.inference.scoring import answer_logits
 from memlayers.inference.shared_prefix import SharedPrefix, shared_prefix
+from memlayers.kernels.interface import STATE_BLOCK
 from memlayers.linking.mention_forms import SubjectForms, subject_forms
 from memlayers.pool.optimizers import has_finite_gradient
 from memlayers.teaching.calibrate import calibrate
@@ -53,9 +55,9 @@ from memlayers.teaching.recall import measured_recall
 from memlayers.teaching.records import write_records
 from memlayers.teaching.schedule import Schedule
 from memlayers.teaching.setup import memory_config, mixed_examples, optimizer_for
-from memlayers.teaching.shared_step import Passes, share_gradients, share_passes, take_gradients
+from memlayers.teaching.shared_step import Passes, read_nothing, share_gradients, share_passes, take_gradients
 from memlayers.teaching.stages import Stages
-from memlayers.tuner.handle import MemoryHandle, memory_auxiliary_loss, memory_handle
+from memlayers.tuner.handle import MemoryHandle, memory_auxiliary_loss, memory_handle, splitting_pools
 from memlayers.utils.environment import environment
 from memlayers.utils.errors import InputError, WorkError
 from memlayers.utils.files import atomic_directory
@@ -123,7 +125,11 @@ class Teacher:
     ) -> None:
         self.facts, self.config, self.watch, self.ranks = facts, config, watch, ranks
         self.quiet = quiet or not ranks.first
+        self._split = config.machine.shard_pool == "columns" and ranks.size > 1
         self.passes = max(config.schedule.accumulation, ranks.size)  # that a step is split into
+        if self._split:  # as many for each: they read the pool together
+            self.passes = -(-self.passes // ranks.size) * ranks.size
+        self._askers = ALONE if self._split else ranks  # to whom what is asked is dealt
         shown = {fact.id for fact in (facts if gate_facts is None else gate_facts)}
         self.gate_facts = [i for i, fact in enumerate(facts) if fact.id in shown]
         if not self.gate_facts:
@@ -178,7 +184,7 @@ class Teacher:
         if config.gated and config.gate.subjects:
             contexts = [[example.input_ids for example in examples] for examples in self._encoded]
             self._subjects = subject_forms(self.tokenizer, self.facts, contexts, config.gate.mentions)
-        with quiet_wrapping():
+        with quiet_wrapping(), self._splitting():
             self.model = get_peft_model(backbone, memory_config(config, subjects=self._subjects is not None))
         self.memory = memory_handle(self.model, ADAPTER)
         self.optimizer = optimizer_for(self.model, config)
@@ -190,6 +196,21 @@ class Teacher:
             self._respelled if config.schedule.respelled and self._subjects is not None else None,
         )  # fmt: skip
         self._saved_at = time.perf_counter()
+
+    @contextmanager
+    def _splitting(self) -> Iterator[None]:
+        """Where processes share the pool by columns, a context in which it is built so."""
+        if not self._split:
+            yield
+            return
+        from torch.distributed.device_mesh import init_device_mesh
+
+        if self.config.optimizer.rounding == "stochastic":
+            raise InputError("--half-rounding stochastic is not for --shard-pool columns: take master")
+        mesh = init_device_mesh(self.device.type, (self.ranks.size,))
+        unit = STATE_BLOCK if self.config.optimizer.bits == 8 else 1
+        with splitting_pools(mesh, unit=unit, average=False):
+            yield
 
     def _chosen_device(self) -> torch.device:
         """The device that is asked for; of several processes each has its own of several."""
@@ -322,7 +343,7 @@ class Teacher:
         with self._stages.stage("final check"):
             report.recall, report.not_held = generated_check(
                 self.model, self.tokenizer, self.facts, checked.wrong, self.config.schedule, self.config.seed,
-                ranks=self.ranks,
+                ranks=self._askers,
             )  # fmt: skip
         report.seconds += time.perf_counter() - self._began
 
@@ -339,7 +360,7 @@ class Teacher:
             self.report.thresholds = settle_confidence(
                 self.memory, self.tokenizer, [self.facts[i] for i in self.gate_facts], self.config.gate,
                 sure=[sure for i in self.gate_facts for sure in checked.held_confidences(i, shown[i])],
-                seed=self.config.seed, quiet=self.quiet, ranks=self.ranks,
+                seed=self.config.seed, quiet=self.quiet, ranks=self._askers,
             )  # fmt: skip
         self.report.seconds += time.perf_counter() - began
 
@@ -354,6 +375,8 @@ class Teacher:
         """
         if self.ranks.first:
             self._write(out, replace=replace)
+        elif self._split:
+            self.memory.save(out)  # takes part
         self.ranks.meet()
 
     def _write(self, out: str | Path, *, replace: bool) -> None:
@@ -374,7 +397,7 @@ class Teacher:
                 progress_bar("Checking every wording", sum(map(len, self._asked)), quiet=self.quiet) as advance,
             ):
                 self._checked = check_wordings(
-                    self.model, self.tokenizer, self._asked, progress=advance, ranks=self.ranks
+                    self.model, self.tokenizer, self._asked, progress=advance, ranks=self._askers
                 )
             self.report.checks.append(len(self._checked.wrong))
         return self._checked
@@ -443,11 +466,15 @@ class Teacher:
         beside: list[list[Tensor | None]] = []
         for start in self.ranks.run_of(self.passes):
             sequences = batch[start * size : (start + 1) * size]
-            if not sequences or not all(map(math.isfinite, losses)):
+            if self._split and not sequences:
+                read_nothing(self.memory, self.model.dtype)
+                continue
+            if not sequences or not (self._split or all(map(math.isfinite, losses))):
                 break
             loss = self._loss(sequences) / counted
             losses.append(float(loss.detach()))
-            if loss.requires_grad and math.isfinite(losses[-1]):  # the gates may be closed for every token of the batch
+            # The gates may be closed for every token of the batch. Processes that split the pool do all their passes.
+            if loss.requires_grad and (self._split or math.isfinite(losses[-1])):
                 self._accelerator.backward(loss)
             if self.ranks.size > 1:
                 beside.append(take_gradients(self._beside))
@@ -489,10 +516,10 @@ class Teacher:
             rng = random.Random(f"{self.config.seed}:recall:{len(self.report.curve)}")
             with self._stages.stage("recall"):
                 self.report.recall, tokens = measured_recall(
-                    self.model, self.tokenizer, self._asked, self.config.schedule, rng, ranks=self.ranks
+                    self.model, self.tokenizer, self._asked, self.config.schedule, rng, ranks=self._askers
                 )
             self._stages.add("recall", 0.0, 0.0, tokens)
-        watched = self.watch and self.ranks.first
+        watched = self.watch and (self.ranks.first or self._split)
         perplexity, known = self.watch(self.model, self.tokenizer) if self.watch and watched else (None, None)
         loss = self._epoch_loss / self._epoch_tokens if self._epoch_tokens else None
         self.report.curve.append(CurvePoint(self.report.exposures, self.report.recall, perplexity, known, loss))
@@ -545,13 +572,15 @@ class Teacher:
     def _checkpoint_when_due(self, epoch_is_over: bool) -> None:
         # At the end of an epoch the measurement is still to come; the checkpoint waits for it.
         due = time.perf_counter() - self._saved_at >= self.config.schedule.checkpoint_seconds
+        if self._split:
+            due = self.ranks.gather(due)[0]
         if due and not epoch_is_over:
             self._save_checkpoint()
             self._saved_at = time.perf_counter()
 
     def _save_checkpoint(self) -> None:
         reached = self.report.steps, len(self.report.curve), len(self.report.checks)
-        if self._checkpoint is None or reached == self._saved or not self.ranks.first:
+        if self._checkpoint is None or reached == self._saved or not (self.ranks.first or self._split):
             return
         self._saved = reached
         elapsed = self.report.seconds + time.perf_counter() - self._began

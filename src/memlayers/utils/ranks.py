@@ -33,6 +33,10 @@ class _OthersEnded(BaseException):
     """A collective failed, or this process was told to end: another one is to say why."""
 
 
+class Unreachable(WorkError):
+    """A process does not answer in a read that all make together."""
+
+
 class Ranks:
     """The processes of one job.
 
@@ -134,6 +138,8 @@ class Ranks:
         except Exception as error:
             if told_by(error) is not None:
                 raise
+            if isinstance(error, Unreachable):
+                raise self._told(_OthersEnded(), then) from error
             told = self._told(error, then)
             raise told if isinstance(error, (InputError, WorkError)) else error from None
 
@@ -233,6 +239,19 @@ def _meeting() -> Iterator[None]:
         yield
     except RuntimeError as error:  # torch.distributed's own kinds are RuntimeErrors
         raise _OthersEnded from error
+
+
+@contextmanager
+def reaching_others() -> Iterator[None]:
+    """A collective outside of `Ranks`.
+
+    Raises:
+        Unreachable: a process is gone, or does something else.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise Unreachable(f"another process of the job does not answer ({reason_of(error)})") from error
 
 
 def _end(*_: Any) -> None:
