@@ -131,7 +131,7 @@ def check(model: nn.Module, plain: dict[str, Tensor]) -> None:
     ours = trainable(model)
     assert ours.keys() == plain.keys(), (ours.keys(), plain.keys())
     for name, value in ours.items():
-        torch.testing.assert_close(value, plain[name], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(value, plain[name], rtol=1e-4, atol=5e-5)  # a step of Adam moves it by 0.03
         each = [torch.empty_like(value) for _ in range(dist.get_world_size())]
         dist.all_gather(each, value)
         assert all(torch.equal(other, each[0]) for other in each), name
@@ -316,7 +316,8 @@ def ddp_by_trainers() -> None:
     }  # fmt: skip
 
     def collate(batch: list[dict[str, list[int]]]) -> dict[str, Tensor]:
-        return {name: torch.tensor([row[name] for row in batch]) for name in ("input_ids", "labels")}
+        ids = torch.tensor([row["input_ids"] for row in batch])
+        return {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids)}
 
     alone = build()
     optimizer = row_adamw(alone)

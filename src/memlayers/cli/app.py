@@ -97,7 +97,7 @@ def main() -> None:
 def stop(message: object, code: int) -> NoReturn:
     """Ends the process with one line on stderr; of what all processes of a job know, one says it."""
     rank = int(os.environ.get("RANK") or 0)
-    speaker = told_by(message) if isinstance(message, BaseException) else None
+    speaker = told_by(message) if isinstance(message, BaseException) else 0
     if speaker in (None, rank):
         print(f"memlayers: {' '.join(str(message).split())}", file=sys.stderr)
     sys.exit(code)
