@@ -78,4 +78,5 @@ def teach_facts(
         teacher.save(out, replace=replace)
         if ranks.first:
             shutil.rmtree(work, ignore_errors=True)
+        ranks.meet()
         return Memory(teacher.model, teacher.tokenizer, out)

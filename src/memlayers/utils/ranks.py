@@ -6,10 +6,12 @@ ask and needs no process group. Loads torch only where there are several.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-ROLL_CALL_SECONDS: Final = 5.0
+ROLL_CALL_SECONDS: Final = 10.0
 """How long the processes that are left wait for the others to say how they ended."""
 
 LAUNCHED: Final = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -146,6 +148,8 @@ class Ranks:
     def _told(self, error: BaseException, then: str) -> Exception:
         """What the processes that are left make of an end: the same in all of them."""
         own = None if isinstance(error, _OthersEnded) else (isinstance(error, InputError), _in_words(error))
+        for each in (error, error.__cause__):
+            traceback.clear_frames(each.__traceback__ if each is not None else None)  # they hold the process group
         with _on_sigterm(signal.SIG_IGN):  # the launcher ends the others, too; this one has something to say yet
             try:
                 said = self._roll_call(own)
@@ -175,6 +179,7 @@ class Ranks:
         store.set(keys[self.rank], json.dumps(own))
         if distributed.get_backend() == "gloo":  # who waits for this one, or for one that waits for it, waits no more
             distributed.destroy_process_group()
+            gc.collect()  # the connections end with the last that holds them
         said: dict[int, Any] = {self.rank: own}
         until = time.monotonic() + ROLL_CALL_SECONDS
         while time.monotonic() < until and len(said) < self.size:
