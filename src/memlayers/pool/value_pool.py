@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from memlayers.kernels import kernels_for, operators
 from memlayers.kernels.interface import LogEntry, Table
 from memlayers.pool.factored_gradient import FactoredGradient
+from memlayers.pool.mapped_rows import MappedRows
 from memlayers.pool.sharding import check_whole
 from memlayers.utils.errors import WorkError
 
@@ -29,7 +30,7 @@ class ValuePool(nn.Module):
 
     A module of its own with a forward of its own, so that hooks (accelerate, FSDP) fire whichever layer
     reads it. Its storage starts uninitialised, so that a pool about to be loaded touches no memory; see
-    `initialise`.
+    `initialise`. Where peft builds on the meta device, it is built there, and takes no memory at all.
 
     A floating pool is the parameter ``weight`` [slots, dim]. An int8 pool is the buffer ``codes`` [slots, dim] and the
     parameter ``scales`` [slots], one unit per row: torch lets no whole number learn, so the scales stand for the rows
@@ -52,17 +53,26 @@ class ValuePool(nn.Module):
         self.slots, self.dim = slots, dim
         self.before_read: BeforeRead | None = None
         """Called with the slots about to be read (None: all): an optimizer that updates rows late does so now."""
+        self.mapped: MappedRows | None = None
+        """The file that the rows stay in, where they do."""
+        self.stays = False
+        """Whether it stays where it is, in host memory or on the disk, when the model is moved."""
+        self.register_parameter("scales" if dtype == torch.int8 else "weight", nn.Parameter(torch.empty(0)))
+        device = self.parameter.device  # meta, if peft has it so: a parameter goes there as it is registered
         if dtype == torch.int8:
-            self.register_buffer("codes", torch.empty(slots, dim, dtype=dtype))
-            self.scales = nn.Parameter(torch.empty(slots))
+            self.register_buffer("codes", torch.empty(slots, dim, dtype=dtype, device=device))
+            self.scales = nn.Parameter(torch.empty(slots, device=device))
         else:
-            self.weight = nn.Parameter(torch.empty(slots, dim, dtype=dtype))
+            self.weight = nn.Parameter(torch.empty(slots, dim, dtype=dtype, device=device))
         _mark(self.parameter)
         self.register_buffer("protected", torch.zeros(slots, dtype=torch.bool) if protectable else None)
         self.register_state_dict_pre_hook(_bring_up_to_date)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "before_read": None}  # a copy is not the optimizer's
+        return {**self.__dict__, "before_read": None, "mapped": None}  # a copy is not the optimizer's, nor the file's
+
+    def _apply(self, fn: Any, recurse: bool = True) -> ValuePool:
+        return self if self.stays else super()._apply(fn, recurse)
 
     @property
     def parameter(self) -> nn.Parameter:
@@ -129,6 +139,8 @@ class ValuePool(nn.Module):
         learns = self._learns(weights)
         check_whole(self, self._held(), self.slots, learns)
         indices = operators.checked(indices, self.slots).to(self.parameter.device)
+        if self.mapped is not None:
+            self.mapped.fetch(indices)
         weights = self._weights(indices, weights)
         if self.before_read is not None:
             self.before_read(indices)

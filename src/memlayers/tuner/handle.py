@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from peft.utils import SAFETENSORS_WEIGHTS_NAME, get_peft_model_state_dict
 from torch import Tensor, nn
 
 from memlayers.pool.value_pool import ValuePool
+from memlayers.pool.weights_file import write_weights
 from memlayers.tuner.addressing import Query
 from memlayers.tuner.config import MemoryConfig
 from memlayers.tuner.current import current, holding
@@ -83,9 +85,19 @@ class MemoryHandle:
         device: torch.device = next(self.model.parameters()).device
         return device
 
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All that is saved of it, by the names that peft gives them; no copies."""
+        found: dict[str, Tensor] = get_peft_model_state_dict(
+            self.model, adapter_name=self.adapter, save_embedding_layers=False
+        )
+        return found
+
     def save(self, folder: str | Path) -> None:
         """Writes the adapter into a folder, as peft does: safetensors and JSON."""
-        self.model.save_pretrained(str(folder), selected_adapters=[self.adapter])
+        # peft's own writing makes a copy of every tensor, and lays them out such that an edit moves them all.
+        self.model.save_pretrained(str(folder), selected_adapters=[self.adapter], state_dict={})
+        write_weights(Path(folder) / SAFETENSORS_WEIGHTS_NAME, self.tensors)
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Takes the tensors that `save` wrote, in place."""
