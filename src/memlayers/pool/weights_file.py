@@ -241,10 +241,12 @@ def _differing(old: bytes, new: bytes, start: int) -> Iterator[tuple[int, bytes]
 
 
 def _pieces(tensor: Tensor) -> Iterator[memoryview]:
-    """A tensor's bytes, piece by piece; of one on the CPU no copies."""
-    flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-    for piece in flat.split(_PIECE):
-        yield memoryview(piece.cpu().numpy())
+    """A tensor's bytes, some rows at once; of a contiguous one on the CPU no copies."""
+    rows = tensor.detach()
+    rows = rows if rows.dim() else rows[None]
+    width = max(1, rows[:1].numel() * rows.element_size())
+    for piece in rows.split(max(1, _PIECE // width)):
+        yield memoryview(piece.cpu().contiguous().view(-1).view(torch.uint8).numpy())
 
 
 def _bytes(tensor: Tensor) -> bytes:

@@ -179,9 +179,10 @@ def _carry_out(folder: Path) -> None:
                         _overwrite(patched, place, file.read(length))
                     patched.truncate(patch["size"])
                     os.fsync(patched.fileno())
+        changed = {folder}
         for name in words["removed"]:
             (folder / name).unlink(missing_ok=True)
-        changed = {folder, *((folder / name).parent for name in words["removed"])}
+            changed.add((folder / name).parent)
         for path in sorted(files.rglob("*")):
             target = folder / path.relative_to(files)
             if path.is_file():
@@ -189,6 +190,8 @@ def _carry_out(folder: Path) -> None:
                 os.replace(path, target)
                 changed.add(target.parent)
         for each in changed:
+            if each != folder and each.is_dir() and not any(each.iterdir()):
+                each.rmdir()
             if each.is_dir():
                 sync_directory(each)
         changes.unlink()
