@@ -57,6 +57,7 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; chosen if not given.")]
+Pool = Annotated[str, typer.Option(help="Where the value pool is.", metavar="device|host|disk")]
 Folder = Annotated[Path, typer.Argument(help="Folder of a memory.")]
 Backbone = Annotated[str | None, typer.Option(help="Another place of the backbone.")]
 Gate = Annotated[bool, typer.Option(help="Off: the memory is read for every token.")]
@@ -124,6 +125,7 @@ def open_memory(
     backbone: str | None,
     device: str | None,
     gate: bool = True,
+    pool: str = "device",
     quiet: bool = False,
     links: LinkConfig | None = None,
 ) -> Memory:
@@ -131,7 +133,7 @@ def open_memory(
     from memlayers.editing.memory import load_memory
     from memlayers.utils.progress import progress_bar
 
-    opened = load_memory(folder, backbone=backbone, device=device, gate=gate, lazy=True, links=links)
+    opened = load_memory(folder, backbone=backbone, device=device, gate=gate, pool=pool, lazy=True, links=links)
     with progress_bar("Loading the memory", quiet=quiet):
         _ = opened.model
     return opened

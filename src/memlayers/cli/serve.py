@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from memlayers.cli.app import Backbone, Device, Quiet, app
+from memlayers.cli.app import Backbone, Device, Pool, Quiet, app
 from memlayers.utils.errors import InputError, WorkError
 
 _GUARD = "Who may ask, and how much"
@@ -46,6 +46,7 @@ def serve(
     log_level: Annotated[str, typer.Option(help="debug, info, warning, error.")] = "info",
     backbone: Backbone = None,
     device: Device = None,
+    pool: Pool = "device",
     quiet: Quiet = False,
 ) -> None:
     """Serve memories: chat as OpenAI's API has it, facts edited while it runs, a page at /."""
@@ -72,7 +73,7 @@ def serve(
         from memlayers.utils.progress import progress_bar
 
         with progress_bar("Loading the memories", quiet=quiet):
-            opened = open_memories(memories, backbone=backbone, device=device)
+            opened = open_memories(memories, backbone=backbone, device=device, pool=pool)
         try:
             application = create_app(opened, settings)
             log_as_json(log_level)

@@ -18,6 +18,7 @@ from memlayers.cli.app import (
     Folder,
     Gate,
     Json,
+    Pool,
     Quiet,
     app,
     going_on_with_resume,
@@ -201,6 +202,7 @@ def ask(
         typer.Option(help="Lines go on from one another, or each stands alone. [at a terminal: chat]"),
     ] = None,
     device: Device = None,
+    pool: Pool = "device",
     as_json: Json = False,
 ) -> None:
     """Ask a question; shows the answer with the memory and without."""
@@ -209,7 +211,7 @@ def ask(
     from memlayers.utils.progress import progress_bar
 
     links = LinkConfig(enabled=link, misspellings=misspellings)
-    opened = open_memory(memory, backbone=backbone, device=device, gate=gate, links=links)
+    opened = open_memory(memory, backbone=backbone, device=device, gate=gate, pool=pool, links=links)
     said: list[Message] = []  # in the chat so far
     in_chat = sys.stdin.isatty() if chat is None else chat
     for line in [question] if question is not None else _prompted_lines(echo=not as_json):

@@ -40,7 +40,7 @@ def forget(edit: Edit, facts: Sequence[Fact]) -> None:
     others_subjects = {fact.subject for fact in session.book.facts if fact.id not in ids}
     rows = edit.choose(facts)
     own = torch.cat([session.use.rows[each].long() for each in ids]).unique()
-    alone = own[session.use.without(ids)[own] == 0]
+    alone = own[session.use.frequency_of(own, ids) == 0]
     edit.keep(alone)
     clear_rows(session.memory.pool, alone)
     shared = any(fact.subject and fact.subject in others_subjects for fact in facts)

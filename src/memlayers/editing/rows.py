@@ -10,6 +10,7 @@ from torch import Tensor
 from memlayers.kernels import kernels_for
 from memlayers.kernels.storage import read_rows
 from memlayers.pool.value_pool import FactoredGradient, ValuePool
+from memlayers.pool.weights_file import digest_after
 
 BETAS, EPS = (0.9, 0.99), 1e-8
 """Adam's, as in teaching."""
@@ -95,6 +96,10 @@ class Kept(NamedTuple):
         if self.scales is not None and now.scales is not None:
             differs |= now.scales != self.scales
         return Kept(self.rows[differs], self.values[differs], None if self.scales is None else self.scales[differs])
+
+    def digest_after(self, before: str) -> str:
+        """The pool's digest after these rows came to be what they are here; `before` is that before."""
+        return digest_after(before, self.rows, self.values, self.scales)
 
     def joined(self, other: Kept) -> Kept:
         """These rows and those of another that these lack."""

@@ -15,10 +15,10 @@ optimizer. Nothing of the pool itself is ever sent, and no step is agreed on bey
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.tensor import DTensor
+
+
+PIECE_BYTES: Final = 64 * 2**20  # of rows that are put together at a time
 
 
 class Everyones(NamedTuple):
@@ -167,6 +170,11 @@ class Columns:
         parts = self._gathered(own.contiguous())  # [P * q, width]
         side_by_side = parts.view(self.shares, *own.shape).transpose(0, 1).reshape(len(own), self.shares * own.shape[1])
         return side_by_side[:, : -(-self.dim * own.shape[1] // self.width)]
+
+    def by_pieces(self, own: Tensor) -> Iterator[Tensor]:
+        """`whole`, some rows at a time."""
+        rows = max(1, PIECE_BYTES // (self.dim * own.element_size()))
+        return (self.whole(piece) for piece in own.split(rows))
 
     def together(self, tensor: Tensor) -> Tensor:
         """What `dtensor` made, whole; other tensors as they are."""

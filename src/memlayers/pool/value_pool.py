@@ -18,6 +18,7 @@ from memlayers.kernels.interface import LogEntry, Table
 from memlayers.kernels.storage import write_rows
 from memlayers.pool.columns import Columns, Everyones
 from memlayers.pool.factored_gradient import FactoredGradient
+from memlayers.pool.mapped_rows import MappedRows
 from memlayers.pool.sharding import check_whole, is_sharded
 from memlayers.utils.errors import WorkError
 
@@ -31,7 +32,7 @@ class ValuePool(nn.Module):
 
     A module of its own with a forward of its own, so that hooks (accelerate, FSDP) fire whichever layer
     reads it. Its storage starts uninitialised, so that a pool about to be loaded touches no memory; see
-    `initialise`.
+    `initialise`. Where peft builds on the meta device, it is built there, and takes no memory at all.
 
     A floating pool is the parameter ``weight`` [slots, dim]. An int8 pool is the buffer ``codes`` [slots, dim] and the
     parameter ``scales`` [slots], one unit per row: torch lets no whole number learn, so the scales stand for the rows
@@ -67,11 +68,17 @@ class ValuePool(nn.Module):
         """Columns of the table: d, or what this process holds of them."""
         self.before_read: BeforeRead | None = None
         """Called with the slots about to be read (None: all): an optimizer that updates rows late does so now."""
+        self.mapped: MappedRows | None = None
+        """The file that the rows stay in, where they do."""
+        self.stays = False
+        """Whether it stays where it is, in host memory or on the disk, when the model is moved."""
+        self.register_parameter("scales" if dtype == torch.int8 else "weight", nn.Parameter(torch.empty(0)))
+        device = self.parameter.device  # meta, if peft has it so: a parameter goes there as it is registered
         if dtype == torch.int8:
-            self.register_buffer("codes", torch.empty(slots, self.width, dtype=dtype))
-            self.scales = nn.Parameter(torch.empty(slots))
+            self.register_buffer("codes", torch.empty(slots, self.width, dtype=dtype, device=device))
+            self.scales = nn.Parameter(torch.empty(slots, device=device))
         else:
-            self.weight = nn.Parameter(torch.empty(slots, self.width, dtype=dtype))
+            self.weight = nn.Parameter(torch.empty(slots, self.width, dtype=dtype, device=device))
         self._mark()
         self.register_buffer("protected", torch.zeros(slots, dtype=torch.bool) if protectable else None)
         self.register_parameter("anchor", None)
@@ -80,7 +87,11 @@ class ValuePool(nn.Module):
         self.register_state_dict_pre_hook(_bring_up_to_date)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "before_read": None, "shared_by": None}  # a copy is not the optimizer's, nor DDP's
+        # A copy is not the optimizer's, nor the file's, nor DDP's.
+        return {**self.__dict__, "before_read": None, "mapped": None, "shared_by": None}
+
+    def _apply(self, fn: Any, recurse: bool = True) -> ValuePool:
+        return self if self.stays else super()._apply(fn, recurse)
 
     def share_reads(self) -> list[str]:
         """Readies it for `DistributedDataParallel`, which is to leave alone the parameters and buffers named here.
@@ -166,6 +177,8 @@ class ValuePool(nn.Module):
         learns = self._learns(weights)
         check_whole(self, self._held(), self.slots, learns)
         indices = operators.checked(indices, self.slots).to(self.parameter.device)
+        if self.mapped is not None:
+            self.mapped.fetch(indices)
         weights = self._weights(indices, weights)
         everyones = None if self.columns is None else self.columns.everyones(indices, weights.detach())
         if self.before_read is not None:

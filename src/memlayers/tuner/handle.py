@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,10 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from peft.utils import SAFETENSORS_WEIGHTS_NAME, get_peft_model_state_dict
 from torch import Tensor, nn
 
 from memlayers.pool.columns import Split
+from memlayers.pool.sharding import is_sharded
 from memlayers.pool.value_pool import ValuePool
+from memlayers.pool.weights_file import write_weights
 from memlayers.tuner.addressing import Query
 from memlayers.tuner.config import MemoryConfig
 from memlayers.tuner.current import current, holding
@@ -20,7 +24,6 @@ from memlayers.tuner.gate import RelevanceGate
 from memlayers.tuner.layer import MemoryLayer
 from memlayers.tuner.model import memory_layers
 from memlayers.tuner.relation_check import RelationCheck
-from memlayers.tuner.split_saving import save_split
 from memlayers.tuner.subject_index import SubjectIndex
 from memlayers.utils.errors import InputError
 
@@ -98,15 +101,30 @@ class MemoryHandle:
             if name.startswith("memlayers_") and not any(tensor is each for each in values)
         ]
 
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All that is saved of it, by the names that peft gives them; no copies."""
+        found: dict[str, Tensor] = get_peft_model_state_dict(
+            self.model, adapter_name=self.adapter, save_embedding_layers=False
+        )
+        return found
+
     def save(self, folder: str | Path) -> None:
         """Writes the adapter into a folder, as peft does: safetensors and JSON.
 
-        Where processes share the pool all of them must call it, and the first writes.
+        Where processes split the pool all of them must call it, and the first writes.
         """
-        if self.pool.columns is None:
-            self.model.save_pretrained(str(folder), selected_adapters=[self.adapter])
-        else:
-            save_split(self.model, self.adapter, self.pool, self.pool.columns, Path(folder))
+        tensors, pool, split = self.tensors, self.pool, {}
+        if pool.columns is not None:
+            (name,) = (name for name, tensor in tensors.items() if is_sharded(tensor))
+            split[name] = pool.columns.by_pieces(pool.table.values)
+            tensors[name] = torch.empty(pool.slots, pool.dim, dtype=pool.table.values.dtype, device="meta")
+            if pool.columns.rank:
+                deque(split[name], maxlen=0)  # takes part
+                return
+        # peft's own writing makes a copy of every tensor, and lays them out such that an edit moves them all.
+        self.model.save_pretrained(str(folder), selected_adapters=[self.adapter], state_dict={})
+        write_weights(Path(folder) / SAFETENSORS_WEIGHTS_NAME, tensors, pieces=split)
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Takes the tensors that `save` wrote, in place."""
