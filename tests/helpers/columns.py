@@ -6,6 +6,8 @@ Every case compares with one process that holds the whole pool and reads for all
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,10 @@ from torch.distributed.tensor import DTensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from helpers.distributed import NAME, SIZES, batches, build, refused, trainable
+from helpers.ranks import settings_of
+from helpers.teaching import FACTS, adapter_bytes, teach
+from memlayers.editing.memory import load_memory
+from memlayers.inference import generation
 from memlayers.pool.columns import Columns
 from memlayers.pool.row_adamw import RowAdamW
 from memlayers.pool.value_pool import ValuePool
@@ -195,6 +201,21 @@ def split_saved_and_loaded(folder: Path) -> None:
     read = {"pool": torch.zeros_like(whole)}
     load_checkpoint(read, checkpoint_id=str(folder / "torch"), no_dist=True)
     assert torch.equal(read["pool"], whole)
+
+
+def split_pool_is_taught_the_same_bytes(folder: Path) -> None:
+    """Each process holds some columns; the folder is that of one process which holds all. Opened by all of them."""
+    generation.MAX_NEW_TOKENS = 8
+    for name in ("gated", "dense"):
+        config, out = settings_of(folder, name), folder / f"{name}-split-{dist.get_world_size()}"
+        memory = teach(out, replace(config, machine=replace(config.machine, shard_pool="columns")))
+        assert adapter_bytes(out) == adapter_bytes(folder / f"{name}-1"), name
+        with splitting_pools(mesh()):
+            again = load_memory(out)
+        assert memory_handle(again.model).pool.columns is not None
+        assert again.ask(FACTS[0].questions[0]).text == memory.ask(FACTS[0].questions[0]).text
+        if dist.get_rank() == 0:
+            refused(InputError, "edit it in one", partial(memory.forget, ids=[FACTS[0].id]))
 
 
 def split_refuses() -> None:

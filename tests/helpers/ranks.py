@@ -70,18 +70,6 @@ def teaches_the_same_bytes(folder: Path) -> None:
         assert not Path(f"{taught(folder, name)}.teaching").exists()
 
 
-def split_pool_is_taught_the_same_bytes(folder: Path) -> None:
-    """Each process holds some columns; the folder is that of one process which holds all. Resumed by another number."""
-    generation.MAX_NEW_TOKENS = 8
-    for name in ("gated", "dense"):
-        config, out = settings_of(folder, name), folder / f"{name}-split-{dist.get_world_size()}"
-        config = replace(config, machine=replace(config.machine, shard_pool="columns"))
-        memory = teach(out, config)
-        assert adapter_bytes(out) == adapter_bytes(folder / f"{name}-1"), name
-        if dist.get_rank() == 0:
-            refused(InputError, "edit it in one", partial(memory.forget, ids=[FACTS[0].id]))
-
-
 def refuses_other_facts_and_settings(folder: Path) -> None:
     config, last = settings_of(folder, "gated"), dist.get_rank() + 1 == dist.get_world_size()
     who = f"rank {dist.get_world_size() - 1} has"

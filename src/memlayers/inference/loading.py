@@ -102,6 +102,8 @@ def _on_backbone(model: Any, folder: Path, place: str) -> Any:
             f"{missing[0]} first; teach it again or restore a copy"
         )
     pool = memory_handle(memory, ADAPTER).pool
+    if pool.columns is not None and place != "device":
+        raise InputError(f"a pool that is split over processes lies with the backbone: take 'device', not {place!r}")
     pool.stays = place != "device"
     state: dict[str, Any] = {}
     if place == "disk":
