@@ -302,7 +302,9 @@ class ScheduleConfig:
         shown="6",
     )
     batch_size: int = option(32, "Sequences per optimizer step.", check=at_least(1))
-    accumulation: int = option(1, "Forward passes that a step is split into.", check=at_least(1))
+    accumulation: int = option(
+        1, "Forward passes that a step is split into. At least one for each process.", check=at_least(1)
+    )
     stop_at_recall: float = option(1.0, "Stop when measured recall reaches it.", check=positive)
     recall_sample: int = option(
         64,

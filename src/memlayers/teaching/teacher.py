@@ -384,7 +384,8 @@ class Teacher:
             self.memory.save(folder)
             self.tokenizer.save_pretrained(str(folder))
             self.report.stages = self._stages.found
-            teaching = Teaching(len(self.facts), self.config, environment(str(self.device)), self.report)
+            where = {**environment(str(self.device)), "processes": self.ranks.size}
+            teaching = Teaching(len(self.facts), self.config, where, self.report)
             write_records(folder, Path(out), teaching, self.facts, self.memory.config)
 
     # -- what is not held ---------------------------------------------------------------------------------------------

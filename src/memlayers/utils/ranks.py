@@ -122,6 +122,8 @@ class Ranks:
     def ending_together(self, then: str = "") -> Iterator[None]:
         """Where the block fails in one process, it fails in all of them within seconds, and one of them says why.
 
+        It ends the job: connections by gloo are closed then.
+
         Args:
             then: what to do where a process is gone, for the error.
 
@@ -153,9 +155,9 @@ class Ranks:
         with _on_sigterm(signal.SIG_IGN):  # the launcher ends the others, too; this one has something to say yet
             try:
                 said = self._roll_call(own)
-            except Exception:  # where nobody keeps the store, it went with the process that kept it
-                said = {0: (False, None), self.rank: own} if own is None else {self.rank: own}
-        failed = sorted(rank for rank, each in said.items() if each is not None and each[1] is not None)
+            except Exception:  # no launcher kept the store: it went with the first process
+                said = {**dict.fromkeys(range(1, self.size)), self.rank: own}
+        failed = sorted(rank for rank, each in said.items() if each is not None)
         gone = [rank for rank in range(self.size) if rank not in said]
         if failed:
             is_input, words = said[failed[0]]
