@@ -65,7 +65,9 @@ def read_nothing(memory: MemoryHandle, dtype: torch.dtype) -> None:
     """
     config, pool = memory.config, memory.pool
     weights = torch.zeros(0, config.shape.heads * config.top_k, device=pool.parameter.device)
-    reads = [pool(weights.long(), weights, dtype) for _ in memory.layers]
+    indices = weights.long()
+    weights.requires_grad_(bool(config.trainable_addressing))  # backward sends what it sends elsewhere
+    reads = [pool(indices, weights, dtype) for _ in memory.layers]
     torch.stack([read.sum() for read in reads]).sum().backward()
 
 
