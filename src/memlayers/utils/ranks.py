@@ -167,8 +167,10 @@ class Ranks:
         if gone:
             which = f"rank{'s' if len(gone) > 1 else ''} {', '.join(map(str, gone))} of {self.size}"
             return _told_by(WorkError(f"{which} ended without a word (killed, or out of memory){then}"), speaker)
-        reason = reason_of(error.__cause__) if isinstance(error.__cause__, Exception) else "told to end"
-        return _told_by(WorkError(f"the processes lost each other ({reason})"), speaker)
+        cause, why = error.__cause__, "ended by SIGTERM"
+        if isinstance(cause, Exception):
+            why = f"the processes lost each other ({reason_of(cause)})"
+        return _told_by(WorkError(why + then), speaker)
 
     def _roll_call(self, own: Any) -> dict[int, Any]:
         """How each process that still says anything ended: (wrong input, what was wrong), or None where others did."""
