@@ -125,7 +125,9 @@ def _of_memory(request: Request, state: Snapshot, prompt: Tensor) -> MemoryAnswe
     if not any(each.subject for each in asked) and not _mentions(request, asked, prompt):
         return None
     try:
-        return ask_memory(served.model, served.tokenizer, messages, asked, linker=state.linker)
+        return ask_memory(
+            served.model, served.tokenizer, messages, asked, linker=state.linker, read=served.wordings
+        )  # fmt: skip
     except InputError:  # with names as the facts spell them a question may outgrow the context
         return None
 

@@ -28,6 +28,7 @@ from memlayers.editing.journal import Record
 from memlayers.editing.memory import Memory
 from memlayers.editing.report import EditReport
 from memlayers.editing.rows import Kept
+from memlayers.inference.confidence import ReadWordings
 from memlayers.inference.folder import ADAPTER
 from memlayers.tuner.handle import MemoryHandle, memory_handle
 from memlayers.utils.errors import InputError
@@ -103,6 +104,7 @@ class Served:
         tokenizer: the reader's.
         thread: see above.
         state: what it knows now.
+        wordings: that the backbone has read for it; on `thread` alone.
         fixed: why it cannot be edited, in one line; "" where it can.
     """
 
@@ -117,7 +119,7 @@ class Served:
     ) -> None:
         self.id, self.model, self.tokenizer, self.thread = id, model, tokenizer, thread
         self.folder: Path | None = None if memory is None else memory.folder
-        self.state, self.fixed = Snapshot(), fixed
+        self.state, self.wordings, self.fixed = Snapshot(), ReadWordings(), fixed
         self._memory, self._unpublished = memory, list[Tensor]()
         self._writer: ThreadPoolExecutor | None = None
         self._counting, self._waiting = threading.Lock(), 0
