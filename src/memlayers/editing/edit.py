@@ -41,15 +41,14 @@ class Edit:
         kept = Kept.of(self.session.memory.pool, rows)
         self.kept = kept if self.kept is None else self.kept.joined(kept)
 
-    def choose(self, facts: Sequence[Fact]) -> Tensor:
-        """The slots that an edit of these facts may write, int64 ascending; they are kept."""
+    def choose(self, facts: Sequence[Fact], most: int | None) -> Tensor:
+        """The slots that an edit of these facts may write, `most` of each, int64 ascending; they are kept."""
         session = self.session
         frequency = session.use.without([fact.id for fact in facts]) + session.use.general
         others = len(session.book.facts) + session.use.passages
         config = session.config
         chosen = [
-            choose_slots(rows, counts, frequency, others, config.slots, config.slot_count)
-            for rows, counts in session.reads(facts)
+            choose_slots(rows, counts, frequency, others, config.slots, most) for rows, counts in session.reads(facts)
         ]
         rows: Tensor = torch.cat(chosen).unique()
         self.keep(rows)

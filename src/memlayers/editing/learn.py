@@ -13,11 +13,14 @@ from memlayers.data.answers import exact_match
 from memlayers.data.encoding import Encoded
 from memlayers.data.facts import Fact
 from memlayers.editing.edit import Edit
-from memlayers.editing.guard import guard
+from memlayers.editing.guard import about_the_same, guard
+from memlayers.editing.projection import Projection, reads_of
 from memlayers.editing.report import EditRefused
 from memlayers.editing.rows import RowWriter
 from memlayers.inference.generation import generate_answers
 from memlayers.inference.scoring import answer_logits
+
+_MOST_PROJECTED = 8192  # rows: P has as many rows and columns
 
 
 def learn(edit: Edit, facts: Sequence[Fact]) -> None:
@@ -28,17 +31,24 @@ def learn(edit: Edit, facts: Sequence[Fact]) -> None:
     """
     session = edit.session
     session.subjects.enter(facts, session.book.facts, session.words)
-    examples = [session.encoded(fact) for fact in facts]
-    rows = edit.choose(facts)
-    _teach(edit, examples, rows, [])
-    guard(edit, facts, lambda more, broken: _teach(edit, examples, more, broken), rows)
+    config = session.config
+    crowded = bool(config.sparing and about_the_same(facts, session.book.facts))
+    most = config.slot_count
+    if crowded and most is not None:
+        most = max(most, config.spared_slots // len(facts))
+    rows = edit.choose(facts, most)
+    _teach(edit, facts, rows, [], crowded)
+    guard(edit, facts, lambda more, broken: _teach(edit, facts, more, broken, crowded), rows)
     _measure(edit, facts)
 
 
-def _teach(edit: Edit, examples: Sequence[Sequence[Encoded]], rows: Tensor, extra: Sequence[Encoded]) -> None:
-    """Adam on `rows` until all phrasings are answered rightly, and `extra` with them, or the limit is reached."""
+def _teach(edit: Edit, facts: Sequence[Fact], rows: Tensor, broken: Sequence[Fact], crowded: bool) -> None:
+    """Adam on `rows` until all phrasings are answered rightly, those of `broken` with them, or the limit is reached."""
     session, config = edit.session, edit.session.config
-    writer = RowWriter(session.memory.pool, rows, config.rate)
+    examples = [session.encoded(fact) for fact in facts]
+    extra = session.encoded_all(broken)
+    projection = _projection(edit, rows, [*facts, *broken]) if crowded else None
+    writer = RowWriter(session.memory.pool, rows, config.rate, projection)
     size = config.batch_size
     each = max(1, size // len(examples))
     rng = random.Random(f"{config.seed}:{edit.report.number}")
@@ -73,6 +83,19 @@ def _teach(edit: Edit, examples: Sequence[Sequence[Encoded]], rows: Tensor, extr
             wrong = [one for one, right in zip(everything, session.answered(everything), strict=True) if not right]
             if not wrong:
                 return
+
+
+def _projection(edit: Edit, rows: Tensor, taught: Sequence[Fact]) -> Projection | None:
+    """What keeps steps on `rows` out of what the stored facts read that are not taught; None where none reads any."""
+    session, config = edit.session, edit.session.config
+    if len(rows) > _MOST_PROJECTED:
+        return None
+    ids, by_id = [fact.id for fact in taught], {fact.id: fact for fact in session.book.facts}
+    spared = session.use.most_moved(rows.cpu(), torch.ones(len(rows)), config.spared, ids)
+    if not spared:
+        return None
+    examples = session.encoded_all([by_id[each] for each in spared], config.spared_phrasings)
+    return Projection(reads_of(session.memory, examples, rows), config.sparing)
 
 
 def _rehearsal(edit: Edit, rows: Tensor, rng: random.Random) -> Callable[[], list[Encoded]]:

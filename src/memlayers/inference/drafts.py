@@ -1,8 +1,9 @@
 """Drafts: what a stored fact says is checked by one forward pass, in place of being generated token by token.
 
 Speculative decoding (Leviathan et al. 2023, arXiv 2211.17192) with the answer of the fact that a question most likely
-asks for. Greedy decoding writes it exactly where each of its tokens is the likeliest after those before; then the answer,
-its confidence and the tokens that read are those of `generate_answers`, but for rounding. Otherwise it is generated.
+asks for. Greedy decoding writes it exactly where each of its tokens is the likeliest after those before; then the
+answer, its confidence and the tokens that read are those of `generate_answers`, but for rounding. Otherwise the answer
+is generated.
 """
 
 from __future__ import annotations

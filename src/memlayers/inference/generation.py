@@ -177,6 +177,7 @@ class AnswerEnds:
         self._ends = {end: True}  # what is known of tokens so far
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        """Whether each row's last token ends its answer, bool [b]."""
         return torch.tensor([self._is_end(token) for token in input_ids[:, -1].tolist()], device=input_ids.device)
 
     def length(self, row: list[int]) -> int:

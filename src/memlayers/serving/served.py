@@ -57,6 +57,7 @@ class Snapshot:
         linker: finds the stored subjects in a question; None where names are not linked.
         aliases: of each subject that has some.
         places: of each fact in `facts`, by its id.
+        texts: of each fact in `facts` all that a search looks at, without case.
     """
 
     version: int = 0
@@ -65,6 +66,7 @@ class Snapshot:
     linker: Linker | None = None
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     places: Mapping[str, int] = field(default_factory=dict)
+    texts: tuple[str, ...] = ()
 
     def fact(self, fact_id: str) -> Fact | None:
         """The stored fact of this id."""
@@ -213,7 +215,13 @@ def _snapshot(memory: Memory) -> Snapshot:
         linker=memory.name_linker(),
         aliases=aliases_by_subject(facts),
         places={fact.id: place for place, fact in enumerate(facts)},
+        texts=tuple(map(_searched, facts)),
     )
+
+
+def _searched(fact: Fact) -> str:
+    names = (fact.id, fact.subject, fact.relation, *fact.subject_aliases)
+    return "\n".join((*names, *fact.questions, *fact.unseen_questions, *fact.answers)).casefold()
 
 
 @dataclass(frozen=True, slots=True)
