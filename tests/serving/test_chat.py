@@ -34,7 +34,7 @@ def bare_answer(served: Served, question: str, tokens: int = 8) -> str:
     return str(served.tokenizer.decode(said[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 
 
-def test_the_memory_answers_what_it_holds_and_says_by_which_fact(address: str, fixed_memories: dict[str, Served]):
+def test_the_memory_answers_what_it_holds_and_says_by_which_fact(address: str, shared_memories: dict[str, Served]):
     for fact in FACTS:
         answer = chat(address, fact.questions[0])
         own = answer["memlayers"]
@@ -49,8 +49,8 @@ def test_the_memory_answers_what_it_holds_and_says_by_which_fact(address: str, f
     assert misspelled["taken_for"] == [{"words": "ADA", "subject": "Ada"}]
 
 
-def test_answers_are_those_of_ask(address: str, fixed_memories: dict[str, Served]):
-    served = fixed_memories["codes"]
+def test_answers_are_those_of_ask(address: str, shared_memories: dict[str, Served]):
+    served = shared_memories["codes"]
     talk: list[Any] = [
         {"role": "user", "content": ADA},
         {"role": "assistant", "content": "red"},
@@ -72,8 +72,8 @@ def test_answers_are_those_of_ask(address: str, fixed_memories: dict[str, Served
             assert [each["id"] for each in own["facts"]] == [fact.id for fact in answer.facts]
 
 
-def test_where_the_gate_stays_closed_the_answer_is_the_bare_backbones(address: str, fixed_memories: dict[str, Served]):
-    bare = fixed_memories["codes:bare"]
+def test_where_the_gate_stays_closed_the_answer_is_the_bare_backbones(address: str, shared_memories: dict[str, Served]):
+    bare = shared_memories["codes:bare"]
     for question in (CLOSED, "Tell me more.", "Who is Zed?"):
         expected = bare_answer(bare, question)
         for model in ("codes", "codes:bare", "more"):
@@ -96,8 +96,8 @@ def test_a_stream_says_the_same_and_its_last_chunk_what_it_came_from(address: st
         assert chunks[-1]["usage"]["completion_tokens"] == whole["usage"]["completion_tokens"]
 
 
-def test_a_text_is_gone_on_with_and_its_open_tokens_told(address: str, fixed_memories: dict[str, Served]):
-    served = fixed_memories["codes"]
+def test_a_text_is_gone_on_with_and_its_open_tokens_told(address: str, shared_memories: dict[str, Served]):
+    served = shared_memories["codes"]
     prompt = str(
         served.tokenizer.apply_chat_template(
             [{"role": "user", "content": ADA}], add_generation_prompt=True, tokenize=False
@@ -119,7 +119,7 @@ def test_a_text_is_gone_on_with_and_its_open_tokens_told(address: str, fixed_mem
 
 
 def test_who_is_not_sure_says_so_where_asked_to(
-    address: str, fixed_memories: dict[str, Served], monkeypatch: pytest.MonkeyPatch
+    address: str, shared_memories: dict[str, Served], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("memlayers.inference.answering.answer_thresholds", lambda _: (1e-4, 1.1))
     answer = chat(address, CLOSED, abstain=True, max_tokens=40)
@@ -150,11 +150,11 @@ def test_sampling_is_the_requests_own(address: str):
     assert content(chat(address, ADA, temperature=1.5)) == "red"  # what the memory holds is not up to chance
 
 
-def test_a_seed_holds_whatever_other_backbones_draw(fixed_memories: dict[str, Served]):
-    manager, drawn = MemoryManager(fixed_memories), threading.Event()
+def test_a_seed_holds_whatever_other_backbones_draw(shared_memories: dict[str, Served]):
+    manager, drawn = MemoryManager(shared_memories), threading.Event()
 
     def sampled(name: str, seed: int | None) -> list[int]:
-        served = fixed_memories[name]
+        served = shared_memories[name]
         inputs = served.tokenizer.apply_chat_template(
             [{"role": "user", "content": CLOSED}], add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
@@ -175,8 +175,8 @@ def test_a_seed_holds_whatever_other_backbones_draw(fixed_memories: dict[str, Se
             drawn.set()
 
 
-def test_an_answer_that_nobody_waits_for_ends(address: str, fixed_memories: dict[str, Served]):
-    served, gone, passes = fixed_memories["codes:bare"], threading.Event(), []
+def test_an_answer_that_nobody_waits_for_ends(address: str, shared_memories: dict[str, Served]):
+    served, gone, passes = shared_memories["codes:bare"], threading.Event(), []
 
     def active() -> float:
         text = client().get(f"{address}/metrics").text
@@ -204,8 +204,8 @@ def test_an_answer_that_nobody_waits_for_ends(address: str, fixed_memories: dict
     assert content(chat(address, ADA)) == "red"
 
 
-def test_a_server_that_closes_says_so(fixed_memories: dict[str, Served], caplog: pytest.LogCaptureFixture):
-    served, begun, closed = fixed_memories["codes:bare"], threading.Event(), threading.Event()
+def test_a_server_that_closes_says_so(shared_memories: dict[str, Served], caplog: pytest.LogCaptureFixture):
+    served, begun, closed = shared_memories["codes:bare"], threading.Event(), threading.Event()
 
     def wait(*_: Any) -> None:
         begun.set()
@@ -215,7 +215,7 @@ def test_a_server_that_closes_says_so(fixed_memories: dict[str, Served], caplog:
     body = {"model": "codes:bare", "messages": [{"role": "user", "content": CLOSED}], "max_tokens": 4}
     try:
         with ThreadPoolExecutor(2) as threads:
-            with running(fixed_memories) as here:
+            with running(shared_memories) as here:
                 whole = threads.submit(client().post, f"{here}/v1/chat/completions", json=body)
                 streamed = threads.submit(events, here, "/v1/chat/completions", body)
                 assert begun.wait(30)

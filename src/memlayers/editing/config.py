@@ -47,7 +47,7 @@ class EditConfig:
         check=not_negative,
     )
     sparing: float = option(
-        3.0,
+        10.0,
         "How strongly the steps of an edit keep out of what other facts read, where some are about its subjects "
         "(editing/projection.py); 0 for not at all.",
         flag=None,

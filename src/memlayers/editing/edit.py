@@ -54,6 +54,10 @@ class Edit:
         self.keep(rows)
         return rows
 
+    def wider(self, rows: Tensor, facts: Sequence[Fact]) -> Tensor:
+        """These slots and those that an edit of these facts may write, int64 ascending; they are kept."""
+        return torch.cat([rows, self.choose(facts, self.session.config.slot_count)]).unique()
+
     def put_back(self) -> None:
         """Has rows and subjects be as they were before, bit for bit."""
         if self.kept is not None:

@@ -46,10 +46,11 @@ def forget(edit: Edit, facts: Sequence[Fact]) -> None:
     shared = any(fact.subject and fact.subject in others_subjects for fact in facts)
     near = config.near_backbone_shared if shared else config.near_backbone
     _unteach(edit, taught, targets, rows, [], near)
-    guard(
-        edit, facts,
-        lambda more, broken: _unteach(edit, taught, targets, more, session.encoded_all(broken), near), rows,
-    )  # fmt: skip
+
+    def again(broken: list[Fact]) -> None:
+        _unteach(edit, taught, targets, edit.wider(rows, broken), session.encoded_all(broken), near)
+
+    guard(edit, facts, again)
     session.subjects.remove(facts, session.book.facts, session.words)
     for name, asked in kinds.items():
         evidence[name]["after"] = answer_standing(session.model, session.tokenizer, asked)

@@ -6,9 +6,6 @@ import random
 import re
 from collections.abc import Callable, Sequence
 
-import torch
-from torch import Tensor
-
 from memlayers.data.encoding import Encoded
 from memlayers.data.facts import Fact
 from memlayers.editing.edit import Edit
@@ -19,14 +16,13 @@ Asked = list[tuple[str, Encoded]]
 """Phrasings of stored facts, each with its fact's id."""
 
 
-def guard(edit: Edit, facts: Sequence[Fact], again: Callable[[Tensor, list[Fact]], None], rows: Tensor) -> None:
+def guard(edit: Edit, facts: Sequence[Fact], again: Callable[[list[Fact]], None]) -> None:
     """Measures the facts nearest to what moved; teaches those again whose answer changed, or refuses the edit.
 
     Args:
         edit: its rows are written already.
         facts: those that the edit is about.
-        again: writes the edit once more, into these rows (slots, int64), together with these facts.
-        rows: slots that the edit may write, int64.
+        again: writes the edit once more, together with these facts.
 
     Raises:
         EditRefused: it still changes a stored fact's answer.
@@ -49,10 +45,7 @@ def guard(edit: Edit, facts: Sequence[Fact], again: Callable[[Tensor, list[Fact]
             break
         broken |= dict.fromkeys(each for each, _ in lost)
         if attempt < config.repairs:
-            others = [by_id[each] for each in broken]
-            rows = torch.cat([rows, edit.choose(others, config.slot_count)]).unique()
-            edit.keep(rows)
-            again(rows, others)
+            again([by_id[each] for each in broken])
     report.repaired = tuple(each for each in broken if each not in {key for key, _ in lost})
     refuse_changes(edit, lost)
 

@@ -14,7 +14,7 @@ from memlayers.data.encoding import Encoded
 from memlayers.data.facts import Fact
 from memlayers.editing.edit import Edit
 from memlayers.editing.guard import about_the_same, guard
-from memlayers.editing.projection import Projection, reads_of
+from memlayers.editing.projection import Beside, Projection
 from memlayers.editing.report import EditRefused
 from memlayers.editing.rows import RowWriter
 from memlayers.inference.generation import generate_answers
@@ -32,22 +32,47 @@ def learn(edit: Edit, facts: Sequence[Fact]) -> None:
     session = edit.session
     session.subjects.enter(facts, session.book.facts, session.words)
     config = session.config
-    crowded = bool(config.sparing and about_the_same(facts, session.book.facts))
-    most = config.slot_count
+    crowded, most = bool(config.sparing and about_the_same(facts, session.book.facts)), config.slot_count
     if crowded and most is not None:
         most = max(most, config.spared_slots // len(facts))
     rows = edit.choose(facts, most)
-    _teach(edit, facts, rows, [], crowded)
-    guard(edit, facts, lambda more, broken: _teach(edit, facts, more, broken, crowded), rows)
+    spared = _spared(edit, facts, rows) if crowded else []
+    examples = [session.encoded(fact, config.spared_phrasings) for fact in spared]
+    beside = Beside(session.memory, examples, rows) if examples else None
+
+    def again(broken: list[Fact]) -> None:
+        if beside is not None:
+            ids = {fact.id for fact in broken}
+            taught = [place for place, fact in enumerate(spared) if fact.id in ids]
+            if _teach(edit, facts, rows, broken, beside.projection(config.sparing, taught)):
+                return
+        _teach(edit, facts, edit.wider(rows, broken) if broken else rows, broken)
+
+    again([])
+    guard(edit, facts, again)
     _measure(edit, facts)
 
 
-def _teach(edit: Edit, facts: Sequence[Fact], rows: Tensor, broken: Sequence[Fact], crowded: bool) -> None:
-    """Adam on `rows` until all phrasings are answered rightly, those of `broken` with them, or the limit is reached."""
+def _spared(edit: Edit, facts: Sequence[Fact], rows: Tensor) -> list[Fact]:
+    """The stored facts that an edit's steps keep out of: those that read most of its rows; none of very many rows."""
+    session = edit.session
+    if len(rows) > _MOST_PROJECTED:
+        return []
+    by_id, ids = {fact.id: fact for fact in session.book.facts}, [fact.id for fact in facts]
+    found = session.use.most_moved(rows.cpu(), torch.ones(len(rows)), session.config.spared, ids)
+    return [by_id[each] for each in found]
+
+
+def _teach(
+    edit: Edit, facts: Sequence[Fact], rows: Tensor, broken: Sequence[Fact], projection: Projection | None = None
+) -> bool:
+    """Adam on `rows` until all phrasings are answered rightly, those of `broken` with them, or the limit is reached.
+
+    Returns:
+        Whether they are.
+    """
     session, config = edit.session, edit.session.config
-    examples = [session.encoded(fact) for fact in facts]
-    extra = session.encoded_all(broken)
-    projection = _projection(edit, rows, [*facts, *broken]) if crowded else None
+    examples, extra = [session.encoded(fact) for fact in facts], session.encoded_all(broken)
     writer = RowWriter(session.memory.pool, rows, config.rate, projection)
     size = config.batch_size
     each = max(1, size // len(examples))
@@ -78,24 +103,12 @@ def _teach(edit: Edit, facts: Sequence[Fact], rows: Tensor, broken: Sequence[Fac
             writer.step(loss)
             edit.report.steps += 1
         if settled and len(shown) == len(everything):
-            return
+            return True
         if settled:  # for what was shown; the phrasings that are answered wrongly come next, until none is
             wrong = [one for one, right in zip(everything, session.answered(everything), strict=True) if not right]
             if not wrong:
-                return
-
-
-def _projection(edit: Edit, rows: Tensor, taught: Sequence[Fact]) -> Projection | None:
-    """What keeps steps on `rows` out of what the stored facts read that are not taught; None where none reads any."""
-    session, config = edit.session, edit.session.config
-    if len(rows) > _MOST_PROJECTED:
-        return None
-    ids, by_id = [fact.id for fact in taught], {fact.id: fact for fact in session.book.facts}
-    spared = session.use.most_moved(rows.cpu(), torch.ones(len(rows)), config.spared, ids)
-    if not spared:
-        return None
-    examples = session.encoded_all([by_id[each] for each in spared], config.spared_phrasings)
-    return Projection(reads_of(session.memory, examples, rows), config.sparing)
+                return True
+    return all(session.answered([*everything, *extra]))
 
 
 def _rehearsal(edit: Edit, rows: Tensor, rng: random.Random) -> Callable[[], list[Encoded]]:

@@ -11,7 +11,7 @@ et al. 2019, arXiv 1810.01256; for edits AlphaEdit, Fang et al. 2025, arXiv 2410
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ class Projection:
 
     Args:
         reads: how much each token reads of each row, float32 [tokens, rows].
-        strength: s, how much what they read counts; a read's weights are at most the number of heads together.
+        strength: s, how much what they read counts.
     """
 
     def __init__(self, reads: Tensor, strength: float) -> None:
@@ -38,26 +38,42 @@ class Projection:
         return torch.cholesky_solve(step, self._factor)
 
 
-@torch.no_grad()
-def reads_of(memory: MemoryHandle, examples: Sequence[Encoded], rows: Tensor) -> Tensor:
-    """How much the tokens of some sequences read of some rows, in units of each layer's values.
+class Beside:
+    """What the facts beside an edit read of the rows that it may write.
 
     Args:
         memory: the memory.
-        examples: the sequences.
+        examples: some phrasings of each fact, with its answer; at least one.
         rows: distinct slots, int64 ascending.
 
-    Returns:
-        float32 [tokens, rows], of those tokens that read any of the rows.
+    Attributes:
+        rows: the same.
     """
-    found = [torch.zeros(0, len(rows), device=rows.device)]
-    with capture(memory, "reads") as seen:
-        for _ in seen.run([one.input_ids for one in examples]):
-            for read in seen.reads:
-                indices = read.indices.to(rows.device)
-                place = torch.searchsorted(rows, indices).clamp_max(len(rows) - 1)
-                weights = read.weights.to(rows.device) / memory.queries[read.layer].scale.to(rows.device)
-                own = torch.where(rows[place] == indices, weights, 0.0)
-                dense = own.new_zeros(len(own), len(rows)).scatter_add_(1, place, own)
-                found.append(dense[own.any(1)])
-    return torch.cat(found)
+
+    def __init__(self, memory: MemoryHandle, examples: Sequence[Sequence[Encoded]], rows: Tensor) -> None:
+        self.rows = rows
+        sequences = [one.input_ids for each in examples for one in each]
+        owners = torch.tensor([number for number, each in enumerate(examples) for _ in each])
+        reads, owner = [torch.zeros(0, len(rows), device=rows.device)], [owners[:0]]
+        with torch.no_grad(), capture(memory, "reads") as seen:
+            for batch in seen.run(sequences):
+                for read in seen.reads:
+                    own = _weights_of(rows, read.indices, read.weights / memory.queries[read.layer].scale)
+                    any_read = own.any(1)
+                    tokens = batch.sequence if read.tokens is None else batch.sequence[read.tokens.cpu()]
+                    reads.append(own[any_read])
+                    owner.append(owners[tokens][any_read.cpu()])
+        self._reads, self._owner = torch.cat(reads), torch.cat(owner)  # float32 [tokens, rows], int64 [tokens]
+
+    def projection(self, strength: float, without: Collection[int] = ()) -> Projection:
+        """Keeps steps out of what all facts read but some, by their places."""
+        kept = ~torch.isin(self._owner, torch.tensor(list(without), dtype=torch.int64))
+        return Projection(self._reads[kept.to(self._reads.device)], strength)
+
+
+def _weights_of(rows: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+    """The weights [n, r] with which slots [n, r] are read, by rows: [n, rows]."""
+    indices, weights = indices.to(rows.device), weights.to(rows.device)
+    place = torch.searchsorted(rows, indices).clamp_max(len(rows) - 1)
+    own = torch.where(rows[place] == indices, weights, 0.0)
+    return own.new_zeros(len(own), len(rows)).scatter_add_(1, place, own)
