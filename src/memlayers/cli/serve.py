@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -84,6 +85,8 @@ def serve(
                 shown = f"[{host}]" if ":" in host else host
                 at = f"http://{shown}:{listening.getsockname()[1]}"
                 print(f"memlayers: serving {', '.join(opened)} at {at} (Ctrl-C ends it)", file=sys.stderr)
+            # Uvicorn hands the signal that ended it on: the memories are closed then, too.
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
             uvicorn.Server(config).run(sockets=[listening])
         finally:
             close_memories(opened.values())

@@ -155,6 +155,10 @@ class EditSession:
         """A fact's first taught phrasings (None: all), each with its answer."""
         return [self.encode(question, fact.answer) for question in fact.questions[:phrasings]]
 
+    def encoded_all(self, facts: Sequence[Fact], phrasings: int | None = None) -> list[Encoded]:
+        """The first taught phrasings (None: all) of each of some facts."""
+        return [one for fact in facts for one in self.encoded(fact, phrasings)]
+
     def answered(self, examples: Sequence[Encoded]) -> list[bool]:
         """Whether greedy decoding writes each example's answer."""
         right: list[bool] = answered(self.model, self.tokenizer, examples).tolist()

@@ -101,7 +101,7 @@ def generate_answers(
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     pad, end = pad_token_id(tokenizer), end_token_id(tokenizer)
     device = next(model.parameters()).device
-    ends = _Ends(tokenizer, end)
+    ends = AnswerEnds(tokenizer, end)
     answers: dict[int, Generated] = {}
     was_training = model.training
     if was_training:
@@ -175,7 +175,7 @@ def answer_questions(
     return [generated.text for generated in generate_answers(model, tokenizer, questions, **options)]
 
 
-class _Ends:
+class AnswerEnds:
     """Tells which tokens end an answer; a stopping criterion for `generate`, which decides on each row by itself."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, end: int) -> None:
@@ -183,6 +183,7 @@ class _Ends:
         self._ends = {end: True}  # what is known of tokens so far
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        """Whether each row's last token ends its answer, bool [b]."""
         return torch.tensor([self._is_end(token) for token in input_ids[:, -1].tolist()], device=input_ids.device)
 
     def length(self, row: list[int]) -> int:
@@ -234,12 +235,20 @@ class OpenTokens(Recorder):
         """Whether a memory was read for each token that was generated in a row."""
         return [any(self._last(row, *each) for each in decided) for decided in self._passes]
 
+    def open_at(self, place: int) -> bool:
+        """Whether a memory was read for a token of the first forward pass; tokens are counted through its batch."""
+        return bool(self._passes) and any(_reads(opened, place) for opened, _ in self._passes[0])
+
     def _last(self, row: int, opened: torch.Tensor | None, tokens: int) -> bool:
         """Whether the last token of a row may read."""
-        place = (row + 1) * (tokens // self._rows) - 1
-        if opened is None or opened.dtype == torch.bool:
-            return opened is None or bool(opened[place])
-        return bool((opened == place).any())
+        return _reads(opened, (row + 1) * (tokens // self._rows) - 1)
+
+
+def _reads(opened: torch.Tensor | None, place: int) -> bool:
+    """Whether a token is among those that may read, as `Recorder.decided` has them."""
+    if opened is None or opened.dtype == torch.bool:
+        return opened is None or bool(opened[place])
+    return bool((opened == place).any())
 
 
 class _Recorder(OpenTokens):

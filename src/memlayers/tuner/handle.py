@@ -182,9 +182,10 @@ def value_pool(model: nn.Module, adapter: str | None = None) -> ValuePool:
 
 def active_memories(model: nn.Module) -> list[MemoryHandle]:
     """The memories that are read in a forward pass, in their order; none for a bare backbone."""
-    active = dict.fromkeys(name for layer in memory_layers(model) for name in layer.active_adapters)
-    found = ((name, memory_layers(model, name)) for name in active)
-    return [MemoryHandle(model, name, tuple(layers)) for name, layers in found if layers]
+    layers = memory_layers(model)
+    active = dict.fromkeys(name for layer in layers for name in layer.active_adapters)
+    found = ((name, tuple(layer for layer in layers if name in layer.memlayers_config)) for name in active)
+    return [MemoryHandle(model, name, own) for name, own in found if own]
 
 
 def set_gate_enabled(model: nn.Module, enabled: bool) -> None:
