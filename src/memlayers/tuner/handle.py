@@ -97,7 +97,8 @@ class MemoryHandle:
         """Writes the adapter into a folder, as peft does: safetensors and JSON."""
         # peft's own writing makes a copy of every tensor, and lays them out such that an edit moves them all.
         self.model.save_pretrained(str(folder), selected_adapters=[self.adapter], state_dict={})
-        write_weights(Path(folder) / SAFETENSORS_WEIGHTS_NAME, self.tensors)
+        own = Path(folder) if self.adapter == "default" else Path(folder) / self.adapter  # as peft has it
+        write_weights(own / SAFETENSORS_WEIGHTS_NAME, self.tensors)
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Takes the tensors that `save` wrote, in place."""
