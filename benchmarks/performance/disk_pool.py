@@ -125,11 +125,11 @@ class Pages:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def seconds(work: Callable[..., Any], *arguments: Any) -> float:
-    """How long it takes."""
-    began = time.perf_counter()
+def seconds(work: Callable[..., Any], *arguments: Any) -> tuple[float, float]:
+    """How long it takes, and how long this process computes for it: other work on the machine is in the first alone."""
+    began, computed = time.perf_counter(), time.process_time()
     work(*arguments)
-    return time.perf_counter() - began
+    return time.perf_counter() - began, time.process_time() - computed
 
 
 def written_bytes() -> int:
@@ -137,14 +137,21 @@ def written_bytes() -> int:
     return int(Path("/proc/self/io").read_text().split("wchar:")[1].split()[0])
 
 
-def spread(taken: Sequence[float]) -> dict[str, float]:
-    """Median, and the quartiles, in milliseconds."""
-    ordered = sorted(taken)
+def spread(taken: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """Median and quartiles, in milliseconds, and the median of what was computed."""
+    ordered = sorted(wall for wall, _ in taken)
     return {
         "median_ms": 1e3 * median(ordered),
         "low_ms": 1e3 * ordered[len(ordered) // 4],
         "high_ms": 1e3 * ordered[-1 - len(ordered) // 4],
+        "cpu_ms": 1e3 * median(cpu for _, cpu in taken),
     }
+
+
+def ratio(one: Sequence[tuple[float, float]], other: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """The median of what the other takes to what the first takes, turn by turn."""
+    pairs = list(zip(one, other, strict=True))
+    return {"wall": median(b[0] / a[0] for a, b in pairs), "cpu": median(b[1] / a[1] for a, b in pairs)}
 
 
 def measured(small: Path, large: Path, rounds: int) -> dict[str, Any]:
@@ -155,7 +162,7 @@ def measured(small: Path, large: Path, rounds: int) -> dict[str, Any]:
     held = memory_bytes("RssAnon")
     forget_peak()
     began = time.perf_counter()
-    with load_memory(large, pool="disk", loaded=None, edits=EditConfig(least_recall=0)) as mapped:
+    with load_memory(large, pool="disk", edits=EditConfig(least_recall=0)) as mapped:
         found["open_seconds"] = time.perf_counter() - began
         found["open_rss_anon"] = memory_bytes("RssAnon") - held
         pool, pages = memory_handle(mapped.model).pool, Pages(mapped, large)
@@ -167,9 +174,9 @@ def measured(small: Path, large: Path, rounds: int) -> dict[str, Any]:
         for memory in both.values():
             memory.ask(questions[0])
         print("asking", flush=True)
-        warm: dict[str, list[float]] = {name: [] for name in both}
-        tokens: dict[str, list[float]] = {name: [] for name in both}
-        cold: list[float] = []
+        warm: dict[str, list[tuple[float, float]]] = {name: [] for name in both}
+        generated: dict[str, list[tuple[float, float]]] = {name: [] for name in both}
+        cold: list[tuple[float, float]] = []
         right = dict.fromkeys(both, 0)
         for turn in range(rounds):
             question = questions[turn % len(questions)]
@@ -180,13 +187,13 @@ def measured(small: Path, large: Path, rounds: int) -> dict[str, Any]:
                 answer = memory.ask(question)
                 right[name] += answer.memory.strip() == stored[turn % len(questions)].answer
                 warm[name].append(seconds(memory.ask, question))
-                tokens[name].append(seconds(generate_answers, memory.model, memory.tokenizer, [question]))
+                generated[name].append(seconds(generate_answers, memory.model, memory.tokenizer, [question]))
         found["ask_warm"] = {name: spread(taken) for name, taken in warm.items()}
         found["ask_cold"] = spread(cold)
-        found["generate_warm"] = {name: spread(taken) for name, taken in tokens.items()}
-        found["ratio_warm"] = median(b / a for a, b in zip(warm["memory"], warm["disk"], strict=True))
-        found["ratio_generate"] = median(b / a for a, b in zip(tokens["memory"], tokens["disk"], strict=True))
-        found["ratio_cold"] = median(b / a for a, b in zip(warm["memory"], cold, strict=True))
+        found["generate_warm"] = {name: spread(taken) for name, taken in generated.items()}
+        found["ratio_warm"] = ratio(warm["memory"], warm["disk"])
+        found["ratio_generate"] = ratio(generated["memory"], generated["disk"])
+        found["ratio_cold"] = ratio(warm["memory"], cold)
         found["right"] = {name: f"{count} of {rounds}" for name, count in right.items()}
         print(json.dumps(found), flush=True)
         edits = []

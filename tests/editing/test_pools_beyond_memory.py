@@ -16,7 +16,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
-from helpers.editing import CONFIG, FACTS, NEW, model_state, same_state
+from helpers.editing import FACTS, NEW, QUICK, model_state, same_state
 from memlayers.backbones import load_backbone
 from memlayers.editing.journal import digests
 from memlayers.editing.memory import Memory, load_memory
@@ -60,18 +60,17 @@ def _logits(memory: Memory) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "laid_out"), [(torch.float32, True), (torch.bfloat16, True), (torch.int8, True), (torch.float32, False)]
+    ("dtype", "laid_out"), [(torch.bfloat16, True), (torch.int8, True), (torch.float32, False)]
 )
 def test_a_mapped_pool_is_asked_edited_and_undone_as_one_in_memory(
     folder: Path, tmp_path: Path, dtype: torch.dtype, laid_out: bool
 ):
     _as(folder, dtype, laid_out=laid_out)
-    edits = replace(CONFIG, least_recall=0.0, refuse=False)
     shutil.copytree(folder, tmp_path / "mapped")
     start = (folder / WEIGHTS_FILE).read_bytes()
     with (
-        load_memory(folder, edits=edits) as memory,
-        load_memory(tmp_path / "mapped", edits=edits, pool="disk") as mapped,
+        load_memory(folder, edits=QUICK) as memory,
+        load_memory(tmp_path / "mapped", edits=QUICK, pool="disk") as mapped,
     ):
         pool = memory_handle(mapped.model).pool
         assert pool.mapped is not None and pool.to(torch.float64) is pool and pool.table.values.dtype == dtype
@@ -96,7 +95,7 @@ def test_a_mapped_pool_is_asked_edited_and_undone_as_one_in_memory(
 
 def test_a_save_writes_the_rows_that_changed(folder: Path):
     path = folder / WEIGHTS_FILE
-    with load_memory(folder, edits=CONFIG, pool="disk") as memory:
+    with load_memory(folder, edits=QUICK, pool="disk") as memory:
         number, before = path.stat().st_ino, path.read_bytes()
         report = memory.update([replace(FACTS[2], answer="green")])
         after = path.read_bytes()
@@ -108,13 +107,13 @@ def test_a_save_writes_the_rows_that_changed(folder: Path):
         memory.undo()
         assert path.read_bytes() == before
     os.link(path, folder.parent / "another name")  # somebody's copy: it must not change
-    with load_memory(folder, edits=CONFIG) as memory:
+    with load_memory(folder, edits=QUICK) as memory:
         memory.update([replace(FACTS[2], answer="green")])
     assert (folder.parent / "another name").read_bytes() == before and path.read_bytes() != before
 
 
 def test_slots_that_something_else_wrote_are_not_taken_back(folder: Path):
-    with load_memory(folder, edits=CONFIG) as memory:
+    with load_memory(folder, edits=QUICK) as memory:
         report = memory.update([replace(FACTS[2], answer="green")])
     path = folder / WEIGHTS_FILE
     data = bytearray(path.read_bytes())
@@ -123,7 +122,7 @@ def test_slots_that_something_else_wrote_are_not_taken_back(folder: Path):
     data[start:end] = bytes(end - start)
     path.write_bytes(data)
     found = digests(folder)
-    with load_memory(folder, edits=CONFIG) as memory:
+    with load_memory(folder, edits=QUICK) as memory:
         with pytest.raises(InputError, match=f"the slots do not hold what edit {report.number} wrote"):
             memory.undo()
         assert digests(folder) == found

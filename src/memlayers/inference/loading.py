@@ -21,6 +21,7 @@ from memlayers.utils.folder_change import is_changing, settle_folder
 from memlayers.utils.tensor_file import read_tensor_file
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
 
@@ -112,10 +113,15 @@ def _on_backbone(model: Any, folder: Path, place: str) -> Any:
     for name in file.tensors:
         if name not in state:
             state[name] = read_tensor(file, name)
-            if not bool(state[name].isfinite().all()):
+            if not _finite(state[name]):
                 raise InputError(f"{folder}: damaged memory, a value is not finite; teach it again or restore a copy")
     set_peft_model_state_dict(memory, state, adapter_name=ADAPTER, low_cpu_mem_usage=True)
     return memory
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Whether no value is infinite or NaN; looked at in pieces, since the answers take memory too."""
+    return all(bool(part.isfinite().all()) for part in tensor.reshape(-1).split(1 << 24))
 
 
 def backbone_named(folder: str | Path, backbone: str | Path | None = None) -> str | Path:

@@ -253,7 +253,10 @@ def _pieces(tensor: Tensor) -> Iterator[memoryview]:
     rows = rows if rows.dim() else rows[None]
     width = max(1, rows[:1].numel() * rows.element_size())
     for piece in rows.split(max(1, _PIECE // width)):
-        yield memoryview(piece.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        flat = piece.cpu().reshape(-1)
+        if flat.stride(0) != 1:  # also of one element: views ask for 1
+            flat = flat.clone(memory_format=torch.contiguous_format)
+        yield memoryview(flat.view(torch.uint8).numpy())
 
 
 def _bytes(tensor: Tensor) -> bytes:

@@ -124,7 +124,8 @@ class MemoryHandle:
                 return
         # peft's own writing makes a copy of every tensor, and lays them out such that an edit moves them all.
         self.model.save_pretrained(str(folder), selected_adapters=[self.adapter], state_dict={})
-        write_weights(Path(folder) / SAFETENSORS_WEIGHTS_NAME, tensors, pieces=split)
+        own = Path(folder) if self.adapter == "default" else Path(folder) / self.adapter  # as peft has it
+        write_weights(own / SAFETENSORS_WEIGHTS_NAME, tensors, pieces=split)
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Takes the tensors that `save` wrote, in place."""
