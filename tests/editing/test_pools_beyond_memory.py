@@ -59,9 +59,7 @@ def _logits(memory: Memory) -> torch.Tensor:
     return memory.model(torch.tensor(ids["input_ids"])).logits
 
 
-@pytest.mark.parametrize(
-    ("dtype", "laid_out"), [(torch.bfloat16, True), (torch.int8, True), (torch.float32, False)]
-)
+@pytest.mark.parametrize(("dtype", "laid_out"), [(torch.bfloat16, True), (torch.int8, True), (torch.float32, False)])
 def test_a_mapped_pool_is_asked_edited_and_undone_as_one_in_memory(
     folder: Path, tmp_path: Path, dtype: torch.dtype, laid_out: bool
 ):
