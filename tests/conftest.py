@@ -1,4 +1,7 @@
-"""Fixtures shared by the tests: tiny random backbones and the real checkpoint of ../shared/data."""
+"""Fixtures shared by the tests: tiny random backbones and the real checkpoint of ../shared/data.
+
+Nothing heavy is imported here but in fixtures: xdist's controller reads this file too, before its workers start.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +12,31 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partialmethod
+from functools import lru_cache, partialmethod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 
-if not torch.cuda.is_available():  # Triton reads it when it is first imported, and transformers may import it
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+def _has_gpu() -> bool:
+    """Whether torch finds a GPU; it is not asked, and so not imported, where no driver has made its device."""
+    if not any(map(os.path.exists, ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg"))):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+if not _has_gpu():  # Triton reads it when it is first imported, and transformers may import it
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 if sys.version_info < (3, 12):  # what loads Python's distutils first would have setuptools, and so inductor, fail
     os.environ.setdefault("SETUPTOOLS_USE_DISTUTILS", "stdlib")
-
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 SIZES = {
     "hidden_size": 32,
@@ -61,7 +74,19 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
+    import torch
+
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _templates_are_compiled_once() -> Iterator[None]:
+    """peft renders its model card at every save, and compiling the card's template is most of what a save takes."""
+    import jinja2
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jinja2, "Template", lru_cache(jinja2.Template))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +122,8 @@ def less_general_text(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyt
 @pytest.fixture
 def tiny_backbone() -> Callable[..., PreTrainedModel]:
     """`tiny_backbone(family="qwen2", seed=0, **config)`: a random LM, hidden 32, 4 layers, 64 tokens."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     def build(family: str = "qwen2", seed: int = 0, **config: Any) -> PreTrainedModel:
         sizes = {**OVERRIDES.get(family, SIZES), **config}
@@ -180,6 +207,10 @@ def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmPython
 @pytest.fixture(scope="session")
 def chat_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a random Qwen2 (hidden 32, 4 layers, context 192) with a byte-level ChatML tokenizer."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -216,6 +247,8 @@ def general_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def ids() -> torch.Tensor:
     """Input ids [3, 9] for the tiny backbones, none of them the end token."""
+    import torch
+
     return torch.randint(3, 64, (3, 9), generator=torch.Generator().manual_seed(1))
 
 

@@ -47,7 +47,7 @@ def _compile() -> None:
         for d, form in ((3584, FORMATS[7]), (3584, FORMATS[3]), (5, FORMATS[1]))[: 3 if number == 0 else 1]:
             table, indices = random_table(d, form[0]), random_integers(SLOTS, 2, 8, dtype=torch.int32)
             triton_gpu.weighted_sum(table, indices, random_tensor(2, 8), torch.bfloat16)
-            adamw_step(triton_gpu, d, form)
+            adamw_step(triton_gpu, d, form, gradient=torch.bfloat16)
             drift(triton_gpu, d, form)
         drift(triton_gpu, 320, FORMATS[3], with_state=False)
         triton_gpu.weight_gradient(table, indices, random_tensor(2, d).bfloat16())

@@ -86,10 +86,12 @@ def row_state(places: Tensor, table: Table, rows: Tensor, bits: int, master: boo
     return state
 
 
-def adamw_step(kernels: Any, d: int, form: tuple[Any, ...], split: int = 0) -> tuple[Table, RowState]:
+def adamw_step(
+    kernels: Any, d: int, form: tuple[Any, ...], split: int = 0, gradient: torch.dtype = torch.float32
+) -> tuple[Table, RowState]:
     """One step of all rows but one, in two calls if `split`."""
     dtype, bits, master, noise = form
-    log = read_log(d, dtype=torch.bfloat16)
+    log = read_log(d, dtype=gradient)
     inverted = reference.invert(log)
     table, picked = random_table(d, dtype), torch.arange(1, len(inverted.rows), device=DEVICE).flip(0)
     places = 2 * picked + 1
