@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import gc
 import json
-import mmap
 import os
 import shutil
 import subprocess
@@ -116,11 +115,11 @@ class Pages:
     def __init__(self, memory: Memory, folder: Path) -> None:
         mapped = memory_handle(memory.model).pool.mapped
         assert mapped is not None
-        self._map, self._path = mapped._map, folder / WEIGHTS_FILE
+        self._mapped, self._path = mapped, folder / WEIGHTS_FILE
 
     def drop(self) -> None:
         """Has none of them be in memory."""
-        self._map.madvise(mmap.MADV_DONTNEED)
+        self._mapped.drop_written(None, self._path)
         with open(self._path, "rb") as file:
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
