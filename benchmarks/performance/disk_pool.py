@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import gc
 import json
-import mmap
 import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
@@ -115,11 +115,11 @@ class Pages:
     def __init__(self, memory: Memory, folder: Path) -> None:
         mapped = memory_handle(memory.model).pool.mapped
         assert mapped is not None
-        self._map, self._path = mapped._map, folder / WEIGHTS_FILE
+        self._mapped, self._path = mapped, folder / WEIGHTS_FILE
 
     def drop(self) -> None:
         """Has none of them be in memory."""
-        self._map.madvise(mmap.MADV_DONTNEED)
+        self._mapped.drop_written(None, self._path)
         with open(self._path, "rb") as file:
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -154,6 +154,65 @@ def ratio(one: Sequence[tuple[float, float]], other: Sequence[tuple[float, float
     return {"wall": median(b[0] / a[0] for a, b in pairs), "cpu": median(b[1] / a[1] for a, b in pairs)}
 
 
+def least_cpu_ms(work: Callable[[], Any], repeats: int = 20) -> float:
+    """What is computed for it at least, in milliseconds, of five goes."""
+    work()
+    goes = []
+    for _ in range(5):
+        began = time.process_time()
+        for _ in range(repeats):
+            work()
+        goes.append(time.process_time() - began)
+    return 1e3 * min(goes) / repeats
+
+
+@torch.inference_mode()
+def parts(memory: Memory) -> dict[str, float]:
+    """What one token costs a layer: choosing slots, asking for them, summing their rows; and its MLP block."""
+    handle = memory_handle(memory.model)
+    layer, pool = handle.layers[0], handle.pool
+    block = next(layer.base_layer.parameters())
+    x = torch.randn(1, 1, layer.dim, generator=torch.Generator().manual_seed(common.SEED)).to(block.dtype)
+    read = layer.read(x[0], handle.adapter)
+    found = {
+        "choose_ms": least_cpu_ms(lambda: layer.read(x[0], handle.adapter)),
+        "rows_ms": least_cpu_ms(lambda: pool(read.indices, read.weights, block.dtype)),
+        "mlp_ms": least_cpu_ms(lambda: layer.base_layer(x)),
+    }
+    if (mapped := pool.mapped) is not None:
+        found["ask_for_ms"] = least_cpu_ms(lambda: mapped.fetch(read.indices))
+    return found
+
+
+def cold_rows(memory: Memory, pages: Pages) -> list[dict[str, Any]]:
+    """Rows that are not in memory: one page fault after the other, asked for at once, and read by eight threads."""
+    pool = memory_handle(memory.model).pool
+    table, mapped = pool.table, pool.mapped
+    assert mapped is not None
+    generator, found = torch.Generator().manual_seed(common.SEED), []
+
+    def at_once(rows: torch.Tensor) -> None:
+        mapped.fetch(rows)
+        one_by_one(rows)
+
+    def one_by_one(rows: torch.Tensor) -> None:
+        table.values[rows].float().sum()
+
+    def by_threads(rows: torch.Tensor) -> None:
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(one_by_one, rows.split(1)))
+
+    for count in (64, 768):
+        taken: dict[str, list[float]] = {}
+        for _ in range(9):
+            for work in (one_by_one, at_once, by_threads):
+                rows = torch.randint(0, pool.slots, (count,), generator=generator)
+                pages.drop()
+                taken.setdefault(work.__name__, []).append(seconds(work, rows)[0])
+        found.append({"rows": count} | {f"{name}_ms": 1e3 * median(each) for name, each in taken.items()})
+    return found
+
+
 def measured(small: Path, large: Path, rounds: int) -> dict[str, Any]:
     """Everything that is measured, of both memories, in this process."""
     found: dict[str, Any] = {"threads": torch.get_num_threads()}
@@ -173,7 +232,8 @@ def measured(small: Path, large: Path, rounds: int) -> dict[str, Any]:
         both = {"memory": in_memory, "disk": mapped}
         for memory in both.values():
             memory.ask(questions[0])
-        print("asking", flush=True)
+        found["parts"] = {name: parts(memory) for name, memory in both.items()}
+        found["cold_rows"] = cold_rows(mapped, pages)
         warm: dict[str, list[tuple[float, float]]] = {name: [] for name in both}
         generated: dict[str, list[tuple[float, float]]] = {name: [] for name in both}
         cold: list[tuple[float, float]] = []
@@ -195,7 +255,6 @@ def measured(small: Path, large: Path, rounds: int) -> dict[str, Any]:
         found["ratio_generate"] = ratio(generated["memory"], generated["disk"])
         found["ratio_cold"] = ratio(warm["memory"], cold)
         found["right"] = {name: f"{count} of {rounds}" for name, count in right.items()}
-        print(json.dumps(found), flush=True)
         edits = []
         mapped.prepare()
         for person in ("Ada Pryce", "Ines Marlow"):

@@ -61,9 +61,16 @@ class MappedRows:
         """Has the system begin to read these rows, int64 of any shape, all at once; does not wait for it."""
         self._advise(rows, mmap.MADV_WILLNEED)
 
-    def drop_written(self, rows: Tensor, file: str | os.PathLike[str]) -> None:
-        """Forgets what was written into these rows, where `file`, which holds the same now, is still the one mapped."""
-        if _identity(os.stat(file)) == self._identity:
+    def drop_written(self, rows: Tensor | None, file: str | os.PathLike[str]) -> None:
+        """Gives back the pages of rows that were written, int64 of any shape, or of all.
+
+        Nothing is done where `file`, which holds the same now, is not the one that is mapped any more.
+        """
+        if _identity(os.stat(file)) != self._identity:
+            return
+        if rows is None:
+            self._map.madvise(mmap.MADV_DONTNEED)
+        else:
             self._advise(rows, mmap.MADV_DONTNEED)
 
     def _advise(self, rows: Tensor, advice: int) -> None:
