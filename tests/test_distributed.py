@@ -28,8 +28,8 @@ OF_TWO = [
     "fsdp_refuses", "split_weights_learn", "split_memory_learns", "split_and_nobody_is_named", "split_saved_and_loaded",
     "split_refuses",
 ]  # fmt: skip
-CASES = {2: [*OF_TWO, *OF_ANY_NUMBER, "fails_in_one_and_ends_in_all"], 4: [*OF_ANY_NUMBER, "dies_in_a_step"]}
-"""By the number of processes; the last one of each ends the job."""
+CASES = {2: [*OF_TWO, *OF_ANY_NUMBER, "fails_in_one_and_ends_in_all"], 3: ["dies_in_a_step"], 4: OF_ANY_NUMBER}
+"""By the number of processes. A case that ends the job is the last."""
 KILLED = -9
 
 

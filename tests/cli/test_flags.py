@@ -54,7 +54,7 @@ def test_every_flag_reaches_its_setting(settings_given: Callable[..., TeachConfi
     special = {
         "recipe": "dense", "optimizer": "adamw", "loss": "full", "dtype": "bfloat16", "pool_dtype": "float16",
         "layers": [3, 5], "optimizer_semantics": "lazy", "optimizer_bits": 8, "optimizer_device": "host",
-        "half_rounding": "stochastic", "key_dim": 78,
+        "half_rounding": "stochastic", "key_dim": 78, "shard_pool": "columns",
     }  # fmt: skip
     defaults = TeachConfig().flags()
     assert len(defaults) == 42

@@ -90,7 +90,7 @@ def test_an_alias_that_is_removed_leaves_the_index_as_it_was(opened: Memory):
 def test_aliases_stay_with_an_update_and_go_with_their_subject(opened: Memory):
     state = model_state(opened)
     opened.add_aliases("Bob", ["Robert"])
-    opened.update([replace(FACTS[1], answer="green")])
+    opened.update([replace(FACTS[1], answer="red")])
     assert opened.aliases == {"Bob": ("Robert",)} and _entity(opened, "Who is Robert?")
     opened.update([replace(FACTS[1], subject_aliases=("Bobby",))])
     assert opened.aliases == {"Bob": ("Robert", "Bobby")}

@@ -64,8 +64,8 @@ def _resumable(configure: Configure, **changes: Any) -> TeachConfig:
         (Teacher, "_measure", 2, False),  # the pass is over, not yet measured
         (Teacher, "_measure", 2, True),  # measured, not yet in a checkpoint
         (Teacher, "_measure", 4, True),  # all is done but the writing
-        (Teacher, "_step", 4, False),  # the first step of a pass
-        (Teacher, "_step", 5, True),
+        (Teacher, "step", 4, False),  # the first step of a pass
+        (Teacher, "step", 5, True),
         (Checkpoint, "save", 5, False),
         (Checkpoint, "save", 3, True),  # just after a pass
         (MemoryHandle, "save", 3, True),  # inside a checkpoint, half written
@@ -111,7 +111,7 @@ def test_killed_while_it_teaches_further_ends_in_the_same_bits(
     config = replace(config, schedule=replace(config.schedule, further_epochs=3))
     whole = teach(tmp_path / "whole", config)
     assert whole.report.checks == [6, 6, 6] and whole.report.steps == 4 + 2 * 6
-    for method, call in (("_step", 4), ("_step", 5), ("_check", 2), ("_step", 13)):
+    for method, call in (("step", 4), ("step", 5), ("_check", 2), ("step", 13)):
         with monkeypatch.context() as patch:
             _interrupt(patch, method, call, after=True)
             with pytest.raises(Killed):
@@ -180,7 +180,7 @@ def test_sigkill_and_resume_gives_the_same_bytes(
 def interrupted(configure: Configure, tmp_path: Path) -> Path:
     """The folder of a memory whose teaching was killed after a checkpoint."""
     with pytest.MonkeyPatch.context() as patch:
-        _interrupt(patch, "_step", 3, after=True)
+        _interrupt(patch, "step", 3, after=True)
         with pytest.raises(Killed):
             teach(tmp_path / "memory", _resumable(configure, gate=False))
     assert len(_checkpoints(tmp_path / "memory.teaching")) == 1

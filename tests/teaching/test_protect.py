@@ -123,7 +123,7 @@ def test_a_resumed_run_protects_the_same(settings: dict[str, Any], tmp_path: Pat
     if not run.restore():
         run.calibrate()
         run.build_gate()
-    run._step(run.schedule.batches(0)[0], 1.0)
+    run.step(run.schedule.batches(0)[0], 1.0)
     run.report.steps = 1
     run._save_checkpoint()
     resumed = teach_facts(FACTS, tmp_path / "killed", config, resume=True, quiet=True)

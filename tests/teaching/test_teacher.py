@@ -27,14 +27,14 @@ pytestmark = pytest.mark.usefixtures("short_answers")
 def test_the_rate_falls_and_begins_anew_at_half_for_what_is_not_held(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    factors, step = [], Teacher._step
+    factors, step = [], Teacher.step
 
     def watched(run: Teacher, *arguments: Any) -> bool:
         done = step(run, *arguments)
         factors.append(run.optimizer.param_groups[0]["lr"] / run._rates[0])
         return done
 
-    monkeypatch.setattr(Teacher, "_step", watched)
+    monkeypatch.setattr(Teacher, "step", watched)
     config = configure(exposures=5, further=1, value_rate=1e-6, gate=True)  # so little that nothing is learned
     config = replace(config, schedule=replace(config.schedule, further_epochs=4))
     report = teach(tmp_path / "memory", config).report
@@ -82,7 +82,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
     seen: list[tuple[Tensor, int]] = []
-    step = Teacher._step
+    step = Teacher.step
 
     def watched(run: Teacher, batch: Any, total: int) -> bool:
         finite = step(run, batch, total)
@@ -90,7 +90,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(
         seen.append((pool_values(run.model), int(moments["step"])))
         return finite
 
-    monkeypatch.setattr(Teacher, "_step", watched)
+    monkeypatch.setattr(Teacher, "step", watched)
     _spoil_loss(monkeypatch, lambda call: call == 1, value)
     report = teach(tmp_path / "memory", configure(exposures=2)).report
     assert (report.steps, report.skipped_steps, report.exposures) == (4, 1, 2)

@@ -440,7 +440,7 @@ class Teacher:
         """
         settings, report = self.config.schedule, self.report
         with self._stages.stage("steps", self._tokens(batch)):
-            stepped = self._step(batch, share)
+            stepped = self.step(batch, share)
         self._bad_in_a_row = 0 if stepped else self._bad_in_a_row + 1
         report.skipped_steps += not stepped
         report.steps += 1
@@ -450,7 +450,7 @@ class Teacher:
                 "(or --dense-rate), or take --dtype float32"
             )
 
-    def _step(self, batch: list[Encoded], share: float) -> bool:
+    def step(self, batch: list[Encoded], share: float) -> bool:
         """One step at a share of the rates; False, and nothing changed, where the loss or a gradient is not finite."""
         warmup = self.config.optimizer.warmup
         factor = min(1.0, (self.report.steps + 1) / max(1, warmup)) * max(LEAST_RATE, share)
