@@ -33,7 +33,7 @@ from memlayers.backbones import POCKET
 from memlayers.editing.journal import digests, read_journal
 from memlayers.inference.folder import stored_facts
 from memlayers.utils.environment import environment
-from memlayers.utils.files import recover_directory
+from memlayers.utils.folder_change import is_changing, recover_folder
 
 RESULTS = common.RESULTS / "edits"
 FACTS = [
@@ -121,10 +121,9 @@ class Trial:
         """Works, kills and looks."""
         found, memory = self.found, self.memory
         found[f"killed in {kind}" if killed(work, delay) else "finished before the kill"] += 1
-        found["between two renames (no exchange here)"] += not memory.exists()
-        left = [path.name for path in memory.parent.glob(".memory.memlayers-*") if "lock" not in path.name]
-        found["a folder left beside it"] += bool(left)
-        recover_directory(memory)  # as the next opening does
+        found["a change to be carried out"] += is_changing(memory)
+        found["a change half prepared"] += any(memory.glob(".memlayers-change.tmp"))
+        recover_folder(memory)  # as the next opening does
         state, (records, notice), facts = digests(memory), read_journal(memory), stored_facts(memory)
         is_old = state == self.old and facts == FACTS and not records
         is_new = state == self.new and facts == [*FACTS, NEW] and len(records) == 1 and records[0].after == self.new

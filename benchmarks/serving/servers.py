@@ -25,7 +25,7 @@ from memlayers.inference.folder import stored_facts
 from memlayers.utils.errors import WorkError
 
 WORK = common.WORK / "serving"
-_STARTING_SECONDS = 120.0
+_STARTING_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)

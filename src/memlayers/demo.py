@@ -12,7 +12,6 @@ from memlayers.config.teach import TeachConfig
 from memlayers.data.answers import exact_match
 from memlayers.data.fact_files import public_questions, read_facts, read_questions
 from memlayers.data.facts import Fact, Question
-from memlayers.editing.journal import carry_over
 from memlayers.editing.memory import Memory, load_memory
 from memlayers.evaluation.evaluate import cost_rows, score_model
 from memlayers.evaluation.known import questions_known
@@ -71,7 +70,7 @@ def run_demo(
             examples=examples,
         )
         with atomic_directory(out) as folder:
-            carry_over(work / "memory", folder / "memory", ())
+            shutil.copytree(work / "memory", folder / "memory")
             write_results(folder / "results.json", results)
             write_report(folder / "results.json", folder)
     except Exception:  # not KeyboardInterrupt

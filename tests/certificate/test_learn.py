@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,13 +19,15 @@ from memlayers.data.answers import exact_match
 from memlayers.data.fact_files import write_facts
 from memlayers.data.facts import Fact, Source
 from memlayers.editing.journal import digests, read_journal
+from memlayers.editing.memory import load_memory
 from memlayers.inference.folder import stored_facts
 from memlayers.utils.errors import InputError
 
 
 @pytest.fixture
 def folder(taught_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(learning, "EditConfig", lambda **_: replace(CONFIG, refuse=False))  # the tiny backbone's
+    edits = replace(CONFIG, refuse=False)  # the tiny backbone's
+    monkeypatch.setattr(learning, "load_memory", partial(load_memory, edits=edits))
     return Path(shutil.copytree(taught_folder, tmp_path / "memory"))
 
 

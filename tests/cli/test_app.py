@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -80,3 +81,15 @@ def test_ctrl_c_is_130_and_one_line(command: Command, facts: Path, tmp_path: Pat
 
     monkeypatch.setattr(teach, "teach_facts", interrupt)
     assert command("teach", "--facts", facts, "--out", tmp_path / "m") == (130, "", "memlayers: interrupted\n")
+
+
+def test_of_a_launchers_processes_the_first_one_runs_what_is_not_shared(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert command("list", tmp_path) == (0, "", "")
+    monkeypatch.setenv("RANK", "0")
+    code, _, err = command("list", tmp_path)
+    assert code == 2 and err.startswith(f"memlayers: {tmp_path}")
+    assert not {"WORLD_SIZE", "RANK", "LOCAL_RANK"} & set(os.environ)

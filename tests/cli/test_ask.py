@@ -49,8 +49,9 @@ def test_ask_names_the_facts_and_where_they_were_found(command: Command, memory:
     assert len(command("ask", memory, "Where was Ann born?", "--abstain", "--device", "cpu")[1].splitlines()) == 2
 
 
-def test_ask_json(command: Command, memory: Path):
-    code, out, _ = command("ask", memory, FACTS[0].questions[0], "--json", "--device", "cpu")
+@pytest.mark.parametrize("flags", [(), ("--pool", "disk")])
+def test_ask_json(command: Command, memory: Path, flags: tuple[str, ...]):
+    code, out, _ = command("ask", memory, FACTS[0].questions[0], "--json", "--device", "cpu", *flags)
     assert code == 0
     expected = memlayers.load_memory(memory, device="cpu").ask([FACTS[0].questions[0]])[0]
     assert json.loads(out) == {

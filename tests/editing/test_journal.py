@@ -14,7 +14,6 @@ from memlayers.editing.journal import (
     Change,
     Record,
     apply_changes,
-    carry_over,
     changes_from_text,
     changes_text,
     digests,
@@ -22,7 +21,8 @@ from memlayers.editing.journal import (
     outdated_undo_files,
     read_journal,
     reversed_changes,
-    write_facts_and_journal,
+    write_facts,
+    write_journal,
 )
 from memlayers.inference.folder import stored_facts
 from memlayers.utils.errors import InputError
@@ -38,7 +38,7 @@ RECORDS = [
 def folder(tmp_path: Path) -> Path:
     """What lies beside the weights of a memory with four facts and two edits."""
     (tmp_path / "adapter_config.json").write_text("{}")
-    write_facts_and_journal(tmp_path, FACTS, RECORDS)
+    write_facts(tmp_path, FACTS), write_journal(tmp_path, RECORDS)
     return tmp_path
 
 
@@ -54,7 +54,7 @@ def test_what_is_written_is_read(folder: Path):
 
 
 def test_a_memory_may_hold_no_facts_any_more(folder: Path):
-    write_facts_and_journal(folder, [], RECORDS)
+    write_facts(folder, []), write_journal(folder, RECORDS)
     assert stored_facts(folder) == []
 
 
@@ -92,7 +92,7 @@ def test_a_line_that_was_cut_off_comes_back_from_its_undo_file(folder: Path):
     path = folder / "journal.jsonl"
     _undo_file(folder, RECORDS[1])
     for cut in (40, len(RECORDS[1].line()) + 1):  # in the line, and all of it
-        write_facts_and_journal(folder, FACTS, RECORDS)
+        write_facts(folder, FACTS), write_journal(folder, RECORDS)
         path.write_bytes(path.read_bytes()[:-cut])
         records, notice = read_journal(folder)
         assert records == RECORDS
@@ -128,15 +128,6 @@ def test_only_the_last_edits_keep_their_undo_files():
     assert outdated_undo_files(many) == [record.undo_file for record in many[:3]]
     undo = replace(RECORDS[0], number=UNDO_KEPT + 4, kind="undo", undoes=UNDO_KEPT + 3)
     assert many[-1].undo_file in outdated_undo_files([*many, undo])
-
-
-def test_everything_else_is_carried_over(folder: Path, tmp_path_factory: pytest.TempPathFactory):
-    (folder / "README.md").write_text("card")
-    _undo_file(folder, RECORDS[0])
-    new = tmp_path_factory.mktemp("new")
-    carry_over(folder, new, ["facts.jsonl", "journal.jsonl"])
-    found = sorted(path.relative_to(new).as_posix() for path in new.rglob("*") if path.is_file())
-    assert found == ["README.md", "adapter_config.json", RECORDS[0].undo_file]
 
 
 def test_hashes_are_of_the_files_that_make_up_the_memory(folder: Path):

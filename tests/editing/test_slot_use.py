@@ -11,7 +11,7 @@ from memlayers.editing.config import EditConfig
 from memlayers.editing.edit import edit_under_way
 from memlayers.editing.memory import Memory, load_memory
 from memlayers.editing.report import EditReport
-from memlayers.editing.slot_use import SlotUse, choose_slots
+from memlayers.editing.slot_use import OtherReads, SlotUse, choose_slots
 from memlayers.teaching.teach import teach_facts
 
 
@@ -26,7 +26,8 @@ def use() -> SlotUse:
 
 def test_how_many_facts_read_each_slot(use: SlotUse):
     assert use.frequency.tolist() == [1, 2, 3, 1, 0, 0, 0, 1]
-    assert use.without(["a", "nobody"]).tolist() == [0, 1, 2, 1, 0, 0, 0, 1]
+    assert use.frequency_of(torch.arange(8), ["a", "nobody"]).tolist() == [0, 1, 2, 1, 0, 0, 0, 1]
+    assert use.frequency_of(torch.tensor([2, 7, 2]), []).tolist() == [3, 1, 3] and use.all_reads(["a"]) == 5
     use.put("a", torch.tensor([4]), "new text")
     use.drop("c")
     use.drop("c")
@@ -61,11 +62,11 @@ def test_what_is_saved_is_known_again_where_the_text_is_the_same(use: SlotUse, t
 
 def test_slots_specific_to_an_edit_are_chosen_first():
     rows, counts = torch.tensor([1, 2, 5, 6]), torch.tensor([4, 4, 1, 3])
-    frequency = torch.tensor([0, 10, 1, 0, 0, 0, 10, 0])
-    assert choose_slots(rows, counts, frequency, 10, "all", 1).tolist() == [1, 2, 5, 6]
-    assert choose_slots(rows, counts, frequency, 10, "tfidf", 2).tolist() == [2, 5]
-    assert choose_slots(rows, counts, frequency, 10, "tfidf", None).tolist() == [2, 5]  # those all read score 0
-    assert choose_slots(rows, counts, frequency, 10, "kl", 1).tolist() == [2]
+    beside = OtherReads(torch.tensor([10, 1, 0, 10]), 10, 21, 8)
+    assert choose_slots(rows, counts, beside, "all", 1).tolist() == [1, 2, 5, 6]
+    assert choose_slots(rows, counts, beside, "tfidf", 2).tolist() == [2, 5]
+    assert choose_slots(rows, counts, beside, "tfidf", None).tolist() == [2, 5]  # those all read score 0
+    assert choose_slots(rows, counts, beside, "kl", 1).tolist() == [2]
 
 
 def test_what_general_text_reads_counts_where_no_gate_keeps_it_out(opened: Memory, chat_backbone: Path, tmp_path: Path):
@@ -81,7 +82,10 @@ def test_what_general_text_reads_counts_where_no_gate_keeps_it_out(opened: Memor
         session = memory._editing().session
         use = session.use
         assert use.passages > 100 and int(use.general.max()) > use.passages // 2
-        alone = [choose_slots(rows, counts, use.frequency, 7, "tfidf", 8) for rows, counts in session.reads(FACTS)]
+        alone = [
+            choose_slots(rows, counts, OtherReads(use.frequency[rows], 7, 0, len(use.frequency)), "tfidf", 8)
+            for rows, counts in session.reads(FACTS)
+        ]
         with edit_under_way(session, EditReport(1, "add", ())) as edit:
             chosen = edit.choose(FACTS)
         read = use.general.double()

@@ -28,6 +28,7 @@ from memlayers.performance.plan import (
     GENERAL_TOKENS,
     SCHEMES,
     STAGING,
+    Line,
     Scheme,
     Work,
     addressing_bytes,
@@ -290,6 +291,26 @@ def test_the_first_scheme_that_fits_is_recommended(
     assert (best.scheme.name if best else None) == chosen
     if best is not None:
         assert best.device <= vram * GIB and (best.weights_dtype == "4-bit") == (vram == 16)
+
+
+def test_processes_share_a_step_and_split_the_pool() -> None:
+    backbone, scheme = read_backbone("qwen2.5-7b"), Scheme("bfloat16")
+    alone = replace(WORK, batch=8)
+    shared, split = replace(alone, gpus=8), replace(alone, gpus=8, split=True)
+
+    def line(work: Work) -> Line:
+        return next(each for each in make_plan(backbone, work, vram=24, host=64) if each.scheme == scheme)
+
+    assert line(alone).traffic == 0
+    assert line(shared).pool == line(alone).pool and line(split).pool * 8 == line(alone).pool
+    assert line(shared).activations == line(split).activations < line(alone).activations / 7
+    # Half of a state of 8 bits is blocks: 3584 columns are 28 of these, 4 for each of 7 processes and none for one.
+    assert split.columns(3584) == 448 and split.columns(3584, optimizer_bits=8) == 512
+    reads = 64 * 8 * (4 + 4)  # of one sequence, at one layer
+    assert line(shared).traffic == 3 * 7 * (reads + 64 * 3584 * 2)
+    assert line(split).traffic == 3 * 7 * (reads + 64 * (2 * 448 + 1) * 2)
+    assert not any(each.scheme.half_rounding == "stochastic" for each in make_plan(backbone, split, vram=24, host=64))
+    assert command(backbone, split, line(split)).startswith("torchrun --nproc-per-node 8 -m memlayers.cli teach ")
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: scheme.name)

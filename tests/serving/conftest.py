@@ -39,10 +39,10 @@ def api(taught_folder: Path, tmp_path_factory: pytest.TempPathFactory, short_ans
 
 
 @pytest.fixture(scope="module")
-def fixed_memories(
+def shared_memories(
     taught_folder: Path, tmp_path_factory: pytest.TempPathFactory, short_answers: None
 ) -> Iterator[dict[str, Served]]:
-    """Two memories on one backbone, "codes" and "more"; for tests that edit neither."""
+    """Two memories on one backbone, "codes" and "more"; for tests that edit neither. A module may have its own."""
     folder = tmp_path_factory.mktemp("served")
     folders = [Path(shutil.copytree(taught_folder, folder / name)) for name in ("codes", "more")]
     opened = open_memories(folders, device="cpu", dtype="float32", edits=CONFIG)
@@ -52,7 +52,7 @@ def fixed_memories(
 
 
 @pytest.fixture(scope="module")
-def address(fixed_memories: dict[str, Served]) -> Iterator[str]:
-    """The address of a server of both."""
-    with running(fixed_memories) as found:
+def address(shared_memories: dict[str, Served]) -> Iterator[str]:
+    """The address of a server of the module's memories."""
+    with running(shared_memories) as found:
         yield found

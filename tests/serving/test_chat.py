@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+import httpx
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from helpers.editing import FACTS
 from helpers.serving import chat, client, content, events, running, trust
 from memlayers.inference.answering import UNKNOWN, ask_model
+from memlayers.serving import answers as answering
+from memlayers.serving.answers import Request
+from memlayers.serving.generation import MemoryManager
 from memlayers.serving.served import Served
 
 ADA, CLOSED = FACTS[0].questions[0], "What runs to the sea?"
@@ -28,7 +34,7 @@ def bare_answer(served: Served, question: str, tokens: int = 8) -> str:
     return str(served.tokenizer.decode(said[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 
 
-def test_the_memory_answers_what_it_holds_and_says_by_which_fact(address: str, fixed_memories: dict[str, Served]):
+def test_the_memory_answers_what_it_holds_and_says_by_which_fact(address: str, shared_memories: dict[str, Served]):
     for fact in FACTS:
         answer = chat(address, fact.questions[0])
         own = answer["memlayers"]
@@ -43,8 +49,8 @@ def test_the_memory_answers_what_it_holds_and_says_by_which_fact(address: str, f
     assert misspelled["taken_for"] == [{"words": "ADA", "subject": "Ada"}]
 
 
-def test_answers_are_those_of_ask(address: str, fixed_memories: dict[str, Served]):
-    served = fixed_memories["codes"]
+def test_answers_are_those_of_ask(address: str, shared_memories: dict[str, Served]):
+    served = shared_memories["codes"]
     talk: list[Any] = [
         {"role": "user", "content": ADA},
         {"role": "assistant", "content": "red"},
@@ -66,8 +72,8 @@ def test_answers_are_those_of_ask(address: str, fixed_memories: dict[str, Served
             assert [each["id"] for each in own["facts"]] == [fact.id for fact in answer.facts]
 
 
-def test_where_the_gate_stays_closed_the_answer_is_the_bare_backbones(address: str, fixed_memories: dict[str, Served]):
-    bare = fixed_memories["codes:bare"]
+def test_where_the_gate_stays_closed_the_answer_is_the_bare_backbones(address: str, shared_memories: dict[str, Served]):
+    bare = shared_memories["codes:bare"]
     for question in (CLOSED, "Tell me more.", "Who is Zed?"):
         expected = bare_answer(bare, question)
         for model in ("codes", "codes:bare", "more"):
@@ -90,8 +96,8 @@ def test_a_stream_says_the_same_and_its_last_chunk_what_it_came_from(address: st
         assert chunks[-1]["usage"]["completion_tokens"] == whole["usage"]["completion_tokens"]
 
 
-def test_a_text_is_gone_on_with_and_its_open_tokens_told(address: str, fixed_memories: dict[str, Served]):
-    served = fixed_memories["codes"]
+def test_a_text_is_gone_on_with_and_its_open_tokens_told(address: str, shared_memories: dict[str, Served]):
+    served = shared_memories["codes"]
     prompt = str(
         served.tokenizer.apply_chat_template(
             [{"role": "user", "content": ADA}], add_generation_prompt=True, tokenize=False
@@ -113,7 +119,7 @@ def test_a_text_is_gone_on_with_and_its_open_tokens_told(address: str, fixed_mem
 
 
 def test_who_is_not_sure_says_so_where_asked_to(
-    address: str, fixed_memories: dict[str, Served], monkeypatch: pytest.MonkeyPatch
+    address: str, shared_memories: dict[str, Served], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("memlayers.inference.answering.answer_thresholds", lambda _: (1e-4, 1.1))
     answer = chat(address, CLOSED, abstain=True, max_tokens=40)
@@ -142,6 +148,84 @@ def test_sampling_is_the_requests_own(address: str):
     assert sampled(1) == sampled(1)
     assert len({sampled(seed) for seed in range(4)}) > 1
     assert content(chat(address, ADA, temperature=1.5)) == "red"  # what the memory holds is not up to chance
+
+
+def test_a_seed_holds_whatever_other_backbones_draw(shared_memories: dict[str, Served]):
+    manager, drawn = MemoryManager(shared_memories), threading.Event()
+
+    def sampled(name: str, seed: int | None) -> list[int]:
+        served = shared_memories[name]
+        inputs = served.tokenizer.apply_chat_template(
+            [{"role": "user", "content": CLOSED}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        config = GenerationConfig(do_sample=True, temperature=1.5, max_new_tokens=8, eos_token_id=2, pad_token_id=0)
+        request = Request(served, manager.bare(name), (), None, seed=seed, sampling=manager.sampling)
+        return answering.answer(request, inputs, config).tokens
+
+    def drawing() -> None:
+        while not drawn.is_set():
+            sampled("more:bare", None)
+
+    expected = sampled("codes:bare", 1)
+    with ThreadPoolExecutor(1) as other:
+        other.submit(drawing)
+        try:
+            assert [sampled("codes:bare", 1) for _ in range(5)] == [expected] * 5
+        finally:
+            drawn.set()
+
+
+def test_an_answer_that_nobody_waits_for_ends(address: str, shared_memories: dict[str, Served]):
+    served, gone, passes = shared_memories["codes:bare"], threading.Event(), []
+
+    def active() -> float:
+        text = client().get(f"{address}/metrics").text
+        return float(text.partition("\nmemlayers_active_requests ")[2].split()[0])
+
+    def wait(*_: Any) -> None:
+        passes.append(1)
+        if len(passes) == 3:
+            assert gone.wait(30)
+
+    hook = served.model.register_forward_pre_hook(wait)
+    try:
+        body = {"model": "codes:bare", "messages": [{"role": "user", "content": CLOSED}], "max_tokens": 100}
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{address}/v1/chat/completions", json=body, timeout=httpx.Timeout(30, read=0.5))
+        until = time.monotonic() + 30
+        while active() and time.monotonic() < until:
+            time.sleep(0.02)
+        gone.set()
+        served.thread.submit(lambda: None).result(30)
+        assert len(passes) == 3
+    finally:
+        gone.set()
+        hook.remove()
+    assert content(chat(address, ADA)) == "red"
+
+
+def test_a_server_that_closes_says_so(shared_memories: dict[str, Served], caplog: pytest.LogCaptureFixture):
+    served, begun, closed = shared_memories["codes:bare"], threading.Event(), threading.Event()
+
+    def wait(*_: Any) -> None:
+        begun.set()
+        assert closed.wait(30)
+
+    hook = served.model.register_forward_pre_hook(wait)
+    body = {"model": "codes:bare", "messages": [{"role": "user", "content": CLOSED}], "max_tokens": 4}
+    try:
+        with ThreadPoolExecutor(2) as threads:
+            with running(shared_memories) as here:
+                whole = threads.submit(client().post, f"{here}/v1/chat/completions", json=body)
+                streamed = threads.submit(events, here, "/v1/chat/completions", body)
+                assert begun.wait(30)
+            closed.set()
+            assert (whole.result().status_code, whole.result().json()["error"]["code"]) == (503, "closing")
+            assert streamed.result()[-1]["error"]["code"] == "closing"
+    finally:
+        closed.set()
+        hook.remove()
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 def test_two_threads_get_what_each_asked(address: str):

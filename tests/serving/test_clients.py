@@ -110,7 +110,7 @@ def test_transformers_chat(address: str, monkeypatch: pytest.MonkeyPatch, capsys
     assert [line.strip() for line in said.splitlines() if line.strip() in ("red", "lime")] == ["red", "lime"]
 
 
-def test_a_tools_result_is_read_by_the_backbone(own: OpenAI, fixed_memories: dict[str, Served]):
+def test_a_tools_result_is_read_by_the_backbone(own: OpenAI, shared_memories: dict[str, Served]):
     call: Any = {"id": "1", "type": "function", "function": {"name": "code", "arguments": '{"of": "Ada"}'}}
     messages: Any = [
         *ASKED, {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "1", "content": "green"},

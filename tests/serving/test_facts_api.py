@@ -194,6 +194,17 @@ def test_a_table_is_learned_and_tells_its_progress(api: TestClient, monkeypatch:
     undone(api, 3)
 
 
+def test_a_document_is_learned_by_rules(api: TestClient):
+    note = {"file": ("note.txt", b"The company newsletter is called The Bilge Pump.\n")}
+    refused = api.post(f"{AT}/import", files=note)
+    assert refused.status_code == 400 and "states no facts" in refused.json()["error"]["message"]
+    told = events(api.post(f"{AT}/import", files=note, data={"about": "Tarnholt Boatyard"}).text)
+    assert (told[0]["subject"], told[0]["columns"]) == (None, []) and told[-1]["done"] == 1
+    (fact,) = (fact for fact in served(api).state.facts if fact.subject == "Tarnholt Boatyard")
+    assert (fact.answer, fact.sources[0].document, fact.sources[0].start) == ("The Bilge Pump", "note.txt", 0)
+    undone(api)
+
+
 def test_a_fact_that_the_memory_does_not_take_is_told_and_the_others_are_learned(
     api: TestClient, monkeypatch: pytest.MonkeyPatch
 ):

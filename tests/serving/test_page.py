@@ -29,7 +29,7 @@ TITLES = {"chat": "Chat", "facts": "Facts", "import": "Import", "edits": "Edits"
 
 
 @pytest.fixture(scope="module")
-def opened(
+def shared_memories(
     taught_folder: Path, tmp_path_factory: pytest.TempPathFactory, short_answers: None
 ) -> Iterator[dict[str, Served]]:
     folder = Path(shutil.copytree(taught_folder, tmp_path_factory.mktemp("page") / "codes"))
@@ -39,12 +39,6 @@ def opened(
     trust(memories)
     yield memories
     close_memories(memories.values())
-
-
-@pytest.fixture(scope="module")
-def address(opened: dict[str, Served]) -> Iterator[str]:
-    with running(opened) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +85,8 @@ def ask(page: Page, question: str) -> Any:
     return turn
 
 
-def undo(page: Page, opened: dict[str, Served]) -> None:
-    version = opened["codes"].state.version
+def undo(page: Page, shared_memories: dict[str, Served]) -> None:
+    version = shared_memories["codes"].state.version
     page.locator("[data-undo]:visible").click()
     expect(page.locator("#standing")).to_contain_text(f"version {version + 1}")
 
@@ -105,9 +99,9 @@ def faults(page: Page) -> list[str]:
 
 
 def test_chat_side_by_side_a_mark_opens_the_fact_and_it_is_corrected_there(
-    page: Page, opened: dict[str, Served], monkeypatch: pytest.MonkeyPatch
+    page: Page, shared_memories: dict[str, Served], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(opened["codes"]._memory, "edits", replace(CONFIG, refuse=False))
+    monkeypatch.setattr(shared_memories["codes"]._memory, "edits", replace(CONFIG, refuse=False))
     turn = ask(page, FACTS[0].questions[0])
     with_memory, without = turn.locator("article").all()
     expect(with_memory.locator(".answer")).to_have_text("red")
@@ -126,7 +120,7 @@ def test_chat_side_by_side_a_mark_opens_the_fact_and_it_is_corrected_there(
     ):
         expect(dialog).to_contain_text(text)
     assert faults(page) == []
-    version = opened["codes"].state.version
+    version = shared_memories["codes"].state.version
     dialog.get_by_role("button", name="Correct").click()
     page.get_by_label("The right answer").fill("green")
     dialog.get_by_role("button", name="Save").click()
@@ -149,12 +143,12 @@ def test_chat_side_by_side_a_mark_opens_the_fact_and_it_is_corrected_there(
     assert other.locator(".spoke").count() == 0
     view(page, "edits")
     expect(page.locator("#journal tbody tr").first).to_contain_text("update")
-    undo(page, opened)
+    undo(page, shared_memories)
     expect(page.locator("#journal tbody tr").nth(1)).to_contain_text("taken back")
-    assert opened["codes"].state.facts[0].answer == "red"
+    assert shared_memories["codes"].state.facts[0].answer == "red"
 
 
-def test_facts_are_searched_added_corrected_forgotten_and_taken_back(page: Page, opened: dict[str, Served]):
+def test_facts_are_searched_added_corrected_forgotten_and_taken_back(page: Page, shared_memories: dict[str, Served]):
     view(page, "facts")
     rows = page.locator("#table tbody tr")
     expect(rows).to_have_count(7)
@@ -178,20 +172,20 @@ def test_facts_are_searched_added_corrected_forgotten_and_taken_back(page: Page,
     page.get_by_role("button", name="Forget Gus Orr, code").click()
     expect(rows).to_have_count(7)
     for left in (8, 8, 7):
-        undo(page, opened)
+        undo(page, shared_memories)
         expect(rows).to_have_count(left)
     page.get_by_role("button", name="Correct Bob, code").click()
     page.get_by_label("The right answer").fill("A" * 4000)
     page.get_by_role("button", name="Save").click()  # the server refuses, and the page says so
     expect(page.locator("#status.failed")).not_to_be_empty()
-    assert opened["codes"].state.fact("bob") == FACTS[1]
+    assert shared_memories["codes"].state.fact("bob") == FACTS[1]
 
 
 def test_a_table_is_dropped_and_watched_being_learned(
-    page: Page, opened: dict[str, Served], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    page: Page, shared_memories: dict[str, Served], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     view(page, "import")
-    version = opened["codes"].state.version
+    version = shared_memories["codes"].state.version
     table = base64.b64encode(b"room,name,code\n1,Gus Orr,amber\n2,Ida,\n").decode()
     page.evaluate(
         """(data) => {
@@ -223,11 +217,11 @@ def test_a_table_is_dropped_and_watched_being_learned(
     expect(page.locator("#status.failed")).to_contain_text("wrong.csv")
     view(page, "facts")
     expect(page.locator("#table tbody tr").last).to_contain_text("staff.csv, row 2, column code")
-    undo(page, opened)
+    undo(page, shared_memories)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_in_any_view_wide_or_narrow(page: Page, scheme: Any, opened: dict[str, Served]):
+def test_axe_finds_nothing_in_any_view_wide_or_narrow(page: Page, scheme: Any, shared_memories: dict[str, Served]):
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": 360 if scheme == "dark" else 1000, "height": 700})
     ask(page, FACTS[0].questions[0])
@@ -284,8 +278,8 @@ def test_all_of_it_by_keyboard(page: Page):
     assert focused() == "tab-chat"
 
 
-def test_the_page_asks_for_the_key_and_keeps_it_in_its_tab(browser: Browser, opened: dict[str, Served]):
-    with running(opened, ServeSettings(api_key="right")) as address:
+def test_the_page_asks_for_the_key_and_keeps_it_in_its_tab(browser: Browser, shared_memories: dict[str, Served]):
+    with running(shared_memories, ServeSettings(api_key="right")) as address:
         page = browser.new_page()
         page.goto(address)
         for key in ("wrong", "right"):

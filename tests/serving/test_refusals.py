@@ -39,10 +39,10 @@ def refused(response: Any, status: int, *words: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def locked(fixed_memories: dict[str, Served]) -> Iterator[str]:
+def locked(shared_memories: dict[str, Served]) -> Iterator[str]:
     """The address of a server with a key and narrow limits."""
     settings = ServeSettings(api_key=KEY, body_bytes=2000, upload_bytes=4000, body_seconds=0.3, queue=2)
-    with running(fixed_memories, settings) as found:
+    with running(shared_memories, settings) as found:
         yield found
 
 
@@ -64,8 +64,8 @@ def test_a_key_is_asked_for(locked: str):
     assert content(answer.json()) == "red"
 
 
-def test_chat_may_be_open_where_the_facts_are_not(fixed_memories: dict[str, Served]):
-    with running(fixed_memories, ServeSettings(api_key=KEY, open_chat=True)) as address:
+def test_chat_may_be_open_where_the_facts_are_not(shared_memories: dict[str, Served]):
+    with running(shared_memories, ServeSettings(api_key=KEY, open_chat=True)) as address:
         assert content(chat(address, ADA)) == "red"
         for path in ("/v1/memories", "/v1/memories/codes/facts", "/metrics"):
             refused(client().get(address + path), 401)
@@ -169,8 +169,8 @@ def test_slow_and_broken_clients_hold_nothing_up(locked: str):
     slow.close()
 
 
-def test_more_requests_than_the_queue_holds_are_refused(locked: str, fixed_memories: dict[str, Served]):
-    go_on, served = threading.Event(), fixed_memories["codes"]
+def test_more_requests_than_the_queue_holds_are_refused(locked: str, shared_memories: dict[str, Served]):
+    go_on, served = threading.Event(), shared_memories["codes"]
     served.thread.submit(go_on.wait, 30)  # requests wait
     waiting = [
         threading.Thread(target=client().post, args=(locked + CHAT,), kwargs={"json": ASKED, "headers": with_key()})
@@ -189,8 +189,8 @@ def test_more_requests_than_the_queue_holds_are_refused(locked: str, fixed_memor
     assert client().post(locked + CHAT, json=ASKED, headers=with_key()).status_code == 200
 
 
-def test_a_client_asks_only_so_often(fixed_memories: dict[str, Served]):
-    with running(fixed_memories, ServeSettings(rate="3/minute")) as address:
+def test_a_client_asks_only_so_often(shared_memories: dict[str, Served]):
+    with running(shared_memories, ServeSettings(rate="3/minute")) as address:
         for _ in range(3):
             assert client().get(f"{address}/v1/models").status_code == 200
         response = client().get(f"{address}/v1/models")
@@ -200,8 +200,8 @@ def test_a_client_asks_only_so_often(fixed_memories: dict[str, Served]):
         pass
 
 
-def test_pages_of_other_sites_are_kept_out_where_there_is_no_key(fixed_memories: dict[str, Served]):
-    with running(fixed_memories, ServeSettings(hosts=LOOPBACK_NAMES)) as address:
+def test_pages_of_other_sites_are_kept_out_where_there_is_no_key(shared_memories: dict[str, Served]):
+    with running(shared_memories, ServeSettings(hosts=LOOPBACK_NAMES)) as address:
         own = address.removeprefix("http://")
         refused(client().post(address + CHAT, json=ASKED, headers={"Host": "evil.example"}), 403)
         refused(client().post(address + CHAT, json=ASKED, headers={"Origin": "https://evil.example"}), 403)
@@ -235,20 +235,20 @@ def test_other_machines_need_a_key():
         ServeSettings(api_key=" ")
 
 
-def test_health_fails_with_the_thread_that_answers(fixed_memories: dict[str, Served], monkeypatch: pytest.MonkeyPatch):
+def test_health_fails_with_the_thread_that_answers(shared_memories: dict[str, Served], monkeypatch: pytest.MonkeyPatch):
     ended = threading.Thread(target=print)
-    with running(fixed_memories) as address:
-        monkeypatch.setattr(fixed_memories["codes"].thread, "_thread", ended)
+    with running(shared_memories) as address:
+        monkeypatch.setattr(shared_memories["codes"].thread, "_thread", ended)
         assert client().get(f"{address}/health").status_code == 503
 
 
 def test_metrics_and_logs_tell_of_requests_and_hold_no_key(
-    fixed_memories: dict[str, Served], caplog: pytest.LogCaptureFixture, tmp_path: Path
+    shared_memories: dict[str, Served], caplog: pytest.LogCaptureFixture, tmp_path: Path
 ):
     from memlayers.serving.logs import JsonLines
 
     caplog.set_level("INFO", "memlayers")
-    with running(fixed_memories, ServeSettings(api_key=KEY)) as address:
+    with running(shared_memories, ServeSettings(api_key=KEY)) as address:
         answer = client().post(address + CHAT, json=ASKED, headers={**with_key(), "X-Request-Id": "one"})
         assert answer.headers["x-request-id"] == answer.json()["id"] == "one"
         client().get(f"{address}/somewhere/else", headers=with_key())

@@ -21,7 +21,7 @@ def test_recall_is_full_only_when_every_fact_was_asked(
     generated: list[list[str]] = []
     wrong = "Fay"
 
-    def answered(model: Any, tokenizer: Any, examples: list[Any]) -> Tensor:
+    def answered(model: Any, tokenizer: Any, examples: list[Any], **_: Any) -> Tensor:
         asked.append(len(examples))
         return torch.tensor([wrong not in tokenizer.decode(example.input_ids) for example in examples])
 

@@ -17,12 +17,8 @@ from memlayers.utils.files import (
     atomic_write_text,
     check_output_directory,
     check_output_file,
-    check_replaceable,
     exchange,
     read_text,
-    recover_directory,
-    replaced_directory,
-    was_moved_aside,
 )
 
 
@@ -248,55 +244,3 @@ def test_two_directories_change_places(tmp_path: Path):
     assert ((one / "file").read_text(), (other / "file").read_text()) == ("2", "1")
     with pytest.raises(FileNotFoundError):
         exchange(one, tmp_path / "nothing")
-
-
-@pytest.mark.parametrize("can_exchange", [True, False])
-def test_a_directory_is_replaced_with_all_that_is_in_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
-):
-    if not can_exchange:
-        monkeypatch.setattr(files, "exchange", lambda *_: False)
-    target = _filled(tmp_path / "target", "old")
-    target.chmod(0o750)
-    with replaced_directory(target) as new:
-        (new / "file").write_text("new")
-        assert (target / "file").read_text() == "old"
-    assert (target / "file").read_text() == "new"
-    assert target.stat().st_mode & 0o777 == 0o750
-    with pytest.raises(KeyError), replaced_directory(target) as new:
-        raise KeyError
-    assert (target / "file").read_text() == "new"
-    assert [path.name for path in tmp_path.iterdir()] == ["target"]
-
-
-def test_a_mount_point_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    target = _filled(tmp_path / "target", "old")
-    check_replaceable(target)
-    with monkeypatch.context() as patch:
-        patch.setattr(os.path, "ismount", lambda path: Path(path) == target)
-        with pytest.raises(InputError, match="target: a mount point, which cannot be replaced; edit a copy"):
-            check_replaceable(target)
-        with pytest.raises(InputError, match="a mount point"), replaced_directory(target):
-            pytest.fail("the block must not run")
-    # A folder of the same disk that is mounted elsewhere: only the system's table tells.
-    monkeypatch.setattr(files, "_mount_points", lambda: {target})
-    with pytest.raises(InputError, match="a mount point"):
-        check_replaceable(target)
-    assert [path.name for path in tmp_path.rglob("*")] == ["target", "file"]
-
-
-@pytest.mark.skipif(not Path("/proc/self/mountinfo").exists(), reason="Linux only")
-def test_the_systems_table_of_mount_points_is_read():
-    assert {Path("/"), Path("/proc")} <= files._mount_points()
-
-
-def test_a_directory_between_two_renames_comes_back(tmp_path: Path):
-    _filled(tmp_path / ".target.memlayers-old", "old")
-    _filled(tmp_path / ".target.memlayers-new", "half")
-    assert was_moved_aside(tmp_path / "target")
-    recover_directory(tmp_path / "target")
-    assert not was_moved_aside(tmp_path / "target")
-    assert (tmp_path / "target" / "file").read_text() == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["target"]
-    recover_directory(tmp_path / "target")
-    assert (tmp_path / "target" / "file").read_text() == "old"

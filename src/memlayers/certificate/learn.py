@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from memlayers.certificate.certificate import Asked, Certificate, Certified, Change
 from memlayers.certificate.difference import Difference, difference
 from memlayers.certificate.page import certificate_page
+from memlayers.certificate.steps import steps
 from memlayers.config.teach import TeachConfig
 from memlayers.data.answers import contains_answer, exact_match, token_f1
 from memlayers.data.facts import Fact
-from memlayers.editing.config import EditConfig
 from memlayers.editing.memory import Memory, load_memory
 from memlayers.evaluation.statistics import Estimate, mean_interval
 from memlayers.inference.folder import CONFIG_FILE
@@ -34,10 +34,7 @@ if TYPE_CHECKING:
 
 CERTIFICATE_FILE: Final = "certificate.json"
 PAGE_FILE: Final = "certificate.html"
-MANY: Final = 8
-"""Facts in one edit, above which stored facts are taught again beside them."""
-REHEARSED: Final = 16
-"""So many (`EditConfig.rehearsed`)."""
+_DOING: Final = {"forget": "Forgetting", "update": "Updating", "add": "Adding", "sources": "Noting sources"}
 
 
 def learn(
@@ -130,19 +127,10 @@ def others(stored: Sequence[Fact], found: Extraction, documents: set[str]) -> li
 
 def _edit(memory: Memory, told: Difference, *, quiet: bool) -> None:
     """Tells a memory what has changed; each edit is saved by itself, so that an interrupted call goes on."""
-    many = max(len(told.added), len(told.updated)) > MANY
-    memory.edits = EditConfig(rehearsed=REHEARSED if many else 0)
-    edits: list[tuple[str, Any, tuple[Fact, ...]]] = [
-        ("Forgetting", lambda facts: memory.forget(ids=[fact.id for fact in facts]), told.forgotten),
-        ("Updating", memory.update, told.updated),
-        ("Adding", memory.add, told.added),
-        ("Noting sources", memory.set_sources, told.moved),
-    ]
     try:
-        for label, verb, facts in edits:
-            if facts:
-                with progress_bar(label, quiet=quiet):
-                    verb(facts)
+        for step in steps(told):
+            with progress_bar(_DOING[step.kind], quiet=quiet):
+                step.run(memory)
     finally:
         memory.close()
 

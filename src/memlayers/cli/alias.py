@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from memlayers.cli.app import Backbone, Device, Folder, Json, Quiet, app
+from memlayers.cli.app import Backbone, Device, Folder, Json, Pool, Quiet, app
 from memlayers.cli.edit import edit_memory
 from memlayers.cli.listing import print_columns
 
@@ -32,13 +32,14 @@ def alias_add(
     alias: Aliases,
     backbone: Backbone = None,
     device: Device = None,
+    pool: Pool = "device",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Have a stored subject be known by other names too. `memlayers undo` takes it back."""
     edit_memory(
         memory, "Adding", lambda opened: opened.add_aliases(subject, alias),
-        lambda book: book.plan_add_aliases(subject, alias), backbone, device, quiet, as_json,
+        lambda book: book.plan_add_aliases(subject, alias), backbone, device, pool, quiet, as_json,
     )  # fmt: skip
 
 
@@ -75,11 +76,12 @@ def alias_remove(
     alias: Aliases,
     backbone: Backbone = None,
     device: Device = None,
+    pool: Pool = "device",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Have a stored subject be known by some of its aliases no more."""
     edit_memory(
         memory, "Removing", lambda opened: opened.remove_aliases(subject, alias),
-        lambda book: book.plan_remove_aliases(subject, alias), backbone, device, quiet, as_json,
+        lambda book: book.plan_remove_aliases(subject, alias), backbone, device, pool, quiet, as_json,
     )  # fmt: skip

@@ -14,10 +14,15 @@ import typer
 from typer.core import TyperGroup
 
 from memlayers.utils.errors import InputError, WorkError
+from memlayers.utils.ranks import LAUNCHED, launched, told_by
 
 if TYPE_CHECKING:
     from memlayers.editing.memory import Memory
     from memlayers.linking.config import LinkConfig
+
+
+SHARED = ("teach",)
+"""The commands whose work the processes of one job share (docs/scale.md)."""
 
 
 class _Commands(TyperGroup):
@@ -28,6 +33,16 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             stop("interrupted", 130)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """A launcher's processes share what can be shared; anything else the first one does, and the others end."""
+        found = super().resolve_command(ctx, args)
+        if launched() and found[0] not in SHARED:
+            if os.environ.get("RANK", "0") != "0":
+                raise typer.Exit
+            for name in LAUNCHED:
+                os.environ.pop(name, None)
+        return found
 
 
 app = typer.Typer(
@@ -42,6 +57,7 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; chosen if not given.")]
+Pool = Annotated[str, typer.Option(help="Where the value pool is.", metavar="device|host|disk")]
 Folder = Annotated[Path, typer.Argument(help="Folder of a memory.")]
 Backbone = Annotated[str | None, typer.Option(help="Another place of the backbone.")]
 Gate = Annotated[bool, typer.Option(help="Off: the memory is read for every token.")]
@@ -80,8 +96,11 @@ def main() -> None:
 
 
 def stop(message: object, code: int) -> NoReturn:
-    """Ends the process with one line on stderr."""
-    print(f"memlayers: {' '.join(str(message).split())}", file=sys.stderr)
+    """Ends the process with one line on stderr; of what all processes of a job know, one says it."""
+    rank = int(os.environ.get("RANK") or 0)
+    speaker = told_by(message) if isinstance(message, BaseException) else 0
+    if speaker in (None, rank):
+        print(f"memlayers: {' '.join(str(message).split())}", file=sys.stderr)
     sys.exit(code)
 
 
@@ -106,6 +125,7 @@ def open_memory(
     backbone: str | None,
     device: str | None,
     gate: bool = True,
+    pool: str = "device",
     quiet: bool = False,
     links: LinkConfig | None = None,
 ) -> Memory:
@@ -113,7 +133,7 @@ def open_memory(
     from memlayers.editing.memory import load_memory
     from memlayers.utils.progress import progress_bar
 
-    opened = load_memory(folder, backbone=backbone, device=device, gate=gate, lazy=True, links=links)
+    opened = load_memory(folder, backbone=backbone, device=device, gate=gate, pool=pool, lazy=True, links=links)
     with progress_bar("Loading the memory", quiet=quiet):
         _ = opened.model
     return opened

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memlayers.cli.app import Backbone, Device, Folder, Json, Quiet, app
+from memlayers.cli.app import Backbone, Device, Folder, Json, Pool, Quiet, app
 from memlayers.cli.listing import NAMED, one_line
 from memlayers.utils.errors import InputError
 
@@ -62,6 +62,7 @@ def add(
     rehearsed: Rehearsed = 0,
     backbone: Backbone = None,
     device: Device = None,
+    pool: Pool = "device",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -69,7 +70,7 @@ def add(
     rows = _facts_given(facts, subject, relation, question, answer, alias)
     edit_memory(
         memory, "Adding", lambda opened: opened.add(rows), lambda book: book.plan_add(rows),
-        backbone, device, quiet, as_json, slots=slots, slot_count=slot_count, rehearsed=rehearsed,
+        backbone, device, pool, quiet, as_json, slots=slots, slot_count=slot_count, rehearsed=rehearsed,
     )  # fmt: skip
 
 
@@ -92,6 +93,7 @@ def update(
     rehearsed: Rehearsed = 0,
     backbone: Backbone = None,
     device: Device = None,
+    pool: Pool = "device",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -101,7 +103,7 @@ def update(
     rows = _facts_given(facts, subject, relation, question, answer, alias)
     edit_memory(
         memory, "Updating", lambda opened: opened.update(rows), lambda book: book.plan_update(rows),
-        backbone, device, quiet, as_json, slots=slots, slot_count=slot_count, rehearsed=rehearsed,
+        backbone, device, pool, quiet, as_json, slots=slots, slot_count=slot_count, rehearsed=rehearsed,
     )  # fmt: skip
 
 
@@ -120,6 +122,7 @@ def forget(
     slot_count: SlotCount = None,
     backbone: Backbone = None,
     device: Device = None,
+    pool: Pool = "device",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -140,7 +143,7 @@ def forget(
     names = [name.strip() for name in ids.split(",") if name.strip()] if ids else []
     edit_memory(
         memory, "Forgetting", lambda opened: opened.forget(ids=names, subject=subject, facts=rows, purge=purge),
-        lambda book: book.plan_forget(names, subject, rows), backbone, device, quiet, as_json,
+        lambda book: book.plan_forget(names, subject, rows), backbone, device, pool, quiet, as_json,
         slots=slots, slot_count=slot_count,
     )  # fmt: skip
 
@@ -153,24 +156,30 @@ def repair(
     rehearsed: Rehearsed = 0,
     backbone: Backbone = None,
     device: Device = None,
+    pool: Pool = "device",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Ask a memory everything that it holds, and write again what it does not answer any more."""
     edit_memory(
-        memory, None, lambda opened: opened.repair(), lambda book: None, backbone, device, quiet, as_json,
+        memory, None, lambda opened: opened.repair(), lambda book: None, backbone, device, pool, quiet, as_json,
         slots=slots, slot_count=slot_count, rehearsed=rehearsed,
     )  # fmt: skip
 
 
 @app.command(epilog="Example: memlayers undo runs/demo/memory")
 def undo(
-    memory: Folder, backbone: Backbone = None, device: Device = None, quiet: Quiet = False, as_json: Json = False
+    memory: Folder,
+    backbone: Backbone = None,
+    device: Device = None,
+    pool: Pool = "device",
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Take the last edit back, bit for bit."""
     edit_memory(
         memory, "Taking back", lambda opened: opened.undo(), lambda book: book.plan_undo(),
-        backbone, device, quiet, as_json,
+        backbone, device, pool, quiet, as_json,
     )  # fmt: skip
 
 
@@ -244,6 +253,7 @@ def edit_memory(
     plan: Callable[[FactBook], object],
     backbone: str | None,
     device: str | None,
+    pool: str,
     quiet: bool,
     as_json: bool,
     **settings: Any,
@@ -257,6 +267,7 @@ def edit_memory(
         plan: refuses what can be refused without the model.
         backbone: another place of it.
         device: None chooses.
+        pool: where the value pool is.
         quiet: no progress bars.
         as_json: print the report as JSON.
         settings: `EditConfig`'s; None for the default.
@@ -267,7 +278,9 @@ def edit_memory(
     from memlayers.utils.progress import progress_bar
 
     config = EditConfig(**{name: value for name, value in settings.items() if value is not None})
-    opened = load_memory(folder, backbone=backbone, device=device, edits=config, autosave=False, quiet=quiet, lazy=True)
+    opened = load_memory(
+        folder, backbone=backbone, device=device, pool=pool, edits=config, autosave=False, quiet=quiet, lazy=True
+    )
     if opened.notice:
         print(f"memlayers: {opened.notice}", file=sys.stderr)
     with writing_alone(folder):  # what another process is editing is refused now too

@@ -42,6 +42,8 @@ def plan(
     tokens_per_fact: Annotated[int, typer.Option(min=1, help="Tokens of its sequences that differ.")] = 20,
     touched: Annotated[int | None, typer.Option(min=0, help="Rows touched, if you know.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Of the backbone: bfloat16, or float32 (pocket).")] = None,
+    gpus: Annotated[int, typer.Option(min=1, help="Processes that share each step, with a device each.")] = 1,
+    shard_pool: Annotated[str, typer.Option(help="columns: split the pool over the processes.")] = "none",
     as_json: Json = False,
 ) -> None:
     """What fits: weights, pool, optimizer state, read log and activations, and the flags to teach with."""
@@ -51,6 +53,8 @@ def plan(
 
     if dtype not in (None, "bfloat16", "float16", "float32"):
         raise InputError(f"--dtype {dtype}: take bfloat16, float16 or float32")
+    if shard_pool not in ("none", "columns"):
+        raise InputError(f"--shard-pool {shard_pool}: take columns or none")
     config = TeachConfig().with_flags(
         backbone=backbone, heads=heads, top_k=top_k, key_dim=key_dim, dtype=dtype or "auto",
         layers=layer_numbers(layers) if layers else None,
@@ -58,7 +62,7 @@ def plan(
     made = plan_for(
         config, slots=slots, batch_size=batch_size or usual_batch(backbone), vram=vram, host=host, length=length,
         answer=answer, facts=facts, phrasings=phrasings,
-        tokens_per_fact=tokens_per_fact, touched=touched,
+        tokens_per_fact=tokens_per_fact, touched=touched, gpus=gpus, split=shard_pool == "columns",
     )  # fmt: skip
     if as_json:
         print(json.dumps({
@@ -131,7 +135,7 @@ def _print_plan(backbone: Any, work: Any, lines: Any, best: Any, vram: float, ho
     for cells in planning.table_cells(lines):
         table.add_row(*cells)
     Console().print(table)
-    prose = (
+    prose = [
         f"Weights: {lines[0].weights / GIB:.2f} in {work.dtype}, {lines[-1].weights / GIB:.2f} in 4-bit (through PEFT "
         f"and bitsandbytes). A step of {work.batch} sequences of {work.length} tokens, memory at layers "
         f"{', '.join(map(str, work.layers))}, {work.heads} x top-{work.top_k} reads a token; {work.touched:,} rows "
@@ -141,7 +145,14 @@ def _print_plan(backbone: Any, work: Any, lines: Any, best: Any, vram: float, ho
         f"for fragmentation and 0.6 GiB for a CUDA context, against {vram:g} GiB. host: features of "
         f"{work.contexts:,} tokens of facts (at most) and {work.general:,} of general text while gates are trained, or "
         f"the state where it lies there, against {host:g} GiB.",
-    )
+    ]
+    if work.gpus > 1:
+        pool = f"holds {work.columns(backbone.hidden)} columns of the pool" if work.split else "holds the whole pool"
+        prose.append(
+            f"Figures but the host's are those of each of {work.gpus} processes, with a device each: it reads "
+            f"{work.own_batch} of a step's sequences and {pool}. A step has it send {lines[0].traffic / 2**20:.1f} MiB "
+            "to the others."
+        )
     width = min(shutil.get_terminal_size().columns, 120)
     for paragraph in prose:
         print(textwrap.fill(paragraph, width, break_on_hyphens=False, break_long_words=False))

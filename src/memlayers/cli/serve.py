@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from memlayers.cli.app import Backbone, Device, Quiet, app
+from memlayers.cli.app import Backbone, Device, Pool, Quiet, app
 from memlayers.utils.errors import InputError, WorkError
 
 _GUARD = "Who may ask, and how much"
@@ -46,6 +47,7 @@ def serve(
     log_level: Annotated[str, typer.Option(help="debug, info, warning, error.")] = "info",
     backbone: Backbone = None,
     device: Device = None,
+    pool: Pool = "device",
     quiet: Quiet = False,
 ) -> None:
     """Serve memories: chat as OpenAI's API has it, facts edited while it runs, a page at /."""
@@ -72,7 +74,7 @@ def serve(
         from memlayers.utils.progress import progress_bar
 
         with progress_bar("Loading the memories", quiet=quiet):
-            opened = open_memories(memories, backbone=backbone, device=device)
+            opened = open_memories(memories, backbone=backbone, device=device, pool=pool)
         try:
             application = create_app(opened, settings)
             log_as_json(log_level)
@@ -83,6 +85,8 @@ def serve(
                 shown = f"[{host}]" if ":" in host else host
                 at = f"http://{shown}:{listening.getsockname()[1]}"
                 print(f"memlayers: serving {', '.join(opened)} at {at} (Ctrl-C ends it)", file=sys.stderr)
+            # Uvicorn hands the signal that ended it on: the memories are closed then, too.
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
             uvicorn.Server(config).run(sockets=[listening])
         finally:
             close_memories(opened.values())

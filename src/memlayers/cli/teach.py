@@ -18,6 +18,7 @@ from memlayers.cli.app import (
     Folder,
     Gate,
     Json,
+    Pool,
     Quiet,
     app,
     going_on_with_resume,
@@ -32,6 +33,7 @@ from memlayers.inference.folder import TEACHING_FILE
 from memlayers.inference.record import TeachReport
 from memlayers.linking.config import LinkConfig
 from memlayers.utils.errors import InputError
+from memlayers.utils.ranks import ALONE, join_ranks, launched
 
 Settings = Annotated[Path | None, typer.Option(help="YAML file of settings; flags win over it.")]
 NAMED = 10  # facts that are not held, by name at the end; teaching.json has all
@@ -85,13 +87,19 @@ def teach(
     from memlayers.data.fact_files import read_facts
     from memlayers.teaching.folders import check_folders, work_folder
 
-    rows = read_facts(facts, strict=True)
-    check_folders(out, resume=resume, replace=replace)
+    ranks = join_ranks(settings.machine.device) if launched() else ALONE
+    with ranks.ending_together():
+        rows = read_facts(facts, strict=True)
+        if ranks.first:
+            check_folders(out, resume=resume, replace=replace)
+        ranks.meet()
     from memlayers.teaching.stages import stages_table
     from memlayers.teaching.teach import teach_facts
 
     with going_on_with_resume(work_folder(out)):
         report = teach_facts(rows, out, settings, resume=resume, replace=replace, quiet=quiet).report
+    if not ranks.first:
+        return
     skipped = f", {report.skipped_steps} steps skipped (not finite)" if report.skipped_steps else ""
     further = f", {report.checks[0]} not held then, taught further" if len(report.checks) > 1 else ""
     print(
@@ -194,6 +202,7 @@ def ask(
         typer.Option(help="Lines go on from one another, or each stands alone. [at a terminal: chat]"),
     ] = None,
     device: Device = None,
+    pool: Pool = "device",
     as_json: Json = False,
 ) -> None:
     """Ask a question; shows the answer with the memory and without."""
@@ -202,7 +211,7 @@ def ask(
     from memlayers.utils.progress import progress_bar
 
     links = LinkConfig(enabled=link, misspellings=misspellings)
-    opened = open_memory(memory, backbone=backbone, device=device, gate=gate, links=links)
+    opened = open_memory(memory, backbone=backbone, device=device, gate=gate, pool=pool, links=links)
     said: list[Message] = []  # in the chat so far
     in_chat = sys.stdin.isatty() if chat is None else chat
     for line in [question] if question is not None else _prompted_lines(echo=not as_json):

@@ -302,7 +302,9 @@ class ScheduleConfig:
         shown="6",
     )
     batch_size: int = option(32, "Sequences per optimizer step.", check=at_least(1))
-    accumulation: int = option(1, "Forward passes that a step is split into.", check=at_least(1))
+    accumulation: int = option(
+        1, "Forward passes that a step is split into. At least one for each process.", check=at_least(1)
+    )
     stop_at_recall: float = option(1.0, "Stop when measured recall reaches it.", check=positive)
     recall_sample: int = option(
         64,
@@ -397,6 +399,9 @@ class MachineConfig:
         "Number format of the backbone. auto is the checkpoint's own; on a CPU float32, unless bfloat16 is faster.",
     )
     device: str | None = option(None, "cpu, cuda, cuda:1 ...; chosen if not given.")
+    shard_pool: Literal["none", "columns"] = option(
+        "none", "Whether the processes of a job each hold some columns of the pool, or all of it."
+    )
 
     def __post_init__(self) -> None:
         check_section(self)

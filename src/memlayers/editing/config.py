@@ -46,6 +46,24 @@ class EditConfig:
         "they read. Worth its time for batches into a full memory, not for a single fact.",
         check=not_negative,
     )
+    sparing: float = option(
+        10.0,
+        "How strongly the steps of an edit keep out of what other facts read, where some are about its subjects "
+        "(editing/projection.py); 0 for not at all.",
+        flag=None,
+        check=not_negative,
+    )
+    spared: int = option(
+        48, "So many facts at most: those that read most of the rows that may be written.", flag=None, check=at_least(1)
+    )
+    spared_phrasings: int = option(3, "Phrasings of each of them.", flag=None, check=at_least(1))
+    spared_slots: int = option(
+        2048,
+        "So many rows at most that such an edit may write, in place of `slot_count` for each fact if that is fewer: of "
+        "a row that others read it has less.",
+        flag=None,
+        check=at_least(1),
+    )
     repairs: int = option(
         3,
         "Times that neighbours whose answer changed are taught again, before an edit is refused.",

@@ -14,7 +14,7 @@ from memlayers.data.facts import Fact
 from memlayers.editing.report import EditReport
 from memlayers.editing.rows import Kept
 from memlayers.editing.session import EditSession
-from memlayers.editing.slot_use import choose_slots
+from memlayers.editing.slot_use import OtherReads, choose_slots
 from memlayers.editing.subjects import KnownSubjects
 
 
@@ -41,19 +41,25 @@ class Edit:
         kept = Kept.of(self.session.memory.pool, rows)
         self.kept = kept if self.kept is None else self.kept.joined(kept)
 
-    def choose(self, facts: Sequence[Fact]) -> Tensor:
-        """The slots that an edit of these facts may write, int64 ascending; they are kept."""
-        session = self.session
-        frequency = session.use.without([fact.id for fact in facts]) + session.use.general
-        others = len(session.book.facts) + session.use.passages
-        config = session.config
-        chosen = [
-            choose_slots(rows, counts, frequency, others, config.slots, config.slot_count)
-            for rows, counts in session.reads(facts)
-        ]
+    def choose(self, facts: Sequence[Fact], most: int | None) -> Tensor:
+        """The slots that an edit of these facts may write, `most` of each, int64 ascending; they are kept."""
+        session, config, use = self.session, self.session.config, self.session.use
+        own, reads = {fact.id for fact in facts}, session.reads(facts)
+        others, total = len(session.book.facts) + use.passages, use.all_reads(own)
+        read = torch.cat([each for each, _ in reads])
+        frequencies = (use.frequency_of(read, own) + use.general[read]).split([len(each) for each, _ in reads])
+        chosen = []
+        for (slots, counts), frequency in zip(reads, frequencies, strict=True):
+            beside = OtherReads(frequency, others, total, len(use.general))
+            chosen.append(choose_slots(slots, counts, beside, config.slots, most))
         rows: Tensor = torch.cat(chosen).unique()
         self.keep(rows)
         return rows
+
+    def wider(self, rows: Tensor, facts: Sequence[Fact]) -> Tensor:
+        """These slots and those that an edit of these facts may write, int64 ascending; they are kept."""
+        wider: Tensor = torch.cat([rows, self.choose(facts, self.session.config.slot_count)]).unique()
+        return wider
 
     def put_back(self) -> None:
         """Has rows and subjects be as they were before, bit for bit."""

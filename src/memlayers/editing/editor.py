@@ -21,13 +21,14 @@ from torch import Tensor
 from memlayers.editing.edit import Edit, edit_under_way
 from memlayers.editing.fact_book import both_sides
 from memlayers.editing.forget import forget
-from memlayers.editing.journal import Change, Record, apply_changes, reversed_changes
+from memlayers.editing.journal import Change, Record, apply_changes, reversed_changes, undo_metadata
 from memlayers.editing.learn import learn
 from memlayers.editing.rename import rename
 from memlayers.editing.report import EditReport
 from memlayers.editing.rows import Kept
-from memlayers.editing.saving import Pending, save_edits
+from memlayers.editing.saving import POOL_BEFORE, Pending, save_edits
 from memlayers.editing.session import EditSession
+from memlayers.inference.folder import WEIGHTS_FILE
 from memlayers.inference.scoring import answered
 from memlayers.utils.errors import InputError
 from memlayers.utils.progress import progress_bar
@@ -126,17 +127,28 @@ class Editor:
         facts = tuple(fact for change in changes if (fact := change.after or change.before))
         number, slots = self._next_number(), len(tensors["rows"])
         report = EditReport(number, "undo", record.ids, facts, undone=record.kind, slots=slots)
-        pool = session.memory.pool
+        pool, rows, digest = session.memory.pool, tensors["rows"], session.pool_digest
+        earlier = (undo_metadata(path) or {}).get(POOL_BEFORE)  # None for an edit of before digests of pools
         with edit_under_way(session, report) as edit:
-            edit.keep(tensors["rows"])
+            edit.keep(rows)
+            assert edit.kept is not None
+            if earlier is not None and edit.kept.digest_after(earlier) != digest:
+                raise InputError(
+                    f"{session.folder}: the slots do not hold what edit {record.number} wrote; nothing was taken back"
+                )
             stored = {name: value.to(pool.parameter.device) for name, value in tensors.items()}
-            Kept(stored["rows"], stored["values"], stored.get("scales")).put_back(pool)
+            back = Kept(stored["rows"], stored["values"], stored.get("scales"))
+            back.put_back(pool)
             session.subjects.undo(stored)
-            before = session.book.digests()
+            before, expected = session.digests(), dict(record.before)
+            if earlier is None:
+                expected.pop(WEIGHTS_FILE, None)
+            now = earlier or back.digest_after(digest)
             line = Record(number, "undo", _now(), record.ids, slots, undoes=record.number, before=before)
             report.seconds = time.perf_counter() - began
             after = apply_changes(session.book.facts, changes)
-            save_edits(session.book, session.memory, session.known_use, [line], after, {}, expected=record.before)
+            save_edits(session.book, session.memory, session.known_use, [line], after, {}, rows, now, expected=expected)
+            session.pool_digest = now
         if self.written is not None:
             self.written(tensors["rows"])
         session.book.apply(changes)
@@ -151,11 +163,16 @@ class Editor:
         if not self._pending:
             return
         first = self._pending[0]
-        first.record = replace(first.record, before=session.book.digests())
+        first.record = replace(first.record, before=session.digests())
         records = [each.record for each in self._pending]
         by_number = {each.record.number: each for each in self._pending}
         purge = any(each.purge for each in self._pending)
-        save_edits(session.book, session.memory, session.known_use, records, session.book.facts, by_number, purge=purge)
+        rows, pool = torch.cat([each.kept.rows for each in self._pending]).unique(), self._pending[-1].pool[1]
+        save_edits(
+            session.book, session.memory, session.known_use, records, session.book.facts, by_number, rows, pool,
+            purge=purge,
+        )  # fmt: skip
+        session.pool_digest = pool
         self._pending = []
 
     def _finished(self, edit: Edit, changes: list[Change], purge: bool) -> Pending:
@@ -170,7 +187,9 @@ class Editor:
         evidence = {name: getattr(report, name) for name in measured}
         evidence |= {"seconds": round(report.seconds, 3), "slots": session.config.slots, **report.evidence}
         record = Record(report.number, report.kind, _now(), report.ids, report.slots, evidence=evidence)
-        return Pending(record, changes, kept, session.subjects.change(edit.subjects), purge)
+        before = self._pending[-1].pool[1] if self._pending else session.pool_digest
+        pool = before, Kept.of(session.memory.pool, kept.rows).digest_after(before)
+        return Pending(record, changes, kept, session.subjects.change(edit.subjects), purge, pool)
 
     def _next_number(self) -> int:
         records = [each.record for each in self._pending] or self.session.book.records

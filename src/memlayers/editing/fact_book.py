@@ -221,9 +221,11 @@ class FactBook:
         path = self.folder / record.undo_file
         if not path.is_file():
             raise InputError(f"{self.folder}: edit {record.number} cannot be taken back: its undo data is gone")
-        if record.after and self.digests() != record.after:
+        last = self.records[-1].after
+        if last and self.digests() != last:
             raise InputError(
-                f"{self.folder}: something else changed this memory since edit {record.number}; nothing was taken back"
+                f"{self.folder}: something else changed this memory since edit {self.records[-1].number}; nothing was "
+                "taken back"
             )
         words = undo_metadata(path)
         try:

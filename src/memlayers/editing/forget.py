@@ -26,7 +26,7 @@ def forget(edit: Edit, facts: Sequence[Fact]) -> None:
         EditRefused: it would change another stored fact's answer.
     """
     session, config = edit.session, edit.session.config
-    taught = [one for fact in facts for one in session.encoded(fact)]
+    taught = session.encoded_all(facts)
     unseen = [session.encode(question, fact.answer) for fact in facts for question in fact.unseen_questions]
     kinds = {name: asked for name, asked in (("taught", taught), ("unseen", unseen)) if asked}
     targets = _backbone_says(session, taught)
@@ -38,15 +38,19 @@ def forget(edit: Edit, facts: Sequence[Fact]) -> None:
             evidence[name]["backbone"] = answer_standing(session.model, session.tokenizer, asked)
     ids = [fact.id for fact in facts]
     others_subjects = {fact.subject for fact in session.book.facts if fact.id not in ids}
-    rows = edit.choose(facts)
+    rows = edit.choose(facts, config.slot_count)
     own = torch.cat([session.use.rows[each].long() for each in ids]).unique()
-    alone = own[session.use.without(ids)[own] == 0]
+    alone = own[session.use.frequency_of(own, ids) == 0]
     edit.keep(alone)
     clear_rows(session.memory.pool, alone)
     shared = any(fact.subject and fact.subject in others_subjects for fact in facts)
     near = config.near_backbone_shared if shared else config.near_backbone
     _unteach(edit, taught, targets, rows, [], near)
-    guard(edit, facts, lambda more, broken: _unteach(edit, taught, targets, more, broken, near), rows)
+
+    def again(broken: list[Fact]) -> None:
+        _unteach(edit, taught, targets, edit.wider(rows, broken), session.encoded_all(broken), near)
+
+    guard(edit, facts, again)
     session.subjects.remove(facts, session.book.facts, session.words)
     for name, asked in kinds.items():
         evidence[name]["after"] = answer_standing(session.model, session.tokenizer, asked)

@@ -6,9 +6,6 @@ import random
 import re
 from collections.abc import Callable, Sequence
 
-import torch
-from torch import Tensor
-
 from memlayers.data.encoding import Encoded
 from memlayers.data.facts import Fact
 from memlayers.editing.edit import Edit
@@ -19,14 +16,13 @@ Asked = list[tuple[str, Encoded]]
 """Phrasings of stored facts, each with its fact's id."""
 
 
-def guard(edit: Edit, facts: Sequence[Fact], again: Callable[[Tensor, list[Encoded]], None], rows: Tensor) -> None:
+def guard(edit: Edit, facts: Sequence[Fact], again: Callable[[list[Fact]], None]) -> None:
     """Measures the facts nearest to what moved; teaches those again whose answer changed, or refuses the edit.
 
     Args:
         edit: its rows are written already.
         facts: those that the edit is about.
-        again: writes the edit once more, into these rows (slots, int64), together with these phrasings.
-        rows: slots that the edit may write, int64.
+        again: writes the edit once more, together with these facts.
 
     Raises:
         EditRefused: it still changes a stored fact's answer.
@@ -49,10 +45,7 @@ def guard(edit: Edit, facts: Sequence[Fact], again: Callable[[Tensor, list[Encod
             break
         broken |= dict.fromkeys(each for each, _ in lost)
         if attempt < config.repairs:
-            others = [by_id[each] for each in broken]
-            rows = torch.cat([rows, edit.choose(others)]).unique()
-            edit.keep(rows)
-            again(rows, [one for fact in others for one in session.encoded(fact)])
+            again([by_id[each] for each in broken])
     report.repaired = tuple(each for each in broken if each not in {key for key, _ in lost})
     refuse_changes(edit, lost)
 
@@ -95,14 +88,14 @@ def _nearest(edit: Edit, facts: Sequence[Fact]) -> list[str]:
     session, config = edit.session, edit.session.config
     assert edit.kept is not None
     moved = edit.kept.movement(session.memory.pool)
-    near = _same_names(facts, session.book.facts)
+    near = about_the_same(facts, session.book.facts)
     number = min(config.neighbours * len(facts), config.most_neighbours)
     left_out = [fact.id for fact in facts] + near
     near += session.use.most_moved(edit.kept.rows.cpu(), moved.cpu(), number, left_out)
     return near[: max(number, 1)] if number else []
 
 
-def _same_names(facts: Sequence[Fact], stored: Sequence[Fact]) -> list[str]:
+def about_the_same(facts: Sequence[Fact], stored: Sequence[Fact]) -> list[str]:
     """Ids of stored facts about the same subjects, then of those whose questions name one of them."""
     ids = {fact.id for fact in facts}
     names = {fact.subject for fact in facts if fact.subject}

@@ -6,16 +6,14 @@
     DIR/journal.jsonl          one line per edit: what, when, how many slots, hashes before and after, evidence
     DIR/undo/00000012.safetensors   of edit 12: the old values of the slots it changed, its facts before and after
 
-All of it lies in the adapter's folder, which is replaced as one (`files.replaced_directory`), so it always belongs to
-the weights beside it. An undo file also holds the edit's line of the journal: a line that was cut off comes back.
+All of it lies in the adapter's folder and changes with the weights in one step (`folder_change`), so it always belongs
+to the weights beside it. An undo file also holds the edit's line of the journal: a line that was cut off comes back.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -23,8 +21,10 @@ from typing import Any
 from memlayers.data.fact_files import facts_text
 from memlayers.data.facts import Fact, Source
 from memlayers.inference.folder import FACTS_FILE, JOURNAL_FILE, UNDO_FOLDER
+from memlayers.pool.weights_layout import weights_digest
 from memlayers.utils.errors import InputError
 from memlayers.utils.files import file_digest
+from memlayers.utils.tensor_file import read_metadata
 
 UNDO_KEPT = 100
 """Edits that can be taken back, the last ones."""
@@ -60,7 +60,8 @@ class Record:
         ids: of the facts.
         slots: rows of the pool that changed; which ones, the undo file says.
         undoes: the number of the edit that an undo took back.
-        before: SHA-256 of each of `DIGESTED` before it; empty where the edit was saved together with later ones.
+        before: SHA-256 of each of `DIGESTED` before it, of the weights as `weights_digest` takes it; empty where the
+            edit was saved together with later ones, and without the weights where peft wrote them.
         after: the same after it.
         evidence: what was measured, flat.
     """
@@ -171,14 +172,13 @@ def last_undoable(records: Sequence[Record]) -> Record | None:
 
 
 def undo_metadata(path: str | Path) -> dict[str, str] | None:
-    """What an undo file says in words: "record" and "changes"; None where it is not there or damaged."""
+    """What an undo file says in words; None where it is not there or damaged.
+
+    "record", the line of the journal; "changes" of the facts; and, where it was noted, the "pool"'s digest before.
+    """
     try:
-        with open(path, "rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            if size > os.fstat(file.fileno()).st_size:
-                return None
-            found = json.loads(file.read(size)).get("__metadata__", {})
-    except (OSError, ValueError, AttributeError):
+        found = read_metadata(path)
+    except (OSError, ValueError):
         return None
     return found if {"record", "changes"} <= set(found) else None
 
@@ -193,33 +193,21 @@ def _from_undo_file(folder: str | Path, number: int) -> Record | None:
 
 
 def digests(folder: str | Path) -> dict[str, str]:
-    """SHA-256 of each file of `DIGESTED`."""
-    return {name: file_digest(Path(folder) / name) for name in DIGESTED}
+    """SHA-256 of each file of `DIGESTED`, of the weights as `weights_digest` takes it."""
+    weights, *others = DIGESTED
+    return {weights: weights_digest(Path(folder) / weights)} | {
+        name: file_digest(Path(folder) / name) for name in others
+    }
 
 
-def write_facts_and_journal(new: Path, facts: Sequence[Fact], records: Sequence[Record]) -> None:
-    """Writes both files into a folder that is being made."""
-    (new / FACTS_FILE).write_bytes(facts_text(new / FACTS_FILE, facts).encode("utf-8"))
-    text = "".join(record.line() + "\n" for record in records)
-    (new / JOURNAL_FILE).write_bytes(text.encode("utf-8"))
+def write_facts(folder: Path, facts: Sequence[Fact]) -> None:
+    """Writes the file of the stored facts."""
+    (folder / FACTS_FILE).write_bytes(facts_text(folder / FACTS_FILE, facts).encode("utf-8"))
 
 
-def carry_over(old: Path, new: Path, without: Sequence[str]) -> None:
-    """Lays everything of one folder but the names `without` into another, by hard links where the system has them."""
-    for path in _files(old):
-        name = path.relative_to(old).as_posix()
-        if name in without:
-            continue
-        target = new / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(path, target)
-        except OSError:
-            shutil.copy2(path, target)
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.is_file())
+def write_journal(folder: Path, records: Sequence[Record]) -> None:
+    """Writes the journal."""
+    (folder / JOURNAL_FILE).write_bytes("".join(record.line() + "\n" for record in records).encode("utf-8"))
 
 
 def outdated_undo_files(records: Sequence[Record]) -> list[str]:

@@ -13,11 +13,14 @@ from memlayers.data.answers import exact_match
 from memlayers.data.encoding import Encoded
 from memlayers.data.facts import Fact
 from memlayers.editing.edit import Edit
-from memlayers.editing.guard import guard
+from memlayers.editing.guard import about_the_same, guard
+from memlayers.editing.projection import Beside, Projection
 from memlayers.editing.report import EditRefused
 from memlayers.editing.rows import RowWriter
 from memlayers.inference.generation import generate_answers
 from memlayers.inference.scoring import answer_logits
+
+_MOST_PROJECTED = 8192  # rows: P has as many rows and columns
 
 
 def learn(edit: Edit, facts: Sequence[Fact]) -> None:
@@ -28,17 +31,49 @@ def learn(edit: Edit, facts: Sequence[Fact]) -> None:
     """
     session = edit.session
     session.subjects.enter(facts, session.book.facts, session.words)
-    examples = [session.encoded(fact) for fact in facts]
-    rows = edit.choose(facts)
-    _teach(edit, examples, rows, [])
-    guard(edit, facts, lambda more, broken: _teach(edit, examples, more, broken), rows)
+    config = session.config
+    crowded, most = bool(config.sparing and about_the_same(facts, session.book.facts)), config.slot_count
+    if crowded and most is not None:
+        most = max(most, config.spared_slots // len(facts))
+    rows = edit.choose(facts, most)
+    spared = _spared(edit, facts, rows) if crowded else []
+    examples = [session.encoded(fact, config.spared_phrasings) for fact in spared]
+    beside = Beside(session.memory, examples, rows) if examples else None
+
+    def again(broken: list[Fact]) -> None:
+        if beside is not None:
+            ids = {fact.id for fact in broken}
+            taught = [place for place, fact in enumerate(spared) if fact.id in ids]
+            if _teach(edit, facts, rows, broken, beside.projection(config.sparing, taught)):
+                return
+        _teach(edit, facts, edit.wider(rows, broken) if broken else rows, broken)
+
+    again([])
+    guard(edit, facts, again)
     _measure(edit, facts)
 
 
-def _teach(edit: Edit, examples: Sequence[Sequence[Encoded]], rows: Tensor, extra: Sequence[Encoded]) -> None:
-    """Adam on `rows` until all phrasings are answered rightly, and `extra` with them, or the limit is reached."""
+def _spared(edit: Edit, facts: Sequence[Fact], rows: Tensor) -> list[Fact]:
+    """The stored facts that an edit's steps keep out of: those that read most of its rows; none of very many rows."""
+    session = edit.session
+    if len(rows) > _MOST_PROJECTED:
+        return []
+    by_id, ids = {fact.id: fact for fact in session.book.facts}, [fact.id for fact in facts]
+    found = session.use.most_moved(rows.cpu(), torch.ones(len(rows)), session.config.spared, ids)
+    return [by_id[each] for each in found]
+
+
+def _teach(
+    edit: Edit, facts: Sequence[Fact], rows: Tensor, broken: Sequence[Fact], projection: Projection | None = None
+) -> bool:
+    """Adam on `rows` until all phrasings are answered rightly, those of `broken` with them, or the limit is reached.
+
+    Returns:
+        Whether they are.
+    """
     session, config = edit.session, edit.session.config
-    writer = RowWriter(session.memory.pool, rows, config.rate)
+    examples, extra = [session.encoded(fact) for fact in facts], session.encoded_all(broken)
+    writer = RowWriter(session.memory.pool, rows, config.rate, projection)
     size = config.batch_size
     each = max(1, size // len(examples))
     rng = random.Random(f"{config.seed}:{edit.report.number}")
@@ -68,11 +103,12 @@ def _teach(edit: Edit, examples: Sequence[Sequence[Encoded]], rows: Tensor, extr
             writer.step(loss)
             edit.report.steps += 1
         if settled and len(shown) == len(everything):
-            return
+            return True
         if settled:  # for what was shown; the phrasings that are answered wrongly come next, until none is
             wrong = [one for one, right in zip(everything, session.answered(everything), strict=True) if not right]
             if not wrong:
-                return
+                return True
+    return all(session.answered([*everything, *extra]))
 
 
 def _rehearsal(edit: Edit, rows: Tensor, rng: random.Random) -> Callable[[], list[Encoded]]:

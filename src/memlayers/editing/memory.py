@@ -12,10 +12,10 @@ from memlayers.data.facts import Fact, aliases_by_subject
 from memlayers.editing.config import EditConfig
 from memlayers.editing.fact_book import FactBook
 from memlayers.editing.report import EditReport
-from memlayers.inference.folder import WEIGHTS_FILE, read_adapter_config
+from memlayers.inference.folder import check_pool_place, folder_version, read_adapter_config
 from memlayers.linking.config import LinkConfig
 from memlayers.utils.errors import InputError
-from memlayers.utils.files import check_replaceable, recover_directory, was_moved_aside
+from memlayers.utils.folder_change import check_changeable, recover_folder, settle_folder
 from memlayers.utils.locks import writing_alone
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Memory:
         self.links, self.linker = links or LinkConfig(), linker
         self._model, self._tokenizer = model, tokenizer
         self._loader: _Loader | None = None
-        self._version = None if self.folder is None else _version(self.folder)
+        self._version = None if self.folder is None else folder_version(self.folder)
         self._book: FactBook | None = None
         self._editor: Editor | None = None
         self._lock: ExitStack | None = None
@@ -327,9 +327,9 @@ class Memory:
         """Does now what the first edit would otherwise wait for: the lock, and what every stored fact reads.
 
         Raises:
-            InputError: the memory cannot be edited: it has no folder, or one that cannot be replaced (a mount point,
-                say), that has changed since it was opened, or that another process is editing; it does not remember its
-                facts; it was opened with its gate off; it is of the dense recipe; or it was closed.
+            InputError: the memory cannot be edited: it has no folder, or one that cannot be written, that has changed
+                since it was opened, or that another process is editing; it does not remember its facts; it was opened
+                with its gate off; it is of the dense recipe; or it was closed.
         """
         self._book_to_edit()
         self._editing().session.prepare()
@@ -391,8 +391,8 @@ class Memory:
         if self._lock is None:
             with ExitStack() as stack:
                 stack.enter_context(writing_alone(folder))
-                recover_directory(folder)
-                check_replaceable(folder)
+                recover_folder(folder)
+                check_changeable(folder)
                 self._require_unchanged()
                 if read_adapter_config(folder).get("trainable_addressing"):
                     raise InputError(
@@ -420,7 +420,7 @@ class Memory:
         return self.folder
 
     def _require_unchanged(self) -> None:
-        if self._version != _version(self._folder()):
+        if self._version != folder_version(self._folder()):
             raise InputError(f"{self.folder}: changed since it was opened; load it again")
 
 
@@ -431,6 +431,7 @@ def load_memory(
     dtype: str = "auto",
     device: str | None = None,
     gate: bool = True,
+    pool: str = "device",
     edits: EditConfig | None = None,
     autosave: bool = True,
     quiet: bool = True,
@@ -447,6 +448,7 @@ def load_memory(
         dtype: of the backbone; as in `load_backbone`.
         device: None chooses.
         gate: False reads the memory for every token; such a memory is not edited.
+        pool: where the value pool is: "device", "host" or "disk"; as in `load_adapter`.
         edits: how edits write; None for the defaults.
         autosave: save each edit as it is made. Otherwise `Memory.save`, or the end of a ``with`` block, saves all at
             once.
@@ -461,27 +463,17 @@ def load_memory(
         InputError: not a memory folder, a damaged one, or one made for another backbone.
     """
     folder = Path(folder)
-    if was_moved_aside(folder):  # by a saving that was killed
-        with writing_alone(folder):
-            recover_directory(folder)
+    check_pool_place(pool)
+    settle_folder(folder)
     read_adapter_config(folder)
     memory = Memory(None, None, folder, edits=edits, autosave=autosave, quiet=quiet, links=links, linker=linker)  # type: ignore[arg-type]  # loaded below
 
     def load() -> tuple[Any, PreTrainedTokenizerBase]:
         from memlayers.inference.loading import load_adapter
 
-        return load_adapter(folder, backbone=backbone, dtype=dtype, device=device, gate=gate, loaded=loaded)
+        return load_adapter(folder, backbone=backbone, dtype=dtype, device=device, gate=gate, pool=pool, loaded=loaded)
 
     memory._loader = load
     if not lazy:
         memory._load()
     return memory
-
-
-def _version(folder: Path) -> tuple[int, ...] | None:
-    """What tells the weights file from any other that takes its place."""
-    try:
-        found = (folder / WEIGHTS_FILE).stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

@@ -7,12 +7,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from memlayers.editing.projection import Projection
 from memlayers.kernels import kernels_for
-from memlayers.kernels.storage import read_rows, write_rows
+from memlayers.kernels.storage import read_rows
 from memlayers.pool.value_pool import FactoredGradient, ValuePool
+from memlayers.pool.weights_file import digest_after
 
 BETAS, EPS = (0.9, 0.99), 1e-8
 """Adam's, as in teaching."""
+_LONGER = 4.0  # times at most that a step is made longer for what its projection takes out
 
 
 class RowWriter:
@@ -22,10 +25,11 @@ class RowWriter:
         pool: its parameter must record gradients while losses are computed (`recording`).
         rows: distinct slots, int64 ascending.
         rate: Adam's learning rate, in units of the values.
+        projection: what each step is multiplied by, for the facts beside it; None for nothing.
     """
 
-    def __init__(self, pool: ValuePool, rows: Tensor, rate: float) -> None:
-        self.pool, self.rate, self.steps = pool, rate, 0
+    def __init__(self, pool: ValuePool, rows: Tensor, rate: float, projection: Projection | None = None) -> None:
+        self.pool, self.rate, self.steps, self.projection = pool, rate, 0, projection
         self.rows = rows.to(pool.parameter.device)
         self.values = read_rows(pool.table, self.rows)  # in float32, whatever the pool's own dtype
         self.mean, self.square = torch.zeros_like(self.values), torch.zeros_like(self.values)
@@ -47,8 +51,13 @@ class RowWriter:
         self.mean.mul_(first)[place[picked]] += (1 - first) * sums
         self.square.mul_(second)[place[picked]] += (1 - second) * sums.square()
         root = (self.square / (1 - second**self.steps)).sqrt_().add_(EPS)
-        self.values -= self.rate / (1 - first**self.steps) * self.mean / root
-        write_rows(self.pool.table, self.rows, self.values)
+        step = self.rate / (1 - first**self.steps) * self.mean / root
+        if self.projection is not None:  # longer, so that the loss falls as far by it
+            whole, step = step, self.projection(step)
+            before, left = (float((sums * each[place[picked]]).sum()) for each in (whole, step))
+            step *= min(max(before / left, 1.0), _LONGER) if left > 0 else 1.0
+        self.values -= step
+        self.pool.write(self.rows, self.values)
 
 
 @torch.no_grad()
@@ -95,6 +104,10 @@ class Kept(NamedTuple):
         if self.scales is not None and now.scales is not None:
             differs |= now.scales != self.scales
         return Kept(self.rows[differs], self.values[differs], None if self.scales is None else self.scales[differs])
+
+    def digest_after(self, before: str) -> str:
+        """The pool's digest after these rows came to be what they are here; `before` is that before."""
+        return digest_after(before, self.rows, self.values, self.scales)
 
     def joined(self, other: Kept) -> Kept:
         """These rows and those of another that these lack."""

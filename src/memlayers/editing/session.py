@@ -20,12 +20,15 @@ from memlayers.editing.journal import Change
 from memlayers.editing.slot_use import SlotUse
 from memlayers.editing.subjects import SubjectKeeper
 from memlayers.inference.capture import slots_read
-from memlayers.inference.folder import ADAPTER, SLOT_USE_FILE
+from memlayers.inference.folder import ADAPTER, SLOT_USE_FILE, WEIGHTS_FILE
 from memlayers.inference.scoring import answered
 from memlayers.linking.mention_forms import word_fact_counts
+from memlayers.pool.weights_file import digest_of_table
+from memlayers.pool.weights_layout import POOL_DIGEST
 from memlayers.tuner.handle import memory_handle
 from memlayers.utils.errors import InputError
 from memlayers.utils.progress import progress_bar
+from memlayers.utils.tensor_file import read_tensor_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -69,16 +72,40 @@ class EditSession:
         self.memory = memory_handle(model, ADAPTER)
         if not all(layer.gate_enabled for layer in self.memory.layers):
             raise InputError(f"{self.folder}: opened with its gate off; load it with its gate to edit it")
+        if self.memory.pool.columns is not None:
+            raise InputError(f"{self.folder}: its pool is split over several processes; edit it in one")
         self.subjects = SubjectKeeper(self.memory, tokenizer, self.encoded)
         self._max_length = context_length(model)
         self._examples: dict[tuple[str, str], Encoded] = {}
+        self._pool_digest: str | None = None
         self._use: SlotUse | None = None
         self._words: Counter[str] | None = None
 
     def prepare(self) -> None:
-        """Does now what the first edit would otherwise wait for: what every stored fact reads, and its words."""
-        _ = self.use, self.words
+        """Does now what the first edit would otherwise wait for: what every stored fact reads, its words, digests."""
+        _ = self.use, self.words, self.pool_digest
         self.book.digests()
+
+    @property
+    def pool_digest(self) -> str:
+        """The pool's digest before the edits that are not saved; taken of the pool where the file does not say it."""
+        if self._pool_digest is None:
+            self._pool_digest = self._digest_in_file() or digest_of_table(self.memory.pool.table)
+        return self._pool_digest
+
+    @pool_digest.setter
+    def pool_digest(self, saved: str) -> None:
+        self._pool_digest = saved
+
+    def digests(self) -> dict[str, str]:
+        """Those of the files to which undoing an edit leads back: weights that peft wrote are laid out anew."""
+        found = self.book.digests()
+        if self._digest_in_file() is None:
+            del found[WEIGHTS_FILE]
+        return found
+
+    def _digest_in_file(self) -> str | None:
+        return read_tensor_file(self.folder / WEIGHTS_FILE).metadata.get(POOL_DIGEST)
 
     @property
     def use(self) -> SlotUse:
@@ -127,6 +154,10 @@ class EditSession:
     def encoded(self, fact: Fact, phrasings: int | None = None) -> list[Encoded]:
         """A fact's first taught phrasings (None: all), each with its answer."""
         return [self.encode(question, fact.answer) for question in fact.questions[:phrasings]]
+
+    def encoded_all(self, facts: Sequence[Fact], phrasings: int | None = None) -> list[Encoded]:
+        """The first taught phrasings (None: all) of each of some facts."""
+        return [one for fact in facts for one in self.encoded(fact, phrasings)]
 
     def answered(self, examples: Sequence[Encoded]) -> list[bool]:
         """Whether greedy decoding writes each example's answer."""

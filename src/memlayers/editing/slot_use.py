@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -64,7 +65,7 @@ class SlotUse:
         tensors = {
             "rows": torch.cat(rows) if rows else torch.zeros(0, dtype=torch.int32),
             "sizes": torch.tensor([len(each) for each in rows], dtype=torch.int64),
-            "general": self.general,
+            "general": self.general if self.passages else self.general[:0],
             "passages": torch.tensor(self.passages),
         }
         save_file(tensors, path, metadata={"facts": json.dumps([[key, self.texts[key]] for key in kept])})
@@ -89,13 +90,17 @@ class SlotUse:
             if texts.get(key) == text and (not len(rows) or int(rows.max()) < len(self.frequency)):
                 self.put(key, rows, text)
 
-    def without(self, keys: Sequence[str]) -> Tensor:
-        """The frequency among all facts but these, int64 [slots]."""
-        frequency = self.frequency.clone()
-        for key in keys:
-            if key in self.rows:
-                frequency[self.rows[key].long()] -= 1
-        return frequency
+    def frequency_of(self, rows: Tensor, without: Collection[str]) -> Tensor:
+        """How many facts read each of some slots, int64 [n]; those of the ids `without` are left out."""
+        known = [self.rows[key] for key in without if key in self.rows]
+        left_out = torch.cat(known or [self.frequency[:0]]).long().sort().values
+        theirs = torch.searchsorted(left_out, rows, right=True) - torch.searchsorted(left_out, rows)
+        return self.frequency[rows] - theirs
+
+    def all_reads(self, without: Collection[str]) -> int:
+        """The frequencies of all slots together, and of general text; facts of the ids `without` are left out."""
+        counted = (len(rows) for key, rows in self.rows.items() if key not in without)
+        return sum(counted) + (int(self.general.sum()) if self.passages else 0)
 
     def reading(self, rows: Tensor, weights: Tensor, without: Collection[str]) -> tuple[list[str], Tensor]:
         """How much of some rows each fact reads.
@@ -112,9 +117,12 @@ class SlotUse:
         keys = [key for key in self.rows if key not in left_out]
         if not keys:
             return keys, torch.zeros(0)
-        weight = torch.zeros(len(self.frequency)).index_put((rows,), weights.float())
-        sizes = torch.tensor([len(self.rows[key]) for key in keys])
-        sums = torch.cat([weight.new_zeros(1), weight[torch.cat([self.rows[k] for k in keys])].double().cumsum(0)])
+        order = rows.argsort()
+        rows, weights = rows[order], weights.float()[order]
+        sizes, read = torch.tensor([len(self.rows[key]) for key in keys]), torch.cat([self.rows[key] for key in keys])
+        place = torch.searchsorted(rows, read.long()).clamp_max(max(len(rows) - 1, 0))
+        weight = torch.where(rows[place] == read, weights[place], 0) if len(rows) else torch.zeros(len(read))
+        sums = torch.cat([weight.new_zeros(1), weight.double().cumsum(0)])
         ends = sizes.cumsum(0)
         return keys, (sums[ends] - sums[ends - sizes]).float()
 
@@ -135,26 +143,41 @@ class SlotUse:
         return [keys[i] for i in order if impact[i] > 0]
 
 
-def choose_slots(rows: Tensor, counts: Tensor, frequency: Tensor, others: int, rule: str, most: int | None) -> Tensor:
+class OtherReads(NamedTuple):
+    """What others read, stored facts and passages of general text, beside an edit.
+
+    Attributes:
+        frequency: how many of them read each slot that the edit reads, int64 [n].
+        others: how many there are.
+        reads: their frequencies over the whole pool together.
+        slots: of the pool.
+    """
+
+    frequency: Tensor
+    others: int
+    reads: int
+    slots: int
+
+
+def choose_slots(rows: Tensor, counts: Tensor, beside: OtherReads, rule: str, most: int | None) -> Tensor:
     """The slots an edit may write, ascending.
 
     Args:
         rows: distinct slots that the edit reads, int64 [n].
         counts: how often each, int64 [n].
-        frequency: how many others, stored facts and passages of general text, read each slot of the pool.
-        others: how many there are.
+        beside: what others read.
         rule: "tfidf" (Lin et al. 2025: count x log of inverse frequency), "kl" (each slot's share of the divergence of
             the edit's reads from the others') or "all".
         most: slots at most; None for all (of "tfidf" and "kl": all that score above 0).
     """
     if rule == "all":
         return rows
-    used = frequency[rows].double()
+    used = beside.frequency.double()
     if rule == "tfidf":
-        score = counts * ((others + 1) / (used + 1)).log()
+        score = counts * ((beside.others + 1) / (used + 1)).log()
     else:
         own = counts / counts.sum()
-        theirs = (used + 1) / (frequency.sum() + len(frequency))
+        theirs = (used + 1) / (beside.reads + beside.slots)
         score = own * (own / theirs).log()
     order = score.argsort(descending=True, stable=True)[: most if most is not None else len(rows)]
     return rows[order[score[order] > 0]].sort().values

@@ -21,6 +21,7 @@ from memlayers.inference.confidence import (
 from memlayers.inference.generation import generate_answers
 from memlayers.inference.scoring import answer_confidences
 from memlayers.tuner.handle import MemoryHandle, without_memory
+from memlayers.utils.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,7 +46,12 @@ def guessing_questions(facts: Sequence[Fact], config: AbstentionConfig, seed: in
 
 
 def held_confidences(
-    memory: MemoryHandle, tokenizer: PreTrainedTokenizerBase, stored: Sequence[Question], *, progress: Any = None
+    memory: MemoryHandle,
+    tokenizer: PreTrainedTokenizerBase,
+    stored: Sequence[Question],
+    *,
+    progress: Any = None,
+    ranks: Ranks = ALONE,
 ) -> list[float]:
     """How confident the memory is of the stored answers that it gives, by one forward pass each.
 
@@ -54,9 +60,10 @@ def held_confidences(
         tokenizer: the backbone's.
         stored: questions about taught facts.
         progress: called with the number of questions done after each batch.
+        ranks: the processes that share the work.
     """
     examples = [encode_example(tokenizer, each.question, each.answers[0]) for each in stored]
-    found = answer_confidences(memory.model, tokenizer, examples, progress=progress)
+    found = answer_confidences(memory.model, tokenizer, examples, progress=progress, ranks=ranks)
     return [confidence for right, confidence in found if right]
 
 
@@ -69,6 +76,7 @@ def settle_thresholds(
     config: AbstentionConfig | None = None,
     *,
     progress: Any = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[float, float]:
     """Settles, after teaching, how confident an answer must be to be worth giving (`Memory.ask`).
 
@@ -87,6 +95,7 @@ def settle_thresholds(
         negatives: questions about what was never taught, for both.
         config: the shares and the margin.
         progress: called with the number of questions done after each batch, with the memory and without.
+        ranks: the processes that share the work.
 
     Returns:
         The memory's threshold and the backbone's, which are also stored with the index, as are the wrong guesses.
@@ -95,10 +104,11 @@ def settle_thresholds(
     to_backbone = [*guessing, *([each] for each in negatives)]
     held = torch.tensor(list(sure) or [0.0])
     put_to_memory = [each.question for each in negatives]
-    recalled = generate_answers(memory.model, tokenizer, put_to_memory, progress=progress) if negatives else []
+    shared: dict[str, Any] = {"progress": progress, "ranks": ranks}
+    recalled = generate_answers(memory.model, tokenizer, put_to_memory, **shared) if negatives else []
     with without_memory(memory.model):
         put = [each.question for fact in to_backbone for each in fact]
-        guessed = iter(generate_answers(memory.model, tokenizer, put, progress=progress))
+        guessed = iter(generate_answers(memory.model, tokenizer, put, **shared))
     others = torch.tensor([answer.confidence if answer.opened else 0.0 for answer in recalled])
     answered = [[(next(guessed), each.answers) for each in fact] for fact in to_backbone]
     wrong = [[given for given, answers in fact if not exact_match(given.text, answers)] for fact in answered]

@@ -26,6 +26,7 @@ from memlayers.inference.record import GateReport, RelationReport
 from memlayers.linking.mention_forms import SubjectForms
 from memlayers.tuner.handle import MemoryHandle
 from memlayers.utils.progress import progress_bar
+from memlayers.utils.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -104,6 +105,7 @@ def settle_confidence(
     seed: int,
     negatives: Sequence[Question] = (),
     quiet: bool = False,
+    ranks: Ranks = ALONE,
 ) -> tuple[float, float]:
     """Settles, after teaching, from which confidence on an answer is worth giving (`settle_thresholds`).
 
@@ -116,6 +118,7 @@ def settle_confidence(
         seed: of the choice of questions.
         negatives: questions about what was never taught.
         quiet: no progress bar.
+        ranks: the processes that share the work.
 
     Returns:
         The memory's threshold, and the backbone's.
@@ -125,5 +128,7 @@ def settle_confidence(
     total = len(asked) + sum(map(len, guessing)) + 2 * len(negatives)
     with progress_bar("Settling thresholds", total, quiet=quiet) as advance:
         if sure is None:
-            sure = held_confidences(memory, tokenizer, asked, progress=advance)
-        return settle_thresholds(memory, tokenizer, sure, guessing, negatives, config.abstention, progress=advance)
+            sure = held_confidences(memory, tokenizer, asked, progress=advance, ranks=ranks)
+        return settle_thresholds(
+            memory, tokenizer, sure, guessing, negatives, config.abstention, progress=advance, ranks=ranks
+        )

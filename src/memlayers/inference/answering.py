@@ -12,7 +12,14 @@ from memlayers.data.answers import contains_answer, exact_match
 from memlayers.data.conversations import Asked, Message, messages_of, question_of
 from memlayers.data.encoding import encode_prompt
 from memlayers.data.facts import Fact, question_key
-from memlayers.inference.confidence import answer_thresholds, calibrated_confidence, prior_entry, relation_scores
+from memlayers.inference.confidence import (
+    ReadWordings,
+    answer_thresholds,
+    calibrated_confidence,
+    prior_entry,
+    relation_scores,
+)
+from memlayers.inference.drafts import checked_draft, fact_asked_for
 from memlayers.inference.generation import Generated, answer_limit, generate_answers
 from memlayers.linking.standalone import Standalone, standalone_questions
 from memlayers.tuner.handle import active_memories, without_memory
@@ -139,27 +146,42 @@ def ask_memory(
     asked: Sequence[Standalone],
     *,
     linker: Linker | None = None,
+    read: ReadWordings | None = None,
 ) -> MemoryAnswer:
     """Answers one question or conversation by the memory where `ask_model` does; the bare backbone is not run.
 
+    Nothing is generated where something else is asked than was taught, nor where greedy decoding writes what a stored
+    fact says (inference/drafts.py).
+
     Args:
-        model: a PEFT model with a memory.
+        model: a PEFT model with a memory, in eval mode.
         tokenizer: the backbone's.
         messages: of the conversation, the last one the user's question.
         asked: the questions that it asks the memory (`asked_of`).
         linker: finds the stored facts that say what the memory answers.
+        read: of wordings that were read before; this memory's own.
 
     Raises:
         InputError: a question fills the backbone's context.
     """
-    generated = generate_answers(model, tokenizer, [each.text for each in asked], tokens=True)
-    said = [_said(*each, _NOT_ASKED, len(messages) > 1) for each in zip(asked, generated, strict=True)]
-    judged = judge_answers(model, tokenizer, [each.text for each in asked], said, [_NOT_ASKED] * len(asked))
-    answers = [
-        replace(answer, facts=_facts_saying(memory, each, linker))
-        for answer, memory, each in zip(judged, generated, asked, strict=True)
-    ]
+    scores, least = relation_scores(model, tokenizer, [each.text for each in asked], read)
+    goes_on, (threshold, _) = len(messages) > 1, answer_thresholds(model)
+    generated, answers = [], []
+    for each, score in zip(asked, scores, strict=True):
+        may_hold = score >= least and not each.negated
+        memory = _greedy(model, tokenizer, each, linker) if may_hold else _NOT_ASKED
+        said = _said(each, memory, _NOT_ASKED, goes_on)
+        answer = _answer(each.text, _NOT_ASKED, 1.0, said, may_hold and said.opened, threshold, 0.0)
+        answers.append(replace(answer, facts=_facts_saying(memory, each, linker)))
+        generated.append(memory)
     return MemoryAnswer(_together(question_of(messages), asked, answers), tuple(generated))
+
+
+def _greedy(model: Any, tokenizer: PreTrainedTokenizerBase, asked: Standalone, linker: Linker | None) -> Generated:
+    """The greedy answer to one question, with its tokens: a stored one where it is that."""
+    fact = None if linker is None else fact_asked_for(asked.text, linker.facts_about(asked.subject))
+    found = None if fact is None else checked_draft(model, tokenizer, asked.text, fact.answer)
+    return found or generate_answers(model, tokenizer, [asked.text], tokens=True)[0]
 
 
 def backbone_is_sure(model: Any, tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> bool:

@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from memlayers.backbones import context_length
 from memlayers.data.answers import normalise_answer
 from memlayers.data.encoding import encode_prompt
 from memlayers.inference.capture import prompt_states
-from memlayers.tuner.handle import active_memories, memory_handle
+from memlayers.tuner.handle import MemoryHandle, active_memories
 from memlayers.tuner.relation_check import ACCEPTS_ALL, without_mention
 from memlayers.tuner.subject_index import PRIOR_SIZE
 
@@ -95,20 +97,58 @@ def answer_thresholds(model: Any) -> tuple[float, float]:
     return 0.0, 0.0
 
 
+class ReadWordings:
+    """What the bare backbone made of the wordings that it read last, so that each is read once.
+
+    One memory's own, and for one thread at a time. Edits change keys, and never what a wording reads like.
+
+    Args:
+        most: wordings kept; the one that was not asked for longest goes first.
+    """
+
+    def __init__(self, most: int = 1024) -> None:
+        self._most = most
+        self._states: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
+
+    def states(self, memory: MemoryHandle, wordings: Sequence[Sequence[int]], *, deep: bool) -> Tensor:
+        """The states of wordings, token ids, as `prompt_states` has them, float32 [n, d]."""
+        keys = [tuple(each) for each in wordings]
+        unread = [key for key in dict.fromkeys(keys) if key not in self._states]
+        found = {key: self._states[key] for key in keys if key in self._states}
+        if unread:
+            found |= zip(unread, prompt_states(memory, unread, deep=deep)[-1], strict=True)
+        for key in dict.fromkeys(keys):
+            self._states[key] = found[key]
+            self._states.move_to_end(key)
+        while len(self._states) > self._most:
+            self._states.popitem(last=False)
+        return torch.stack([found[key] for key in keys])
+
+
 def relation_scores(
-    model: Any, tokenizer: PreTrainedTokenizerBase, questions: Sequence[str]
+    model: Any, tokenizer: PreTrainedTokenizerBase, questions: Sequence[str], read: ReadWordings | None = None
 ) -> tuple[list[float], float]:
     """How like the stored facts' questions each question is, for the active memory that has a relation check.
+
+    Args:
+        model: a PEFT model with a memory.
+        tokenizer: the backbone's.
+        questions: any number.
+        read: of wordings that were read before; this memory's own.
 
     Returns:
         A score per question, and the score from which it asks for what was taught. A question that mentions no stored
         subject scores 1, and so does every question where the memory has no check.
+
+    Raises:
+        InputError: a question fills the backbone's context.
     """
     for memory in active_memories(model):
         check, index = memory.relations, memory.index
         if check is not None and index is not None and not check.accepts_all and questions:
-            prompts = [encode_prompt(tokenizer, question) for question in questions]
+            context = context_length(model)
+            prompts = [encode_prompt(tokenizer, question, max_length=context) for question in questions]
             wordings = [without_mention(prompt, check.prints, index.table) for prompt in prompts]
-            states = prompt_states(memory_handle(model, memory.adapter), wordings, deep=bool(check.deep))[-1]
+            states = (read or ReadWordings()).states(memory, wordings, deep=bool(check.deep))
             return check.scores(prompts, states.to(check.centre.device), index.table).tolist(), float(check.threshold)
     return [1.0] * len(questions), ACCEPTS_ALL

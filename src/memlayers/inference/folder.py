@@ -33,6 +33,16 @@ PEFT_TYPE: Final = "MEMLAYERS"
 """What peft calls this method in `CONFIG_FILE` (`tuner.config.METHOD` in capitals; that module loads torch)."""
 
 
+POOL_PLACES: Final = ("device", "host", "disk")
+"""Where the value pool is while a memory is open: with the backbone, in host memory, or in its file."""
+
+
+def check_pool_place(place: str) -> None:
+    """Raises InputError for what is none of `POOL_PLACES`."""
+    if place not in POOL_PLACES:
+        raise InputError(f"pool {place!r}: give {', '.join(POOL_PLACES[:-1])} or {POOL_PLACES[-1]}")
+
+
 def read_adapter_config(folder: str | Path) -> dict[str, Any]:
     """The configuration of the adapter in a memory's folder.
 
@@ -49,6 +59,23 @@ def read_adapter_config(folder: str | Path) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("peft_type") != PEFT_TYPE:
         raise InputError(f"{folder}: an adapter of another method; give a folder that `memlayers teach` wrote")
     return config
+
+
+def folder_version(folder: str | Path) -> tuple[int, ...] | None:
+    """What tells a memory as it is from the same folder after an edit, or another memory there; None where none is.
+
+    Weights change in place; the journal is another file after each edit.
+    """
+    found: list[int] = []
+    for name in (WEIGHTS_FILE, JOURNAL_FILE):
+        try:
+            each = (Path(folder) / name).stat()
+        except OSError:
+            if name == WEIGHTS_FILE:
+                return None
+            continue
+        found += each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns
+    return tuple(found)
 
 
 def stored_facts(folder: str | Path) -> list[Fact]:

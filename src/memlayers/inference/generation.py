@@ -23,6 +23,7 @@ from memlayers.data.encoding import (
 from memlayers.inference.shared_prefix import SharedPrefix, shared_prefix
 from memlayers.tuner.current import Recorder, holding
 from memlayers.tuner.handle import active_memories
+from memlayers.utils.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -67,6 +68,7 @@ def generate_answers(
     prefix: SharedPrefix | None = None,
     progress: Any = None,
     tokens: bool = False,
+    ranks: Ranks = ALONE,
 ) -> list[Generated]:
     """Answers each question by greedy generation through the chat template, up to its end token.
 
@@ -81,8 +83,9 @@ def generate_answers(
         max_new_tokens: longest answer, in tokens; None for `answer_limit`.
         batch_size: questions per batch.
         prefix: what all prompts begin with, if the model has read it already.
-        progress: called with the number of questions answered after each batch.
+        progress: called with the number of questions of each batch, as it begins.
         tokens: also say which tokens each answer has, and for which of them a memory was read.
+        ranks: the processes that the batches are dealt to; all get all answers.
 
     Returns:
         The answers, in the order of the questions.
@@ -98,8 +101,8 @@ def generate_answers(
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     pad, end = pad_token_id(tokenizer), end_token_id(tokenizer)
     device = next(model.parameters()).device
-    ends = _Ends(tokenizer, end)
-    answers = [Generated("", 0.0, False, 0.0)] * len(prompts)
+    ends = AnswerEnds(tokenizer, end)
+    answers: dict[int, Generated] = {}
     was_training = model.training
     if was_training:
         model.eval()
@@ -107,8 +110,12 @@ def generate_answers(
         if prefix is None or not all(prefix.begins(prompt) for prompt in prompts):
             prefix = shared_prefix(model, prompts)
         skipped = len(prefix.ids) if prefix is not None else 0
-        for start in range(0, len(order), batch_size):
+        for number, start in enumerate(range(0, len(order), batch_size)):
             chosen = order[start : start + batch_size]
+            if progress is not None:
+                progress(len(chosen))
+            if not ranks.has(number):
+                continue
             batch = collate_prompts([prompts[i][skipped:] for i in chosen], pad)
             batch = {name: value.to(device) for name, value in batch.items()}
             if prefix is not None:  # in front of the padding
@@ -135,12 +142,11 @@ def generate_answers(
                 whole, least = recorder.confidence(place, len(answer))
                 found = (tuple(answer), tuple(recorder.open(place)[: len(answer)])) if tokens else ((), ())
                 answers[i] = Generated(text.strip(), whole, recorder.opened[place], least, *found)
-            if progress is not None:
-                progress(len(chosen))
     finally:
         if was_training:
             model.train()
-    return answers
+    everything = {i: answer for some in ranks.gather(answers) for i, answer in some.items()}
+    return [everything[i] for i in range(len(prompts))]
 
 
 def answer_limit(model: nn.Module, tokenizer: PreTrainedTokenizerBase | None = None, facts: Sequence[Fact] = ()) -> int:
@@ -169,7 +175,7 @@ def answer_questions(
     return [generated.text for generated in generate_answers(model, tokenizer, questions, **options)]
 
 
-class _Ends:
+class AnswerEnds:
     """Tells which tokens end an answer; a stopping criterion for `generate`, which decides on each row by itself."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, end: int) -> None:
@@ -177,6 +183,7 @@ class _Ends:
         self._ends = {end: True}  # what is known of tokens so far
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        """Whether each row's last token ends its answer, bool [b]."""
         return torch.tensor([self._is_end(token) for token in input_ids[:, -1].tolist()], device=input_ids.device)
 
     def length(self, row: list[int]) -> int:
@@ -228,12 +235,20 @@ class OpenTokens(Recorder):
         """Whether a memory was read for each token that was generated in a row."""
         return [any(self._last(row, *each) for each in decided) for decided in self._passes]
 
+    def open_at(self, place: int) -> bool:
+        """Whether a memory was read for a token of the first forward pass; tokens are counted through its batch."""
+        return bool(self._passes) and any(_reads(opened, place) for opened, _ in self._passes[0])
+
     def _last(self, row: int, opened: torch.Tensor | None, tokens: int) -> bool:
         """Whether the last token of a row may read."""
-        place = (row + 1) * (tokens // self._rows) - 1
-        if opened is None or opened.dtype == torch.bool:
-            return opened is None or bool(opened[place])
-        return bool((opened == place).any())
+        return _reads(opened, (row + 1) * (tokens // self._rows) - 1)
+
+
+def _reads(opened: torch.Tensor | None, place: int) -> bool:
+    """Whether a token is among those that may read, as `Recorder.decided` has them."""
+    if opened is None or opened.dtype == torch.bool:
+        return opened is None or bool(opened[place])
+    return bool((opened == place).any())
 
 
 class _Recorder(OpenTokens):

@@ -14,6 +14,7 @@ from memlayers.backbones import takes_logits_to_keep
 from memlayers.data.encoding import IGNORED_LABEL, Encoded, collate, pad_token_id
 from memlayers.inference.shared_prefix import SharedPrefix, shared_prefix
 from memlayers.tuner.handle import gates_off
+from memlayers.utils.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -92,12 +93,14 @@ def answered(
     examples: Sequence[Encoded],
     batch_size: int = 64,
     progress: Any = None,
+    *,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """Whether greedy decoding writes each sequence's answer: bool [n]. One forward where generation takes many.
 
-    `progress` is called with the number of sequences done after each batch.
+    `progress` is called with the number of sequences done after each batch; the batches are dealt to `ranks`.
     """
-    found = answer_confidences(model, tokenizer, examples, batch_size, progress)
+    found = answer_confidences(model, tokenizer, examples, batch_size, progress, ranks=ranks)
     return torch.tensor([right for right, _ in found], dtype=torch.bool)
 
 
@@ -108,24 +111,27 @@ def answer_confidences(
     examples: Sequence[Encoded],
     batch_size: int = 64,
     progress: Any = None,
+    *,
+    ranks: Ranks = ALONE,
 ) -> list[tuple[bool, float]]:
     """Per sequence, whether greedy decoding writes its answer, and the probability of the answer and its end.
 
-    `progress` is called with the number of sequences done after each batch.
+    `progress` is called with the number of sequences done after each batch; the batches are dealt to `ranks`.
     """
     # Of like length, for little padding, and with answers of like length: the head is applied where one has an answer.
     order = sorted(range(len(examples)), key=lambda i: (len(examples[i].input_ids), _counted(examples[i])))
     prefix = shared_prefix(model, [example.input_ids for example in examples])
-    found = [(False, 0.0)] * len(examples)
-    for start in range(0, len(order), batch_size):
+    found: dict[int, tuple[bool, float]] = {}
+    for number, start in enumerate(range(0, len(order), batch_size)):
         chosen = order[start : start + batch_size]
-        out = answer_logits(model, tokenizer, [examples[i] for i in chosen], prefix)
-        right, sure = out.right(len(chosen)).tolist(), out.log_probability(len(chosen)).exp().tolist()
-        for i, *each in zip(chosen, right, sure, strict=True):
-            found[i] = (each[0], each[1])
+        if ranks.has(number):
+            out = answer_logits(model, tokenizer, [examples[i] for i in chosen], prefix)
+            right, sure = out.right(len(chosen)).tolist(), out.log_probability(len(chosen)).exp().tolist()
+            found.update(zip(chosen, zip(right, sure, strict=True), strict=True))
         if progress is not None:
             progress(len(chosen))
-    return found
+    everything = {i: each for some in ranks.gather(found) for i, each in some.items()}
+    return [everything[i] for i in range(len(examples))]
 
 
 def _counted(example: Encoded) -> int:

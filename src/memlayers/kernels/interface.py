@@ -35,11 +35,13 @@ class LogEntry(NamedTuple):
         indices: slots, int32 or int64 [n, r].
         weights: [n, r], float32 (float64 in a float64 table).
         gradient: of the loss with respect to what was read, [n, d], any floating dtype, contiguous rows.
+        process: whose tokens these are, where several processes' reads are in one log.
     """
 
     indices: Tensor
     weights: Tensor
     gradient: Tensor
+    process: int = 0
 
 
 class Inverted(NamedTuple):

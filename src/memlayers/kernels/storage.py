@@ -23,7 +23,9 @@ def read_rows(table: Table, rows: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def write_rows(table: Table, rows: Tensor, values: Tensor, noise: int | None = None) -> None:
+def write_rows(
+    table: Table, rows: Tensor, values: Tensor, noise: int | None = None, largest: Tensor | None = None
+) -> None:
     """Writes rows into a table, rounded to its format.
 
     int8: a row's scale is its largest magnitude over 127. bfloat16 with `noise`: up or down at random, so that the
@@ -34,9 +36,10 @@ def write_rows(table: Table, rows: Tensor, values: Tensor, noise: int | None = N
         rows: slots, int64 [q], distinct.
         values: [q, d].
         noise: key of the stochastic rounding; None rounds to nearest.
+        largest: magnitude of each row [q], where the table holds only some of its columns; None for that of `values`.
     """
     if table.scales is not None:
-        scales = values.abs().amax(-1).float() / 127
+        scales = (values.abs().amax(-1) if largest is None else largest).float() / 127
         codes = (values.float() / scales.clamp_min(TINY)[:, None]).round().clamp(-127, 127)
         table.values[rows], table.scales[rows] = codes.to(torch.int8), scales
     elif noise is not None and table.values.dtype == torch.bfloat16:

@@ -121,6 +121,8 @@ class Work:
         general: tokens of general text that they are shown.
         gated: gates are trained.
         subjects: one gate, for all layers, from a stored subject's name on.
+        gpus: processes that share each step, with a device each.
+        split: they hold the pool's columns between them; otherwise each holds the whole pool.
 
     Raises:
         InputError: a memory of this shape cannot be built.
@@ -140,6 +142,8 @@ class Work:
     general: int = CALIBRATION_TOKENS // 2
     gated: bool = True
     subjects: bool = True
+    gpus: int = 1
+    split: bool = False
 
     def __post_init__(self) -> None:
         if self.top_k > self.sub_keys:
@@ -155,9 +159,19 @@ class Work:
         return self.sub_keys**2
 
     @property
+    def own_batch(self) -> int:
+        """Sequences of a step that one process reads."""
+        return -(-self.batch // self.gpus)
+
+    @property
     def tokens(self) -> int:
-        """Of a step, padding included."""
-        return self.batch * self.length
+        """Of a step, padding included, that one process reads."""
+        return self.own_batch * self.length
+
+    def columns(self, d: int, optimizer_bits: int = 32) -> int:
+        """Columns of the pool that a process holds, of d; see `pool.columns.Columns.width`."""
+        unit = STATE_BLOCK if optimizer_bits == 8 else 1
+        return -(-d // (self.gpus * unit)) * unit if self.split and self.gpus > 1 else d
 
 
 def touched_rows(slots: int, facts: int, tokens_per_fact: int, layers: int, reads: int) -> int:
@@ -175,10 +189,25 @@ def addressing_bytes(backbone: Backbone, work: Work) -> int:
 
 
 def log_bytes(backbone: Backbone, work: Work) -> int:
-    """The read log of a step: indices and weights, what came back, and the inverted log."""
-    reads = len(work.layers) * work.tokens * work.heads * work.top_k
-    back = len(work.layers) * work.tokens * backbone.hidden * BYTES[work.dtype]
+    """The read log of a step, all processes' together: indices and weights, what came back, and the inverted log."""
+    everyones = work.gpus * work.tokens
+    reads = len(work.layers) * everyones * work.heads * work.top_k
+    back = len(work.layers) * everyones * work.columns(backbone.hidden) * BYTES[work.dtype]
     return reads * (4 + 4) + back + reads * 5 * 8
+
+
+def traffic_bytes(backbone: Backbone, work: Work) -> int:
+    """What a process sends to the others in a step.
+
+    A pool that each holds whole: its read log, to each. One that is split: its reads, to each; of their tokens the sums
+    of its columns; and of its own tokens' gradients the columns that they hold, each with a mark that it is not zero.
+    """
+    size, others = BYTES[work.dtype], work.gpus - 1
+    reads = work.tokens * work.heads * work.top_k * (4 + 4) * others
+    if not work.split:
+        return len(work.layers) * (reads + work.tokens * backbone.hidden * size * others)
+    columns = work.columns(backbone.hidden)
+    return len(work.layers) * (reads + work.tokens * others * (columns + columns + 1) * size)
 
 
 def lookup_bytes(work: Work) -> int:
@@ -202,13 +231,13 @@ def saved_bytes(backbone: Backbone, work: Work) -> int:
     size = BYTES[work.dtype]
     attention = 4 * backbone.attention * size + 4 * backbone.heads
     per_token = 2 * (backbone.hidden * 4 + 4) + attention + 3 * backbone.inner * size
-    mask = work.batch * work.length**2 * size
+    mask = work.own_batch * work.length**2 * size
     return (work.tokens * per_token + mask) * (backbone.depth - 1 - work.layers[0]) + work.tokens * backbone.hidden * 4
 
 
 def head_bytes(backbone: Backbone, work: Work) -> int:
     """Logits where some sequence has an answer, and of these a float32 copy, its log-softmax and its gradient."""
-    return work.batch * work.answer * backbone.vocabulary * (BYTES[work.dtype] + 3 * 4)
+    return work.own_batch * work.answer * backbone.vocabulary * (BYTES[work.dtype] + 3 * 4)
 
 
 # -- before and between the steps ---------------------------------------------------------------------------------
@@ -273,8 +302,9 @@ def answer_bytes(backbone: Backbone, work: Work) -> int:
 def phases_on_cpu(backbone: Backbone, work: Work, scheme: Scheme) -> dict[str, int]:
     """What `memlayers teach` holds in each phase on a CPU, beyond its libraries; its peak is the largest."""
     resident = backbone.weight_bytes(work.dtype) + addressing_bytes(backbone, work)
-    resident += scheme.pool_bytes(work.slots, backbone.hidden)
-    taught = resident + scheme.state_bytes(work.slots, backbone.hidden, work.touched)
+    columns = work.columns(backbone.hidden, scheme.optimizer_bits)
+    resident += scheme.pool_bytes(work.slots, columns)
+    taught = resident + scheme.state_bytes(work.slots, columns, work.touched)
     return {
         "preparation": resident + preparation_bytes(backbone, work),
         "step": taught + log_bytes(backbone, work) + lookup_bytes(work) + activation_bytes(backbone, work),
@@ -296,9 +326,10 @@ class Line:
         activations: of a step.
         answers: while recall is measured, in place of log and activations.
         device: at its peak, with reserve and fragmentation.
-        host: in host memory: the features of calibration and gates, later the state if it lies there.
+        host: in host memory, of all processes: the features of calibration and gates, later the state if it lies there.
         fits_device: whether the device's limit holds.
         fits: whether both limits hold.
+        traffic: what a process sends to the others in a step.
     """
 
     scheme: Scheme
@@ -313,6 +344,7 @@ class Line:
     host: int
     fits_device: bool
     fits: bool
+    traffic: int = 0
 
 
 def make_plan(backbone: Backbone, work: Work, *, vram: float, host: float) -> list[Line]:
@@ -327,14 +359,17 @@ def make_plan(backbone: Backbone, work: Work, *, vram: float, host: float) -> li
     Returns:
         Schemes in order of preference, each beside the backbone in `work.dtype`, then all beside 4-bit.
     """
-    return [_line(backbone, work, scheme, dtype, vram, host) for dtype in (work.dtype, "4-bit") for scheme in SCHEMES]
+    # A split pool is not rounded stochastically (`pool.row_adamw`).
+    schemes = [scheme for scheme in SCHEMES if not (work.split and scheme.half_rounding == "stochastic")]
+    return [_line(backbone, work, scheme, dtype, vram, host) for dtype in (work.dtype, "4-bit") for scheme in schemes]
 
 
 def _line(backbone: Backbone, work: Work, scheme: Scheme, dtype: str, vram: float, host: float) -> Line:
     weights = backbone.weight_bytes(dtype) + addressing_bytes(backbone, work)
-    pool = scheme.pool_bytes(work.slots, backbone.hidden)
+    columns = work.columns(backbone.hidden, scheme.optimizer_bits)
+    pool = scheme.pool_bytes(work.slots, columns)
     allocated = scheme.allocated_rows(work.slots, backbone.hidden, work.touched)
-    state = scheme.state_bytes(work.slots, backbone.hidden, allocated)
+    state = scheme.state_bytes(work.slots, columns, allocated)
     log = log_bytes(backbone, work) + lookup_bytes(work)
     activations, answers = activation_bytes(backbone, work), answer_bytes(backbone, work)
     on_host = scheme.optimizer_device == "host"
@@ -342,11 +377,12 @@ def _line(backbone: Backbone, work: Work, scheme: Scheme, dtype: str, vram: floa
     teaching = max(log + activations, answers) + (0 if on_host else state)
     there = weights + pool + max(teaching, collecting_bytes(backbone, work))
     device = int(there * FRAGMENTATION) + RESERVE
-    needed = max(preparation_bytes(backbone, work), state if on_host else 0)
+    needed = work.gpus * max(preparation_bytes(backbone, work), state if on_host else 0)  # of one machine
     on_device, at_home = device <= vram * GIB, needed <= host * GIB
     return Line(
-        scheme, dtype, weights, pool, state, log, activations, answers, device, needed, on_device, on_device and at_home
-    )
+        scheme, dtype, weights, pool, state, log, activations, answers, device, needed, on_device,
+        on_device and at_home, traffic_bytes(backbone, work),
+    )  # fmt: skip
 
 
 def recommended(lines: list[Line]) -> Line | None:
@@ -357,11 +393,13 @@ def recommended(lines: list[Line]) -> Line | None:
 def command(backbone: Backbone, work: Work, line: Line) -> str:
     """The ``memlayers teach`` command of a line."""
     dtype = work.dtype if line.weights_dtype == work.dtype else "auto"
-    words = ["memlayers teach --backbone", backbone.name, "--dtype", dtype, "--sub-keys", str(work.sub_keys)]
+    start = "memlayers" if work.gpus == 1 else f"torchrun --nproc-per-node {work.gpus} -m memlayers.cli"
+    words = [f"{start} teach --backbone", backbone.name, "--dtype", dtype, "--sub-keys", str(work.sub_keys)]
     words += ["--heads", str(work.heads), "--top-k", str(work.top_k), "--key-dim", str(work.key_dim)]
     if work.layers != default_layers(backbone.depth):
         words += ["--layers", ",".join(map(str, work.layers))]
     words += ["--batch-size", str(work.batch)]
+    words += ["--shard-pool", "columns"] if work.split else []
     return " ".join([*words, *line.scheme.flags(), "--facts facts.jsonl --out memory"])
 
 

@@ -63,6 +63,8 @@ def plan(
     tokens_per_fact: int = 20,
     touched: int | None = None,
     batch_size: int | None = None,
+    gpus: int = 1,
+    split: bool = False,
 ) -> Plan:
     """Works out what teaching needs, from the backbone's configuration alone: no weights are read.
 
@@ -78,6 +80,8 @@ def plan(
         tokens_per_fact: tokens of its sequences that differ.
         touched: rows touched, if known.
         batch_size: sequences per step; None for 4, or 32 of the embedded backbone, or what the settings say.
+        gpus: processes that share each step, with a device of this memory each.
+        split: the pool is split by columns over them.
 
     Raises:
         InputError: an unknown backbone, a memory without a record of its settings, a shape that cannot be built.
@@ -101,6 +105,7 @@ def plan(
     work = Work(
         sub_keys, shape.heads, top_k, key_dim, layers, batch_size, length, min(answer, length), dtype,
         min(touched, sub_keys**2), contexts=min(config.gate.tokens // 2, facts * phrasings * length),
+        gpus=gpus, split=split and gpus > 1,
     )  # fmt: skip
     return Plan(backbone, work, make_plan(backbone, work, vram=vram, host=host), vram, host)
 

@@ -20,12 +20,13 @@ from memlayers.kernels.interface import Inverted, LogEntry
 from memlayers.utils.errors import InputError, WorkError
 
 NO_DENSE_GRADIENT = (
-    "an int8 pool is taught by memlayers.RowAdamW only, in one process, and has no dense gradient (torch's optimizers, "
-    "DDP, FSDP, clamps and penalties need one): take RowAdamW alone, or a bfloat16 pool"
+    "an int8 pool is taught by memlayers.RowAdamW only and has no dense gradient (torch's optimizers, FSDP, clamps and "
+    "penalties need one): take RowAdamW alone, or a bfloat16 pool"
 )
 NO_READ_LOG = (
-    "the value pool's gradient is dense (DDP and FSDP make it so, and a penalty on the pool, a clamp or a view of the "
-    "gradient), and RowAdamW needs its read log: take torch.optim.AdamW, or train in one process and without these"
+    "the value pool's gradient is dense (FSDP makes it so, DDP around anything but a PEFT model, a penalty on the "
+    "pool, a clamp or a view of the gradient), and RowAdamW needs its read log: take torch.optim.AdamW, or train "
+    "without these"
 )
 
 
@@ -64,7 +65,7 @@ class FactoredGradient(Tensor):
         dtype: where it is not that of `like`.
     """
 
-    pool: nn.Module
+    pool: Any  # a `ValuePool`
     _content: _Content
 
     @staticmethod
@@ -100,14 +101,14 @@ class FactoredGradient(Tensor):
 
     @property
     def entries(self) -> tuple[LogEntry, ...]:
-        """The log.
+        """The log, by process and then as it was made: the order of one process that does all of their work in turn.
 
         Raises:
             InputError: the gradient is dense.
         """
         if self.is_dense:
             raise InputError(NO_READ_LOG)
-        return self._content.entries
+        return tuple(sorted(self._content.entries, key=lambda entry: entry.process))
 
     @property
     def factor(self) -> float:
@@ -117,7 +118,12 @@ class FactoredGradient(Tensor):
     def inverted(self) -> Inverted:
         """Which tokens read each slot; worked out once."""
         if self._content.inverted is None:
-            self._content.inverted = kernels_for(self.device).invert(self.entries)
+            entries, kernels = self.entries, kernels_for(self.device)
+            if self.pool.columns is None:
+                self._content.inverted = kernels.invert(entries)
+            else:  # no token is left out: others' columns may have what these have not
+                alive = [each._replace(gradient=each.gradient.new_ones(len(each.indices), 1)) for each in entries]
+                self._content.inverted = kernels.invert(alive)._replace(prepared=None)
         return self._content.inverted
 
     def norm_squared(self) -> Tensor:
@@ -127,14 +133,17 @@ class FactoredGradient(Tensor):
             norm: Tensor = torch.linalg.vector_norm(dense, dtype=torch.float64).square()
         else:
             norm = kernels_for(self.device).square_norm(self.entries, self.inverted()) * self.factor**2
-        return norm
+        return norm if self.pool.columns is None else self.pool.columns.total(norm)
 
     def is_finite(self) -> Tensor:
         """Whether nothing in the log, or in the dense gradient, is infinite or NaN: a bool scalar."""
         if self._content.dense is not None:
-            return torch.isfinite(self._content.dense).all()
-        finite = [torch.isfinite(part).all() for entry in self.entries for part in (entry.gradient, entry.weights)]
-        return torch.stack(finite).all() if finite else torch.ones((), dtype=torch.bool, device=self.device)
+            parts = [self._content.dense]
+        else:
+            parts = [part for entry in self.entries for part in (entry.gradient, entry.weights)]
+        found = [torch.isfinite(part).all() for part in parts]
+        finite = torch.stack(found).all() if found else torch.ones((), dtype=torch.bool, device=self.device)
+        return finite if self.pool.columns is None else self.pool.columns.total((~finite).long()) == 0
 
     @torch.no_grad()
     def to_dense(self, dtype: torch.dtype | None = None, **_: Any) -> Tensor:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from memlayers.kernels import kernels_for
 from memlayers.kernels.interface import AdamW, Inverted, LogEntry, RowState, Table
-from memlayers.kernels.storage import write_rows
 from memlayers.pool.factored_gradient import FactoredGradient
 from memlayers.pool.row_state import TouchedRows
 from memlayers.pool.value_pool import ValuePool
@@ -109,8 +108,8 @@ def step_on_host(
 
     with ThreadPoolExecutor(threads) as workers:  # rows are independent, and the kernels let go of the GIL
         staged(
-            len(inverted.rows), pool.dim, inverted.rows.device,
+            len(inverted.rows), pool.width, inverted.rows.device,
             fetch=lambda picked: kernels.row_gradients(gradient.entries, inverted, picked),
             update=update,
-            store=lambda picked, values: write_rows(pool.table, inverted.rows[picked], values),
+            store=lambda picked, values: pool.write(inverted.rows[picked], values),
         )  # fmt: skip

@@ -15,12 +15,13 @@ from torch.optim import Optimizer
 from torch.optim.adamw import adamw as functional_adamw
 
 from memlayers.kernels import kernels_for
-from memlayers.kernels.interface import AdamW, Schedule
+from memlayers.kernels.interface import STATE_BLOCK, AdamW, Inverted, RowState, Schedule, Table
+from memlayers.pool.columns import Columns
 from memlayers.pool.factored_gradient import NO_READ_LOG, FactoredGradient
 from memlayers.pool.offload import step_on_host
 from memlayers.pool.row_state import RowFormat, TouchedRows
 from memlayers.pool.sharding import is_sharded
-from memlayers.pool.value_pool import ValuePool, is_value_pool
+from memlayers.pool.value_pool import ValuePool, columns_of, is_value_pool
 from memlayers.utils.errors import InputError
 
 ParameterGroups: TypeAlias = Iterable[dict[str, Any]]
@@ -166,6 +167,7 @@ class RowAdamW(Optimizer):
         state, pool = self.state[parameter], gradient.pool
         assert isinstance(pool, ValuePool)
         if not state:
+            _check_columns(pool, self, group["weight_decay"] != 0)
             state.update(self._fresh_state(pool))
         if "pool" not in state:
             self._attach(parameter, pool, state)
@@ -196,7 +198,12 @@ class RowAdamW(Optimizer):
         noise = _noise_key(int(state["step"])) if self.rounding == "stochastic" else None
         for chunk, picked, at in touched.by_chunk(places):
             part = adamw._replace(step_size=adamw.step_size[picked], root=adamw.root[picked])
-            kernels.adamw_rows(pool.table, chunk, at, gradient.entries, inverted, picked, part, gradient.factor, noise)
+            table, state, moved = pool.table, chunk, inverted
+            if pool.units_are_shared:
+                table, state, moved = *_master_alone(chunk), _moved_to(inverted, picked, at)
+            kernels.adamw_rows(table, state, at, gradient.entries, moved, picked, part, gradient.factor, noise)
+            if pool.units_are_shared:
+                pool.write(inverted.rows[picked], table.values[at])
 
     def _fresh_state(self, pool: ValuePool) -> dict[str, Any]:
         state: dict[str, Any] = {
@@ -215,7 +222,9 @@ class RowAdamW(Optimizer):
         host = self.state_device == "host"
         coarse = is_int8 or (parameter.dtype != exact and self.rounding == "master")
         device = torch.device("cpu") if host else parameter.device
-        return RowFormat(slots, width, exact, self.state_bits, master=coarse or host, device=device)
+        columns = columns_of(parameter)
+        held = width if columns is None else columns.width
+        return RowFormat(slots, held, exact, self.state_bits, coarse or host, device, chunk_width=width)
 
     # -- rows moved late (dense semantics) --------------------------------------------------------------------------
 
@@ -270,12 +279,19 @@ class RowAdamW(Optimizer):
         for chunk, picked, at in touched.by_chunk(places[had]):
             those = had[picked]
             moving_until = touched.steps[places[those]] + (horizon - first)
-            kernels.drift_rows(pool.table, chunk, at, rows[those], since[those] - first, moving_until, schedule, None)
+            table, state, drifting = pool.table, chunk, rows[those]
+            if pool.units_are_shared:
+                (table, state), drifting = _master_alone(chunk), at
+            kernels.drift_rows(table, state, at, drifting, since[those] - first, moving_until, schedule, None)
+            if pool.units_are_shared:
+                pool.write(rows[those], table.values[at])
 
     # -- saving and loading -----------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """The state in torch's form; a pool's is flat tensors, cut to the rows touched.
+
+        Of a pool that is split by columns they are distributed tensors.
 
         Dense semantics brings all rows up to date first, so that pool and state belong to one step, whichever is saved
         first.
@@ -285,13 +301,15 @@ class RowAdamW(Optimizer):
         for index, state in packed["state"].items():
             if "touched" in state:
                 flat = {"step": state["step"], **state["touched"].tensors()}
+                if (pool := state["pool"]()) is not None and pool.columns is not None:
+                    flat = {name: pool.columns.dtensor(v) if v.dim() == 2 else v for name, v in flat.items()}
                 if self.semantics == "dense":
                     flat["schedule"] = torch.tensor(state["schedule"], dtype=torch.float64)
                 packed["state"][index] = flat
         return packed
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores a state, bit for bit, wherever its tensors lie now.
+        """Restores a state, bit for bit, wherever its tensors lie now; whole, or distributed over the same processes.
 
         torch's own would cast the state to each parameter's dtype and device.
 
@@ -317,7 +335,11 @@ class RowAdamW(Optimizer):
                 self.state[parameter] = {"step": step, **moments}
 
     def _loaded(self, parameter: Tensor, entries: dict[str, Tensor]) -> dict[str, Any]:
-        width = entries["exp_avg.0"].shape[1] if "exp_avg.0" in entries else parameter.shape[-1]
+        columns = columns_of(parameter)
+        if columns is not None:
+            width = columns.dim
+        else:
+            width = entries["exp_avg.0"].shape[1] if "exp_avg.0" in entries else parameter.shape[-1]
         format = self._format_for(parameter, parameter.shape[0], width)
         expected = format.empty_chunk(0)
         for name, value in expected._asdict().items():
@@ -330,7 +352,7 @@ class RowAdamW(Optimizer):
         if ("schedule" in entries) != (self.semantics == "dense"):
             raise InputError(f"the optimizer's state was not saved with semantics={self.semantics!r}")
         touched = TouchedRows(format)
-        touched.load(entries)
+        touched.load({name: _own_columns(columns, name, value, expected) for name, value in entries.items()})
         loaded: dict[str, Any] = {"touched": touched}
         if self.semantics == "dense":
             loaded["schedule"] = entries["schedule"].tolist()
@@ -338,6 +360,16 @@ class RowAdamW(Optimizer):
             now = len(loaded["schedule"])
             loaded["caught_up"] = torch.full((format.slots,), now, dtype=torch.int64, device=parameter.device)
         return loaded
+
+
+def _own_columns(columns: Columns | None, name: str, value: Tensor, like: RowState) -> Tensor:
+    """What a process keeps of a tensor of a saved state: its columns, of all or of what it saved itself."""
+    kept = getattr(like, name.partition(".")[0], None)
+    if kept is None or value.dim() < 2:
+        return value
+    if is_sharded(value):
+        return value.to_local()  # type: ignore[attr-defined, no-any-return]
+    return value[:, : kept.shape[1]] if columns is None else columns.cut(value, kept.shape[1])
 
 
 def _check_gradient(parameter: Tensor, has_rows: bool) -> None:
@@ -352,6 +384,37 @@ def _check_gradient(parameter: Tensor, has_rows: bool) -> None:
 def _noise_key(step: int) -> int:
     """A key of stochastic rounding; keys of successive steps differ in all their bits."""
     return (step * 0x9E3779B9) & 0xFFFFFFFF
+
+
+def _master_alone(chunk: RowState) -> tuple[Table, RowState]:
+    """Master and moments of a chunk, the master as a table of its own.
+
+    An int8 row whose unit several processes share is rounded later, when the largest of all its columns is known.
+    """
+    assert chunk.master is not None
+    return Table(chunk.master), chunk._replace(master=None)
+
+
+def _moved_to(inverted: Inverted, picked: Tensor, rows: Tensor) -> Inverted:
+    """The same log for a table in which the picked rows lie elsewhere."""
+    there = inverted.rows.clone()
+    there[picked] = rows
+    return inverted._replace(rows=there)
+
+
+def _check_columns(pool: ValuePool, options: RowAdamW, decays: bool) -> None:
+    """Refuses what would not be the same bits on a pool whose columns several processes hold."""
+    columns = pool.columns
+    if columns is None:
+        return
+    if options.rounding == "stochastic":
+        raise InputError("a pool split by columns is not rounded stochastically: take rounding='master'")
+    if options.state_bits == 8 and columns.unit % STATE_BLOCK:
+        raise InputError(
+            f"8-bit state is scaled by blocks of {STATE_BLOCK}: split the pool by them, Columns(unit={STATE_BLOCK})"
+        )
+    if pool.units_are_shared and decays:
+        raise InputError("weight decay is not for an int8 pool split by columns: take 0, or a bfloat16 pool")
 
 
 def _numbers(group: dict[str, Any], steps: Tensor) -> AdamW:

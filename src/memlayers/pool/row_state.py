@@ -28,6 +28,8 @@ class RowFormat:
         bits: 32 (`dtype` as it is) or 8 (block-quantised moments).
         master: keep a copy of the touched rows in `dtype`.
         device: where all of it lies.
+        chunk_width: d, where `width` is what a process holds of it: chunks then have the same rows however many
+            processes there are.
     """
 
     slots: int
@@ -36,11 +38,12 @@ class RowFormat:
     bits: int
     master: bool
     device: torch.device
+    chunk_width: int | None = None
 
     @property
     def chunk_rows(self) -> int:
         """Rows of a chunk: a power of two."""
-        return int(min(1 << (CHUNK_BYTES // (4 * self.width)).bit_length() - 1, self.slots)) or 1
+        return int(min(1 << (CHUNK_BYTES // (4 * (self.chunk_width or self.width))).bit_length() - 1, self.slots)) or 1
 
     def empty_chunk(self, rows: int) -> RowState:
         """Zero moments; the master is filled in when a row gets its place."""

@@ -59,7 +59,7 @@ def _left_out(pool: nn.Module) -> bool:
     """Whether FSDP2 shards a module around the pool, and the pool itself in none of its units.
 
     torch has no public list of its units; what is looked at here may be absent in another torch, which then tells no
-    pool that is left out (tests/tuner/test_distributed.py would tell).
+    pool that is left out (tests/test_distributed.py would tell).
     """
     try:
         units = list(_units())

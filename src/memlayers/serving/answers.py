@@ -10,11 +10,14 @@ memory's version is one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from threading import Event, Lock
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from memlayers.backbones import context_length
 from memlayers.data.answers import contains_answer
@@ -48,6 +51,8 @@ class Request:
         messages: of a conversation; None for a text that is to be gone on with.
         abstain: say that it was not taught what neither side is sure of.
         seed: of sampling; None for none.
+        sampling: held while tokens are drawn: all threads of a process draw from one generator of torch's.
+        left: set where the client has left, and nobody waits for the answer.
     """
 
     served: Served
@@ -56,6 +61,8 @@ class Request:
     messages: tuple[Message, ...] | None = None
     abstain: bool = False
     seed: int | None = None
+    sampling: Lock = field(default_factory=Lock)
+    left: Event = field(default_factory=Event)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +101,6 @@ def answer(request: Request, inputs: Mapping[str, Any], config: GenerationConfig
     """
     served, state = request.served, request.served.state
     version = state.version
-    if request.seed is not None:
-        torch.manual_seed(request.seed)
     if served.model is request.bare.model:
         return _by_backbone(
             request, inputs, config, streamer, Provenance("backbone", version, identical_to_backbone=True)
@@ -125,7 +130,9 @@ def _of_memory(request: Request, state: Snapshot, prompt: Tensor) -> MemoryAnswe
     if not any(each.subject for each in asked) and not _mentions(request, asked, prompt):
         return None
     try:
-        return ask_memory(served.model, served.tokenizer, messages, asked, linker=state.linker)
+        return ask_memory(
+            served.model, served.tokenizer, messages, asked, linker=state.linker, read=served.wordings
+        )  # fmt: skip
     except InputError:  # with names as the facts spell them a question may outgrow the context
         return None
 
@@ -153,7 +160,7 @@ def _gone_on(
     """A text that the model with its memory goes on with, as ``generate`` does."""
     served, recorder = request.served, OpenTokens(1)
     with holding(recorder=recorder):
-        tokens = _generated(served, inputs, config, streamer)
+        tokens = _generated(request, served, inputs, config, streamer)
     text = str(served.tokenizer.decode(tokens, skip_special_tokens=True))
     is_open = recorder.open(0)[: len(tokens)]
     found = tuple(open_tokens(served.tokenizer, tokens, is_open, text))
@@ -179,18 +186,35 @@ def _by_backbone(
     request: Request, inputs: Mapping[str, Any], config: GenerationConfig, streamer: Any, provenance: Provenance
 ) -> Given:
     """What the bare backbone generates."""
-    tokens = _generated(request.bare, inputs, config, streamer)
+    tokens = _generated(request, request.bare, inputs, config, streamer)
     text = "" if streamer is not None else str(request.bare.tokenizer.decode(tokens, skip_special_tokens=True))
     return Given(text, tokens, streamer is not None, provenance)
 
 
-def _generated(served: Served, inputs: Mapping[str, Any], config: GenerationConfig, streamer: Any) -> list[int]:
-    """The tokens that a model goes on with."""
-    sequences = served.model.generate(
-        **inputs, generation_config=config, streamer=streamer, tokenizer=served.tokenizer
-    )  # fmt: skip
+def _generated(
+    request: Request, served: Served, inputs: Mapping[str, Any], config: GenerationConfig, streamer: Any
+) -> list[int]:
+    """The tokens that a model goes on with, until the client leaves."""
+    ends = [_Left(request.left)] if streamer is None else []  # a streamer is told itself
+    with request.sampling if config.do_sample else nullcontext():
+        if request.seed is not None:
+            torch.manual_seed(request.seed)
+        sequences = served.model.generate(
+            **inputs, generation_config=config, streamer=streamer, tokenizer=served.tokenizer,
+            stopping_criteria=StoppingCriteriaList(ends),
+        )  # fmt: skip
     tokens: list[int] = sequences[0, inputs["input_ids"].shape[-1] :].tolist()
     return tokens
+
+
+class _Left(StoppingCriteria):
+    """Ends an answer that nobody waits for."""
+
+    def __init__(self, left: Event) -> None:
+        self._left = left
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Any:
+        return torch.full((len(input_ids),), self._left.is_set(), device=input_ids.device)
 
 
 def _said(request: Request, text: str, config: GenerationConfig, provenance: Provenance) -> Given:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, FastAPI, Query, Request
 from fastapi.responses import JSONResponse
 
-from memlayers.data.facts import Fact, folded
+from memlayers.data.facts import folded
 from memlayers.editing.journal import last_undoable
 from memlayers.editing.memory import Memory
 from memlayers.editing.report import EditReport
@@ -72,12 +72,12 @@ def list_facts(
         if after not in state.places:
             raise ApiError(400, f"'after': no stored fact has the id {after!r}", param="after", code="fact_not_found")
         start = state.places[after] + 1
-    words = q.casefold().split()
-    matching = [
-        place
-        for place, fact in enumerate(state.facts)
-        if (subject is None or folded(fact.subject) == folded(subject)) and _holds(fact, words)
-    ]
+    matching: Sequence[int] = range(len(state.facts))
+    for word in q.casefold().split():
+        matching = [place for place in matching if word in state.texts[place]]
+    if subject is not None:
+        name = folded(subject)
+        matching = [place for place in matching if folded(state.facts[place].subject) == name]
     page = [place for place in matching if place >= start][: limit + 1]
     listed = [state.facts[place] for place in page[:limit]]
     return JSONResponse(
@@ -243,11 +243,3 @@ async def _edit(
 ) -> JSONResponse:
     """Makes one edit, and answers once it is saved and published."""
     return JSONResponse(edited_json(await published(editable(request, memory_id), action)), status)
-
-
-def _holds(fact: Fact, words: list[str]) -> bool:
-    if not words:
-        return True
-    names = (fact.id, fact.subject, fact.relation, *fact.subject_aliases)
-    text = "\n".join((*names, *fact.questions, *fact.unseen_questions, *fact.answers)).casefold()
-    return all(word in text for word in words)

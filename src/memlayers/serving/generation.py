@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -51,11 +52,15 @@ class MemoryManager(ModelManager):
 
     Args:
         memories: what is served, by id; each memory's bare backbone under its id and ":bare".
+
+    Attributes:
+        memories: the same.
+        sampling: held while tokens are drawn, see `Request`.
     """
 
     def __init__(self, memories: Mapping[str, Served]) -> None:
         super().__init__(device="cpu", model_timeout=-1)  # its own are never loaded
-        self.memories = memories
+        self.memories, self.sampling = memories, threading.Lock()
         self._opened_at = int(time.time())
         self._indexes = {
             name: tuple(memory.index for memory in active_memories(each.model)) for name, each in memories.items()
@@ -221,7 +226,11 @@ class RequestManager(GenerateManager):
             _tell(loop, end, given)
 
         self._thread.submit(run)
-        given = await future
+        try:
+            given = await future
+        except asyncio.CancelledError:
+            self._request.left.set()
+            raise
         return given.text, int(inputs["input_ids"].shape[-1]), torch.tensor(given.tokens, dtype=torch.int64)
 
     def _answer(self, inputs: Mapping[str, Any], config: GenerationConfig, streamer: Any) -> Given:

@@ -76,12 +76,14 @@ class Guard:
                     return
                 self._enter()
                 counted = True
-            await self._app(scope, body, sent)
+                await self._answer(scope, body, sent)
+            else:
+                await self._app(scope, body, sent)
         except ApiError as error:
             await body.drop()
             await sent.refuse(scope, receive, error)
-        except asyncio.CancelledError:
-            raise
+        except asyncio.CancelledError:  # the server is closing, and has waited long enough
+            await sent.refuse(scope, receive, ApiError(503, "the server is closing", code="closing"))
         except Exception:
             _LOG.exception("a request failed", extra={"fields": {"request_id": request_id}})
             await sent.refuse(scope, receive, ApiError(500, INTERNAL))
@@ -90,6 +92,19 @@ class Guard:
                 self._active -= 1
                 self._metrics.active.dec()
             self._note(scope, sent, time.perf_counter() - began)
+
+    async def _answer(self, scope: Scope, body: _Body, sent: _Sent) -> None:
+        """Has a request answered, as long as its client is there."""
+        answering, leaving = (asyncio.ensure_future(each) for each in (self._app(scope, body, sent), body.left()))
+        try:
+            await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            leaving.cancel()
+            if not sent.whole:
+                answering.cancel()  # nothing where it is done
+        await asyncio.wait((answering,))
+        if not answering.cancelled():
+            answering.result()
 
     # -- what is refused ----------------------------------------------------------------------------------------------
 
@@ -182,6 +197,11 @@ class _Body:
         self._whole = {"type": "http.request", "body": b"".join(parts), "more_body": False}
         return True
 
+    async def left(self) -> None:
+        """Waits until the client has left; its body was read."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
     async def drop(self) -> None:
         """Reads what is left of the body and keeps none of it: who still sends would not read the answer."""
         until = time.monotonic() + _DROPPING_SECONDS
@@ -200,11 +220,11 @@ class _Body:
 
 
 class _Sent:
-    """What is sent, with headers of the guard's own; remembers the status."""
+    """What is sent, with headers of the guard's own; remembers the status, and whether it is all of it."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self.status, self.request_id = 0, ""
+        self.status, self.request_id, self.whole = 0, "", False
 
     async def __call__(self, message: MutableMapping[str, Any]) -> None:
         """Sends a part."""
@@ -218,6 +238,7 @@ class _Sent:
                 added[b"content-security-policy"] = _POLICY
             message["headers"] = [*headers, *((name, value) for name, value in added.items() if name not in names)]
         await self._send(message)
+        self.whole = message["type"] == "http.response.body" and not message.get("more_body", False)
 
     async def refuse(self, scope: Scope, receive: Receive, error: ApiError) -> None:
         """Tells what is wrong; in a stream that has begun, as its last event."""

@@ -80,7 +80,7 @@ class _Memlayers(BaseHandler):
         request = Request(
             served, manager.bare(model_id), manager.indexes(model_id),
             None if messages is None else conversation(messages),
-            bool(body.pop("abstain", self._serving.abstain)), body.pop("seed", None),
+            bool(body.pop("abstain", self._serving.abstain)), body.pop("seed", None), manager.sampling,
         )  # fmt: skip
         if messages is not None and request.messages is None:  # nothing is asked of the memory
             request = replace(request, served=request.bare)

@@ -13,10 +13,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.datastructures import FormData, UploadFile
 
+from memlayers.certificate.steps import Step
 from memlayers.serving.as_json import fact_json
 from memlayers.serving.error_objects import ApiError, error_object
 from memlayers.serving.facts_requests import editable, published, telling
-from memlayers.serving.imports import Progress, Read, Step, read_upload
+from memlayers.serving.imports import Progress, Read, read_upload
 from memlayers.serving.served import Served
 from memlayers.sources.reading import ReadOptions
 
@@ -27,11 +28,12 @@ _UNBUFFERED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 @router.post("/{memory_id}/import", response_model=None)
 async def import_file(request: Request, memory_id: str) -> JSONResponse | StreamingResponse:
-    """Learns a table or a facts file that is sent as a form's ``file``, and tells its progress as server-sent events.
+    """Learns a file that is sent as a form's ``file``: a table, a document or facts. Tells its progress as events.
 
     The form's other fields: ``subject``, the column that says what each row is about (the first one if not given);
-    ``columns``, those to read, with commas between; ``sheet`` of a workbook; ``encoding``; ``dry_run``, "true" to be
-    told what would be learned, as JSON. A client that goes away ends the import after the edit under way.
+    ``columns``, those to read, with commas between; ``sheet`` of a workbook; ``about``, whom a document is about whose
+    title does not say it; ``encoding``; ``dry_run``, "true" to be told what would be learned, as JSON. A client that
+    goes away ends the import after the edit under way.
     """
     served = editable(request, memory_id)
     async with request.form(max_files=1, max_fields=16) as form:
@@ -45,11 +47,13 @@ async def _read(served: Served, form: FormData) -> Read:
     file = form.get("file")
     if not isinstance(file, UploadFile) or not file.filename:
         raise ApiError(400, "no file; send one as the field 'file' of a form (multipart/form-data)", param="file")
-    texts = {name: str(form[name]).strip() for name in ("subject", "columns", "sheet", "encoding") if form.get(name)}
+    fields = ("subject", "columns", "sheet", "about", "encoding")
+    texts = {name: str(form[name]).strip() for name in fields if form.get(name)}
     columns = [each.strip() for each in texts.get("columns", "").split(",") if each.strip()]
     options = ReadOptions(
-        subject=texts.get("subject"), columns=columns or None, sheet=texts.get("sheet"), encoding=texts.get("encoding")
-    )
+        subject=texts.get("subject"), columns=columns or None, sheet=texts.get("sheet"), about=texts.get("about", ""),
+        encoding=texts.get("encoding"),
+    )  # fmt: skip
     name = PurePosixPath(file.filename.replace("\\", "/")).name
     if not name.isprintable() or name.startswith(".") or len(name.encode()) > 200:
         raise ApiError(400, "the file's name cannot be used; rename it", param="file")

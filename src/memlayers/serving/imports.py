@@ -1,4 +1,4 @@
-"""A table or a facts file that was sent to a memory being served: read, compared with what is stored, learned in parts.
+"""A file that was sent to a memory being served: read, compared with what is stored, learned in parts.
 
 As `memlayers learn` does: facts that are new are added, those with another answer updated, those that this file stated
 before and states no more forgotten. What was stored by hand or from other files is left alone. Each part is one edit,
@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from memlayers.certificate.difference import Difference, difference
-from memlayers.certificate.learn import MANY, REHEARSED, checked, others
+from memlayers.certificate.learn import checked, others
+from memlayers.certificate.steps import Step, steps
 from memlayers.data.facts import Fact, Source
-from memlayers.editing.memory import Memory
-from memlayers.editing.report import EditReport
 from memlayers.sources.claims import Extraction, LeftOut
+from memlayers.sources.documents import KINDS as DOCUMENTS
 from memlayers.sources.reading import ReadOptions, holds_facts, named, read_sources
 from memlayers.sources.table_readers import open_rows
 from memlayers.utils.errors import InputError
 
-ENDINGS: Final = (".csv", ".tsv", ".jsonl", ".json", ".xlsx", ".parquet")
+ENDINGS: Final = (".csv", ".tsv", ".jsonl", ".json", ".xlsx", ".parquet", *DOCUMENTS)
 """Of the files that are taken."""
 PART: Final = 16
 """Facts in one edit."""
@@ -36,7 +36,7 @@ class Read:
 
     Attributes:
         name: as it was sent.
-        subject: the column that names what each row is about; "" for a facts file.
+        subject: the column that names what each row of a table is about; "" for other files.
         columns: of a table.
         found: facts, passages, and what was left out.
         told: what the memory does not hold yet.
@@ -55,47 +55,7 @@ class Read:
 
     def steps(self) -> list[Step]:
         """The edits that tell the memory, in order."""
-        told = self.told
-        each: tuple[tuple[str, tuple[Fact, ...]], ...] = (
-            ("forget", told.forgotten), ("update", told.updated), ("add", told.added), ("sources", told.moved)
-        )  # fmt: skip
-        return [Step(kind, part) for kind, facts in each for part in _parts(facts)]
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One edit of an import.
-
-    Attributes:
-        kind: "forget", "update", "add" or "sources".
-        facts: at least one.
-    """
-
-    kind: str
-    facts: tuple[Fact, ...]
-
-    def run(self, memory: Memory) -> EditReport:
-        """Makes it. Raises as the memory's own edits."""
-        before = memory.edits
-        if len(self.facts) > MANY:
-            memory.edits = replace(before, rehearsed=max(before.rehearsed, REHEARSED))
-        try:
-            return _EDITS[self.kind](memory, self.facts)
-        finally:
-            memory.edits = before
-
-    def halves(self) -> list[Step]:
-        """Two of half as many facts, for one that was refused; none for one fact, which is then the one at fault."""
-        half = len(self.facts) // 2
-        return [Step(self.kind, self.facts[:half]), Step(self.kind, self.facts[half:])] if half else []
-
-
-_EDITS: Final[dict[str, Callable[[Memory, Sequence[Fact]], EditReport]]] = {
-    "forget": lambda memory, facts: memory.forget(ids=[fact.id for fact in facts]),
-    "update": lambda memory, facts: memory.update(facts),
-    "add": lambda memory, facts: memory.add(facts),
-    "sources": lambda memory, facts: memory.set_sources(facts),
-}
+        return steps(self.told, PART)
 
 
 @dataclass(slots=True)
@@ -124,7 +84,7 @@ def read_upload(path: Path, stored: Sequence[Fact], options: ReadOptions) -> Rea
     Args:
         path: where it lies, under its own name in a folder that no message and no fact names.
         stored: the memory's facts.
-        options: how it is read; without a subject's column, a table's first one is taken.
+        options: how it is read, a document by rules; without a subject's column, a table's first one is taken.
 
     Raises:
         InputError: it cannot be read, is of a kind that is not taken, or states no fact.
@@ -141,6 +101,8 @@ def _read(path: Path, stored: Sequence[Fact], options: ReadOptions) -> Read:
     columns: tuple[str, ...] = ()
     if holds_facts(path):
         options = ReadOptions()
+    elif path.suffix.lower() in DOCUMENTS:
+        options = ReadOptions(about=options.about, encoding=options.encoding)
     else:
         columns = tuple(open_rows(path, sheet=options.sheet, encoding=options.encoding).columns)
         options = replace(options, subject=columns[0] if options.subject is None else options.subject)
@@ -168,7 +130,3 @@ def _called(found: Extraction, path: Path) -> Extraction:
 
 def _without(path: Path, text: str) -> str:
     return text.replace(f"{path.parent}{os.sep}", "")
-
-
-def _parts(facts: Sequence[Fact]) -> Iterator[tuple[Fact, ...]]:
-    return (tuple(facts[start : start + PART]) for start in range(0, len(facts), PART))

@@ -38,6 +38,7 @@ def open_memories(
     backbone: str | Path | None = None,
     dtype: str = "auto",
     device: str | None = None,
+    pool: str = "device",
     edits: EditConfig | None = None,
     links: LinkConfig | None = None,
 ) -> dict[str, Served]:
@@ -48,6 +49,7 @@ def open_memories(
         backbone: another place of it, for all; None for the one that each was taught on.
         dtype: of the backbones; as in `load_backbone`.
         device: None chooses.
+        pool: where the value pools are; as in `load_memory`.
         edits: how edits write; None for the defaults.
         links: how names in questions are linked; None for the defaults.
 
@@ -69,7 +71,7 @@ def open_memories(
                 backbones[key] = _Backbone(*load_backbone(key, dtype, chosen), _new_thread())
             base = backbones[key]
             own = twin(base.model), copy.deepcopy(base.tokenizer)
-            memory = load_memory(folder, edits=edits, links=links, loaded=own, lazy=True)
+            memory = load_memory(folder, pool=pool, edits=edits, links=links, loaded=own, lazy=True)
             fixed = _hold(memory)
             served[id] = Served(id, reader_of(memory.model).eval(), base.tokenizer, base.thread, memory, fixed)
             served[id + BARE] = Served(id + BARE, base.model, base.tokenizer, base.thread)

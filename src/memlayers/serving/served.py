@@ -28,6 +28,7 @@ from memlayers.editing.journal import Record
 from memlayers.editing.memory import Memory
 from memlayers.editing.report import EditReport
 from memlayers.editing.rows import Kept
+from memlayers.inference.confidence import ReadWordings
 from memlayers.inference.folder import ADAPTER
 from memlayers.tuner.handle import MemoryHandle, memory_handle
 from memlayers.utils.errors import InputError
@@ -56,6 +57,7 @@ class Snapshot:
         linker: finds the stored subjects in a question; None where names are not linked.
         aliases: of each subject that has some.
         places: of each fact in `facts`, by its id.
+        texts: of each fact in `facts` all that a search looks at, without case.
     """
 
     version: int = 0
@@ -64,6 +66,7 @@ class Snapshot:
     linker: Linker | None = None
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     places: Mapping[str, int] = field(default_factory=dict)
+    texts: tuple[str, ...] = ()
 
     def fact(self, fact_id: str) -> Fact | None:
         """The stored fact of this id."""
@@ -103,6 +106,7 @@ class Served:
         tokenizer: the reader's.
         thread: see above.
         state: what it knows now.
+        wordings: that the backbone has read for it; on `thread` alone.
         fixed: why it cannot be edited, in one line; "" where it can.
     """
 
@@ -117,7 +121,7 @@ class Served:
     ) -> None:
         self.id, self.model, self.tokenizer, self.thread = id, model, tokenizer, thread
         self.folder: Path | None = None if memory is None else memory.folder
-        self.state, self.fixed = Snapshot(), fixed
+        self.state, self.wordings, self.fixed = Snapshot(), ReadWordings(), fixed
         self._memory, self._unpublished = memory, list[Tensor]()
         self._writer: ThreadPoolExecutor | None = None
         self._counting, self._waiting = threading.Lock(), 0
@@ -211,7 +215,13 @@ def _snapshot(memory: Memory) -> Snapshot:
         linker=memory.name_linker(),
         aliases=aliases_by_subject(facts),
         places={fact.id: place for place, fact in enumerate(facts)},
+        texts=tuple(map(_searched, facts)),
     )
+
+
+def _searched(fact: Fact) -> str:
+    names = (fact.id, fact.subject, fact.relation, *fact.subject_aliases)
+    return "\n".join((*names, *fact.questions, *fact.unseen_questions, *fact.answers)).casefold()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Collection, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,17 +57,20 @@ class Checkpoint:
         self.folder, self.identity = folder, json.loads(json.dumps(identity))
 
     def save(self, memory: MemoryHandle, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-        """Writes one, and removes the others."""
-        report = progress.report
+        """Writes one, and removes the others. Processes that split the pool all take part, and the first writes."""
+        report, columns = progress.report, memory.pool.columns
         name = f"step-{report.steps:08d}-{len(report.curve) + len(report.checks):04d}"
+        tensors = {
+            f"{index}.{key}": (value if columns is None else columns.together(value)).contiguous()
+            for index, values in optimizer.state_dict()["state"].items()
+            for key, value in values.items()
+            if isinstance(value, Tensor)
+        }
+        if columns is not None and columns.rank:
+            memory.save(self.folder)
+            return
         with atomic_directory(self.folder / name, replace=True) as folder:
             memory.save(folder)
-            tensors = {
-                f"{index}.{key}": value.contiguous()
-                for index, values in optimizer.state_dict()["state"].items()
-                for key, value in values.items()
-                if isinstance(value, Tensor)
-            }
             save_file(tensors, folder / OPTIMIZER_FILE)
             record = {
                 "identity": self.identity,
@@ -97,7 +100,8 @@ class Checkpoint:
             for file, digest in record["digests"].items():
                 if file_digest(folder / file) != digest:
                     raise ValueError(f"{file} is not as it was written")
-            adapter = load_file(folder / WEIGHTS_FILE, device=str(memory.device))
+            split = memory.pool.columns is not None  # then only some of it is for this device
+            adapter = load_file(folder / WEIGHTS_FILE, device="cpu" if split else str(memory.device))
             tensors = load_file(folder / OPTIMIZER_FILE, device="cpu")
             identity = record["identity"]
             checked = None if record["checked"] is None else Checked(**record["checked"])
@@ -124,9 +128,22 @@ class Checkpoint:
         return sorted(path for path in self.folder.glob("step-????????-????") if path.is_dir())
 
 
-def run_identity(config: TeachConfig, facts: Sequence[Fact], gate_facts: Sequence[Fact]) -> dict[str, Any]:
-    """What a checkpoint must agree with: the configuration and the facts."""
-    return {"config": asdict(config), "facts": facts_digest(facts), "gate_facts": facts_digest(gate_facts)}
+def run_identity(config: TeachConfig, facts: Sequence[Fact], gate_facts: Sequence[Fact], passes: int) -> dict[str, Any]:
+    """What a checkpoint must agree with, and each process with the others: configuration, facts, passes of a step.
+
+    How many processes share the passes, or split the pool, is no part of it: the bits are the same.
+    """
+    schedule, machine = replace(config.schedule, accumulation=passes), replace(config.machine, shard_pool="none")
+    alike = replace(config, schedule=schedule, machine=machine)
+    return {"config": asdict(alike), "facts": facts_digest(facts), "gate_facts": facts_digest(gate_facts)}
+
+
+def flat_names(values: dict[str, Any], within: str = "") -> dict[str, Any]:
+    """Nested values by dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= flat_names(value, f"{within}{name}.") if isinstance(value, dict) else {f"{within}{name}": value}
+    return found
 
 
 def facts_digest(facts: Sequence[Fact]) -> str:

@@ -14,6 +14,7 @@ from memlayers.data.facts import Fact
 from memlayers.inference.generation import answer_limit, answer_questions
 from memlayers.inference.record import NotHeld
 from memlayers.inference.scoring import answer_confidences
+from memlayers.utils.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -75,7 +76,12 @@ class Checked:
 
 
 def check_wordings(
-    model: Any, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Sequence[Encoded]], progress: Any = None
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Sequence[Encoded]],
+    progress: Any = None,
+    *,
+    ranks: Ranks = ALONE,
 ) -> Checked:
     """Asks every fact in every taught wording, by one forward pass each.
 
@@ -84,9 +90,10 @@ def check_wordings(
         tokenizer: the backbone's.
         examples: per fact its wordings with the answer.
         progress: called with the number of wordings asked after each batch.
+        ranks: the processes that share the work.
     """
     everything = [example for wordings in examples for example in wordings]
-    found = iter(answer_confidences(model, tokenizer, everything, progress=progress))
+    found = iter(answer_confidences(model, tokenizer, everything, progress=progress, ranks=ranks))
     each = [[next(found) for _ in wordings] for wordings in examples]
     return Checked([[right for right, _ in fact] for fact in each], [[sure for _, sure in fact] for fact in each])
 
@@ -148,6 +155,8 @@ def generated_check(
     wrong: Mapping[int, Sequence[int]],
     settings: ScheduleConfig,
     seed: int,
+    *,
+    ranks: Ranks = ALONE,
 ) -> tuple[float, list[NotHeld]]:
     """The final check, in free generation: of a sample of the facts, and of what is not held.
 
@@ -158,6 +167,7 @@ def generated_check(
         wrong: what a check by forward passes found.
         settings: how many facts are asked.
         seed: of the sample.
+        ranks: the processes that share the work.
 
     Returns:
         Recall: the share of the sample's taught wordings that is answered rightly, 0 to 1. And the facts that are not
@@ -173,8 +183,9 @@ def generated_check(
     doubted = [(i, j) for i, wordings in wrong.items() for j in wordings]
     put = list(dict.fromkeys([*asked, *doubted]))
     given = answer_questions(
-        model, tokenizer, [facts[i].questions[j] for i, j in put], max_new_tokens=answer_limit(model, tokenizer, facts)
-    )
+        model, tokenizer, [facts[i].questions[j] for i, j in put], ranks=ranks,
+        max_new_tokens=answer_limit(model, tokenizer, facts),
+    )  # fmt: skip
     right = [exact_match(answer, facts[i].answers) for answer, (i, _) in zip(given, put, strict=True)]
     lost: dict[int, dict[int, str]] = {}
     for (i, j), answer, held in zip(put, given, right, strict=True):

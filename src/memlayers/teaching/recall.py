@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from memlayers.config.sections import ScheduleConfig
 from memlayers.data.encoding import Encoded
 from memlayers.inference.scoring import answered
+from memlayers.utils.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,6 +25,8 @@ def measured_recall(
     examples: Sequence[Sequence[Encoded]],
     settings: ScheduleConfig,
     rng: random.Random,
+    *,
+    ranks: Ranks = ALONE,
 ) -> tuple[float, int]:
     """Share of taught wordings whose answer greedy decoding would write, 0 to 1, and how many tokens were read.
 
@@ -35,6 +38,7 @@ def measured_recall(
         examples: per fact its wordings with the answer.
         settings: how many are asked, and what counts as full.
         rng: draws facts and wordings.
+        ranks: the processes that share the work.
     """
     drawn = rng.sample(range(len(examples)), len(examples))
     each = max(1, settings.recall_sample // len(drawn))  # a few facts are asked in several wordings
@@ -44,7 +48,7 @@ def measured_recall(
             break
         chosen = [example for i in facts for example in rng.sample(list(examples[i]), min(each, len(examples[i])))]
         if chosen:
-            right += int(answered(model, tokenizer, chosen).sum())
+            right += int(answered(model, tokenizer, chosen, ranks=ranks).sum())
             asked += len(chosen)
             tokens += sum(len(example.input_ids) for example in chosen)
     return right / asked, tokens

@@ -14,6 +14,7 @@ from memlayers.inference.folder import FACTS_FILE
 from memlayers.teaching.folders import check_folders, work_folder
 from memlayers.teaching.teacher import Teacher, Watch
 from memlayers.utils.errors import InputError
+from memlayers.utils.ranks import join_ranks
 
 
 def teach_facts(
@@ -34,6 +35,9 @@ def teach_facts(
     further; what is not held even then, the report names (`TeachReport.not_held`). Unfinished work lives in
     ``OUT.teaching`` beside `out`; `out` itself appears in one piece at the end.
 
+    Several processes that ``torchrun`` or ``accelerate launch`` started teach one memory together: each calls this
+    function, with the same arguments, and the first one writes (docs/scale.md).
+
     Args:
         facts: at least one.
         out: folder of the adapter.
@@ -42,30 +46,37 @@ def teach_facts(
         replace: an existing `out` may be replaced.
         gate_facts: those of the facts that the gate's network and the thresholds are made from; None for all. All are
             taught, and indexed by their subjects: how a gate does on kinds of facts that it never saw.
-        watch: measures more for the curve after each epoch.
+        watch: measures more for the curve after each epoch; called in the first process.
         quiet: no progress bars.
 
     Returns:
         The memory, ready to be asked and edited; `Memory.teaching` is the record of what was done.
 
     Raises:
-        InputError: no facts, a question longer than the context, a folder in the way, another run's checkpoint.
-        WorkError: the loss is not finite for many steps in a row.
+        InputError: no facts, a question longer than the context, a folder in the way, another run's checkpoint;
+            processes that were given different facts or settings.
+        WorkError: the loss is not finite for many steps in a row; a process of the job is gone.
     """
-    if not facts:
-        raise InputError("no facts to teach: give at least one")
-    check_folders(out, resume=resume, replace=replace)
-    work = work_folder(out)
-    teacher = Teacher(facts, config or TeachConfig(), work, gate_facts=gate_facts, watch=watch, quiet=quiet)
-    teacher.setup()
-    if teacher.config.data.keep_facts:
-        facts_text(Path(out) / FACTS_FILE, facts)  # what could not be read back is told before the work
-    if not teacher.restore():
-        teacher.calibrate()
-        teacher.build_gate()
-    teacher.teach()
-    teacher.hold()
-    teacher.settle()
-    teacher.save(out, replace=replace)
-    shutil.rmtree(work, ignore_errors=True)
-    return Memory(teacher.model, teacher.tokenizer, out)
+    config = config or TeachConfig()
+    ranks = join_ranks(config.machine.device)
+    with ranks.ending_together(f"; --resume goes on from what is saved in {work_folder(out)}"):
+        if not facts:
+            raise InputError("no facts to teach: give at least one")
+        if ranks.first:
+            check_folders(out, resume=resume, replace=replace)
+        work = work_folder(out)
+        teacher = Teacher(facts, config, work, gate_facts=gate_facts, watch=watch, quiet=quiet, ranks=ranks)
+        teacher.setup()
+        if config.data.keep_facts:
+            facts_text(Path(out) / FACTS_FILE, facts)  # what could not be read back is told before the work
+        if not teacher.restore():
+            teacher.calibrate()
+            teacher.build_gate()
+        teacher.teach()
+        teacher.hold()
+        teacher.settle()
+        teacher.save(out, replace=replace)
+        if ranks.first:
+            shutil.rmtree(work, ignore_errors=True)
+        ranks.meet()
+        return Memory(teacher.model, teacher.tokenizer, out)

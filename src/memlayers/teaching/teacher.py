@@ -4,8 +4,8 @@ A loop of our own, thin, on accelerate rather than on transformers.Trainer, beca
 itself: it stops when recall is full, and teaches further what is not held; its order of facts and wordings is a
 function of (seed, epoch) and of what was answered wrongly, so that a run killed at any moment ends in the same bits;
 and its checkpoints are safetensors, written aside and renamed, where Trainer's are pickles written in place
-(docs/LOG.md). A memory is a PEFT method all the same: Trainer and plain loops train it too
-(tests/tuner/test_trainer.py).
+(docs/LOG.md). Several processes of one job share each step (teaching/shared_step.py). A memory is a PEFT method all the
+same: Trainer and plain loops train it too (tests/tuner/test_trainer.py).
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import dataclasses
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,10 +35,11 @@ from memlayers.inference.folder import ADAPTER
 from memlayers.inference.record import CurvePoint, Teaching, TeachReport
 from memlayers.inference.scoring import answer_logits
 from memlayers.inference.shared_prefix import SharedPrefix, shared_prefix
+from memlayers.kernels.interface import STATE_BLOCK
 from memlayers.linking.mention_forms import SubjectForms, subject_forms
 from memlayers.pool.optimizers import has_finite_gradient
 from memlayers.teaching.calibrate import calibrate
-from memlayers.teaching.checkpoint import Checkpoint, Progress, run_identity
+from memlayers.teaching.checkpoint import Checkpoint, Progress, flat_names, run_identity
 from memlayers.teaching.held import (
     SURE,
     Checked,
@@ -53,12 +55,14 @@ from memlayers.teaching.recall import measured_recall
 from memlayers.teaching.records import write_records
 from memlayers.teaching.schedule import Schedule
 from memlayers.teaching.setup import memory_config, mixed_examples, optimizer_for
+from memlayers.teaching.shared_step import Passes, read_nothing, share_gradients, share_passes, take_gradients
 from memlayers.teaching.stages import Stages
-from memlayers.tuner.handle import MemoryHandle, memory_auxiliary_loss, memory_handle
+from memlayers.tuner.handle import MemoryHandle, memory_auxiliary_loss, memory_handle, splitting_pools
 from memlayers.utils.environment import environment
 from memlayers.utils.errors import InputError, WorkError
 from memlayers.utils.files import atomic_directory
 from memlayers.utils.progress import progress_bar
+from memlayers.utils.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -92,6 +96,7 @@ class Teacher:
         gate_facts: as in `teach_facts`.
         watch: as in `teach_facts`.
         quiet: no progress bars.
+        ranks: the processes that teach together; every one of them goes through all stages.
 
     Attributes:
         model: the PEFT model. It, and the next three, are there from `setup` on.
@@ -116,8 +121,15 @@ class Teacher:
         gate_facts: Sequence[Fact] | None = None,
         watch: Watch | None = None,
         quiet: bool = False,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.facts, self.config, self.watch, self.quiet = facts, config, watch, quiet
+        self.facts, self.config, self.watch, self.ranks = facts, config, watch, ranks
+        self.quiet = quiet or not ranks.first
+        self._split = config.machine.shard_pool == "columns" and ranks.size > 1
+        self.passes = max(config.schedule.accumulation, ranks.size)  # that a step is split into
+        if self._split:  # as many for each: they read the pool together
+            self.passes = -(-self.passes // ranks.size) * ranks.size
+        self._askers = ALONE if self._split else ranks  # to whom what is asked is dealt
         shown = {fact.id for fact in (facts if gate_facts is None else gate_facts)}
         self.gate_facts = [i for i, fact in enumerate(facts) if fact.id in shown]
         if not self.gate_facts:
@@ -125,9 +137,8 @@ class Teacher:
         self.report = TeachReport()
         self._stages = Stages()
         self._prefix: SharedPrefix | None = None
-        self._checkpoint = (
-            None if work is None else Checkpoint(work, run_identity(config, facts, [facts[i] for i in self.gate_facts]))
-        )
+        self._identity = run_identity(config, facts, [facts[i] for i in self.gate_facts], self.passes)
+        self._checkpoint = None if work is None else Checkpoint(work, self._identity)
         self._saved_at = self._began = time.perf_counter()
         self._saved: tuple[int, int, int] | None = None  # steps, epochs and checks of the last checkpoint
         self._epoch_loss, self._epoch_tokens = 0.0, 0  # of the epoch under way: nats, and the tokens they are of
@@ -143,7 +154,8 @@ class Teacher:
         """Loads the backbone, puts an empty memory into it, and lays out the order of work.
 
         Raises:
-            InputError: a question is longer than the backbone's context, a file or a backbone cannot be read.
+            InputError: a question is longer than the backbone's context, a file or a backbone cannot be read; or the
+                processes are to teach different things.
         """
         from accelerate import Accelerator
         from accelerate.utils import set_seed
@@ -151,7 +163,9 @@ class Teacher:
 
         config = self.config
         self._began = time.perf_counter()
-        self.device = device_named(config.machine.device) if config.machine.device else Accelerator().device
+        of_facts = {name: value for name, value in self._identity.items() if name != "config"}
+        self.ranks.agree({**of_facts, **flat_names(self._identity["config"])}, "teach the same")
+        self.device = self._chosen_device()
         # No mixed precision of accelerate's: a frozen backbone is simply loaded in the dtype it shall run in.
         self._accelerator = Accelerator(mixed_precision="no", cpu=self.device.type == "cpu")
         set_seed(config.seed)
@@ -170,16 +184,44 @@ class Teacher:
         if config.gated and config.gate.subjects:
             contexts = [[example.input_ids for example in examples] for examples in self._encoded]
             self._subjects = subject_forms(self.tokenizer, self.facts, contexts, config.gate.mentions)
-        with quiet_wrapping():
+        with quiet_wrapping(), self._splitting():
             self.model = get_peft_model(backbone, memory_config(config, subjects=self._subjects is not None))
         self.memory = memory_handle(self.model, ADAPTER)
         self.optimizer = optimizer_for(self.model, config)
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
+        pool = self.memory.pool.parameter
+        self._beside = [p for group in self.optimizer.param_groups for p in group["params"] if p is not pool]
         self.schedule = Schedule(
             self._encoded, mixed, config.exposures, config.schedule.batch_size, config.schedule.pack, config.seed,
             self._respelled if config.schedule.respelled and self._subjects is not None else None,
         )  # fmt: skip
         self._saved_at = time.perf_counter()
+
+    @contextmanager
+    def _splitting(self) -> Iterator[None]:
+        """Where processes share the pool by columns, a context in which it is built so."""
+        if not self._split:
+            yield
+            return
+        from torch.distributed.device_mesh import init_device_mesh
+
+        if self.config.optimizer.rounding == "stochastic":
+            raise InputError("--half-rounding stochastic is not for --shard-pool columns: take master")
+        mesh = init_device_mesh(self.device.type, (self.ranks.size,))
+        unit = STATE_BLOCK if self.config.optimizer.bits == 8 else 1
+        with splitting_pools(mesh, unit=unit, average=False):
+            yield
+
+    def _chosen_device(self) -> torch.device:
+        """The device that is asked for; of several processes each has its own of several."""
+        from accelerate import Accelerator
+
+        named = self.config.machine.device
+        if named is None or (self.ranks.size > 1 and named == "cuda"):
+            return torch.device(Accelerator().device)
+        if self.ranks.size > 1 and ":" in named:
+            raise InputError(f"device {named}: {self.ranks.size} processes cannot share it; give cuda or cpu")
+        return device_named(named)
 
     def restore(self) -> bool:
         """Continues from the newest checkpoint; False where there is none.
@@ -188,6 +230,7 @@ class Teacher:
             InputError: it is damaged, or of a run with other settings or other facts.
         """
         found = self._checkpoint.restore(self.memory, self.optimizer) if self._checkpoint else None
+        self.ranks.agree({"checkpoint": None if found is None else found.report.steps}, "go on from the same place")
         if found is None:
             return False
         self.report, self._epoch_loss, self._epoch_tokens, self._checked, shown = found
@@ -238,8 +281,12 @@ class Teacher:
         Raises:
             WorkError: it opens for none of the facts.
         """
-        if not self.config.gated:
-            return
+        if self.config.gated:
+            self._make_gate()
+        # All have worked out the same; on machines of different kinds the last bits could differ.
+        self.ranks.broadcast(self.memory.tensors_beside_values())
+
+    def _make_gate(self) -> None:
         assert self._features is not None
         contexts, (facts, general) = self._contexts(range(len(self.facts))), self._features
         if len(self.gate_facts) < len(self.facts):
@@ -295,8 +342,9 @@ class Teacher:
         self._checkpoint_when_due(False)
         with self._stages.stage("final check"):
             report.recall, report.not_held = generated_check(
-                self.model, self.tokenizer, self.facts, checked.wrong, self.config.schedule, self.config.seed
-            )
+                self.model, self.tokenizer, self.facts, checked.wrong, self.config.schedule, self.config.seed,
+                ranks=self._askers,
+            )  # fmt: skip
         report.seconds += time.perf_counter() - self._began
 
     def settle(self) -> None:
@@ -312,22 +360,32 @@ class Teacher:
             self.report.thresholds = settle_confidence(
                 self.memory, self.tokenizer, [self.facts[i] for i in self.gate_facts], self.config.gate,
                 sure=[sure for i in self.gate_facts for sure in checked.held_confidences(i, shown[i])],
-                seed=self.config.seed, quiet=self.quiet,
+                seed=self.config.seed, quiet=self.quiet, ranks=self._askers,
             )  # fmt: skip
         self.report.seconds += time.perf_counter() - began
 
     def save(self, out: str | Path, *, replace: bool = False) -> None:
         """Writes the adapter's folder, in one piece: weights, configuration, tokenizer, record, model card, facts.
 
+        Of several processes the first one writes it, and the others wait until it is there.
+
         Args:
             out: the folder.
             replace: an existing one may be replaced.
         """
+        if self.ranks.first:
+            self._write(out, replace=replace)
+        elif self._split:
+            self.memory.save(out)  # takes part
+        self.ranks.meet()
+
+    def _write(self, out: str | Path, *, replace: bool) -> None:
         with progress_bar("Saving", quiet=self.quiet), atomic_directory(out, replace=replace) as folder:
             self.memory.save(folder)
             self.tokenizer.save_pretrained(str(folder))
             self.report.stages = self._stages.found
-            teaching = Teaching(len(self.facts), self.config, environment(str(self.device)), self.report)
+            where = {**environment(str(self.device)), "processes": self.ranks.size}
+            teaching = Teaching(len(self.facts), self.config, where, self.report)
             write_records(folder, Path(out), teaching, self.facts, self.memory.config)
 
     # -- what is not held ---------------------------------------------------------------------------------------------
@@ -339,7 +397,9 @@ class Teacher:
                 self._stages.stage("check", sum(self._tokens(examples) for examples in self._asked)),
                 progress_bar("Checking every wording", sum(map(len, self._asked)), quiet=self.quiet) as advance,
             ):
-                self._checked = check_wordings(self.model, self.tokenizer, self._asked, progress=advance)
+                self._checked = check_wordings(
+                    self.model, self.tokenizer, self._asked, progress=advance, ranks=self._askers
+                )
             self.report.checks.append(len(self._checked.wrong))
         return self._checked
 
@@ -401,24 +461,35 @@ class Teacher:
         for layer in self.memory.layers:
             layer.training = True  # its own flag (for the load-balance loss), not its MLP block's dropout
         counted = sum(label != IGNORED_LABEL for example in batch for label in example.labels[1:])
-        finite, total_loss, self._step_sure = True, 0.0, []
-        size = -(-len(batch) // self.config.schedule.accumulation)
-        for start in range(0, len(batch), size):
-            loss = self._loss(batch[start : start + size]) / counted
-            value = float(loss.detach())
-            finite = finite and math.isfinite(value)
-            if not finite:
+        self._step_sure = []
+        size = -(-len(batch) // self.passes)
+        losses: list[float] = []
+        beside: list[list[Tensor | None]] = []
+        for start in self.ranks.run_of(self.passes):
+            sequences = batch[start * size : (start + 1) * size]
+            if self._split and not sequences:
+                read_nothing(self.memory, self.model.dtype)
+                continue
+            if not sequences or not (self._split or all(map(math.isfinite, losses))):
                 break
-            total_loss += value * counted
-            if loss.requires_grad:  # not where the gates are closed for every token of the batch
+            loss = self._loss(sequences) / counted
+            losses.append(float(loss.detach()))
+            # The gates may be closed for every token of the batch. Processes that split the pool do all their passes.
+            if loss.requires_grad and (self._split or math.isfinite(losses[-1])):
                 self._accelerator.backward(loss)
+            if self.ranks.size > 1:
+                beside.append(take_gradients(self._beside))
+        losses, self._step_sure = share_passes(self.ranks, self.memory.pool, Passes(losses, self._step_sure))
+        finite = all(map(math.isfinite, losses))
         if finite:
+            share_gradients(self.ranks, self._beside, beside)
             trainable = [p for p in self.model.parameters() if p.grad is not None]
             if self.config.optimizer.clip:
                 torch.nn.utils.clip_grad_norm_(trainable, self.config.optimizer.clip)
             finite = all(has_finite_gradient(parameter) for parameter in trainable)
         if finite:
-            self._epoch_loss, self._epoch_tokens = self._epoch_loss + total_loss, self._epoch_tokens + counted
+            self._epoch_loss += sum(loss * counted for loss in losses)
+            self._epoch_tokens += counted
             self.optimizer.step()
         else:
             self._step_sure = [False] * len(batch)
@@ -446,10 +517,11 @@ class Teacher:
             rng = random.Random(f"{self.config.seed}:recall:{len(self.report.curve)}")
             with self._stages.stage("recall"):
                 self.report.recall, tokens = measured_recall(
-                    self.model, self.tokenizer, self._asked, self.config.schedule, rng
+                    self.model, self.tokenizer, self._asked, self.config.schedule, rng, ranks=self._askers
                 )
             self._stages.add("recall", 0.0, 0.0, tokens)
-        perplexity, known = self.watch(self.model, self.tokenizer) if self.watch else (None, None)
+        watched = self.watch and (self.ranks.first or self._split)
+        perplexity, known = self.watch(self.model, self.tokenizer) if self.watch and watched else (None, None)
         loss = self._epoch_loss / self._epoch_tokens if self._epoch_tokens else None
         self.report.curve.append(CurvePoint(self.report.exposures, self.report.recall, perplexity, known, loss))
         self._epoch_loss, self._epoch_tokens = 0.0, 0
@@ -501,13 +573,15 @@ class Teacher:
     def _checkpoint_when_due(self, epoch_is_over: bool) -> None:
         # At the end of an epoch the measurement is still to come; the checkpoint waits for it.
         due = time.perf_counter() - self._saved_at >= self.config.schedule.checkpoint_seconds
+        if self._split:
+            due = self.ranks.gather(due)[0]
         if due and not epoch_is_over:
             self._save_checkpoint()
             self._saved_at = time.perf_counter()
 
     def _save_checkpoint(self) -> None:
         reached = self.report.steps, len(self.report.curve), len(self.report.checks)
-        if self._checkpoint is None or reached == self._saved:
+        if self._checkpoint is None or reached == self._saved or not (self.ranks.first or self._split):
             return
         self._saved = reached
         elapsed = self.report.seconds + time.perf_counter() - self._began

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from memlayers.pool.columns import Split
     from memlayers.tuner.forward_pass import ForwardPass
 
 
@@ -49,6 +50,7 @@ class Current:
         recorder: told of what the memory layers see.
         rows: of a batch in which each row names its memory, the names; "__base__" for none.
         token_ids: of embeddings that `generate` was given beside them.
+        split: over which processes, and how, the pools of memories that are built now are split by columns.
     """
 
     def __init__(self) -> None:
@@ -58,6 +60,7 @@ class Current:
         self.recorder: Recorder | None = None
         self.rows: tuple[str, ...] | None = None
         self.token_ids: Tensor | None = None
+        self.split: Split | None = None
 
 
 class _PerThread(threading.local):

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from memlayers.pool.gathering import active_ddp, shared_parameter
+from memlayers.pool.value_pool import ValuePool
 from memlayers.tuner.shapes import static_shapes
 from memlayers.tuner.subject_index import LOOK_BACK, SubjectIndex, subject_code
 from memlayers.tuner.token_history import (
@@ -52,6 +54,7 @@ class ForwardPass:
         hooks: those that began it.
         outer: the pass that was under way when it began.
         depth: how many modules within the first one are under way, of those that have hooks.
+        ddp: the `DistributedDataParallel` that it is a forward of; None for none.
     """
 
     def __init__(self, ids: Tensor | None, kwargs: dict[str, Any], embeddings: Tensor | None = None) -> None:
@@ -59,6 +62,8 @@ class ForwardPass:
         self.hooks: Any = None
         self.outer: ForwardPass | None = None
         self.depth = 0
+        self.ddp: Any = active_ddp()
+        self._shared: dict[ValuePool, Tensor | None] = {}
         self.decided: dict[str, Decided] = {}
         self._subjects: dict[str, Tensor] = {}
         self._mentions: dict[str, Tensor] = {}
@@ -118,6 +123,14 @@ class ForwardPass:
         if self._text is None:
             return -1
         return len(self._paged.places) if self._paged is not None else len(self._text) * self._new
+
+    def shared_parameter(self, pool: ValuePool) -> Tensor | None:
+        """A pool's parameter as DDP's processes share it; one for all reads of the pass. None outside of DDP."""
+        if self.ddp is None or not torch.is_grad_enabled() or type(pool) is not ValuePool:
+            return None
+        if pool not in self._shared:
+            self._shared[pool] = shared_parameter(pool, self.ddp)
+        return self._shared[pool]
 
     def subjects(self, adapter: str, index: SubjectIndex, tokens: int) -> Tensor:
         """The subject of each token, int64 [n] on the index's device; 0 for none. Worked out once.

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from peft.utils import SAFETENSORS_WEIGHTS_NAME, get_peft_model_state_dict
 from torch import Tensor, nn
 
+from memlayers.pool.columns import Split
+from memlayers.pool.sharding import is_sharded
 from memlayers.pool.value_pool import ValuePool
+from memlayers.pool.weights_file import write_weights
 from memlayers.tuner.addressing import Query
 from memlayers.tuner.config import MemoryConfig
 from memlayers.tuner.current import current, holding
@@ -21,6 +26,9 @@ from memlayers.tuner.model import memory_layers
 from memlayers.tuner.relation_check import RelationCheck
 from memlayers.tuner.subject_index import SubjectIndex
 from memlayers.utils.errors import InputError
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +91,41 @@ class MemoryHandle:
         device: torch.device = next(self.model.parameters()).device
         return device
 
+    def tensors_beside_values(self) -> list[Tensor]:
+        """Its parameters and buffers but for the pool's values: how it is addressed, and when it may be read."""
+        values = (self.pool.parameter, *self.pool.table)
+        return [
+            tensor
+            for layer in self.layers
+            for name, tensor in (*layer.named_parameters(), *layer.named_buffers())
+            if name.startswith("memlayers_") and not any(tensor is each for each in values)
+        ]
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All that is saved of it, by the names that peft gives them; no copies."""
+        found: dict[str, Tensor] = get_peft_model_state_dict(
+            self.model, adapter_name=self.adapter, save_embedding_layers=False
+        )
+        return found
+
     def save(self, folder: str | Path) -> None:
-        """Writes the adapter into a folder, as peft does: safetensors and JSON."""
-        self.model.save_pretrained(str(folder), selected_adapters=[self.adapter])
+        """Writes the adapter into a folder, as peft does: safetensors and JSON.
+
+        Where processes split the pool all of them must call it, and the first writes.
+        """
+        tensors, pool, split = self.tensors, self.pool, {}
+        if pool.columns is not None:
+            (name,) = (name for name, tensor in tensors.items() if is_sharded(tensor))
+            split[name] = pool.columns.by_pieces(pool.table.values)
+            tensors[name] = torch.empty(pool.slots, pool.dim, dtype=pool.table.values.dtype, device="meta")
+            if pool.columns.rank:
+                deque(split[name], maxlen=0)  # takes part
+                return
+        # peft's own writing makes a copy of every tensor, and lays them out such that an edit moves them all.
+        self.model.save_pretrained(str(folder), selected_adapters=[self.adapter], state_dict={})
+        own = Path(folder) if self.adapter == "default" else Path(folder) / self.adapter  # as peft has it
+        write_weights(own / SAFETENSORS_WEIGHTS_NAME, tensors, pieces=split)
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Takes the tensors that `save` wrote, in place."""
@@ -143,9 +183,10 @@ def value_pool(model: nn.Module, adapter: str | None = None) -> ValuePool:
 
 def active_memories(model: nn.Module) -> list[MemoryHandle]:
     """The memories that are read in a forward pass, in their order; none for a bare backbone."""
-    active = dict.fromkeys(name for layer in memory_layers(model) for name in layer.active_adapters)
-    found = ((name, memory_layers(model, name)) for name in active)
-    return [MemoryHandle(model, name, tuple(layers)) for name, layers in found if layers]
+    layers = memory_layers(model)
+    active = dict.fromkeys(name for layer in layers for name in layer.active_adapters)
+    found = ((name, tuple(layer for layer in layers if name in layer.memlayers_config)) for name in active)
+    return [MemoryHandle(model, name, own) for name, own in found if own]
 
 
 def set_gate_enabled(model: nn.Module, enabled: bool) -> None:
@@ -173,6 +214,19 @@ def memory_auxiliary_loss(model: nn.Module) -> Tensor:
 def without_memory(model: Any) -> Iterator[None]:
     """A context in which `model` is its bare backbone in this thread; the model itself where it has no memory."""
     with holding(bare=current().bare | frozenset(memory_layers(model))):
+        yield
+
+
+@contextmanager
+def splitting_pools(mesh: DeviceMesh, *, unit: int = 1, average: bool = True) -> Iterator[None]:
+    """A context in which memories that are built, or loaded, in this thread have their pools split by columns.
+
+    Args:
+        mesh: of one dimension, `torch.distributed.device_mesh.init_device_mesh`; each of its processes holds a share.
+        unit: the width of a share is a multiple of it: 128 for `RowAdamW(state_bits=8)`.
+        average: gradients are means over the processes, as DDP has it; otherwise sums.
+    """
+    with holding(split=Split(mesh, unit, average)):
         yield
 
 

@@ -99,7 +99,9 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         self.memlayers_config[adapter] = config
         self._load_balance[adapter] = None
         if owner is None:
-            pool = ValuePool(config.slots, self.dim, config.torch_pool_dtype, config.protectable)
+            split = current().split
+            columns = None if split is None else split.of(self.dim)
+            pool = ValuePool(config.slots, self.dim, config.torch_pool_dtype, config.protectable, columns)
             # About to be loaded: skip the slow random start. Zeros, not garbage, should nothing follow.
             init = "zero" if config.inference_mode else str(config.pool_init)
             pool.initialise(init, config.derived_seed(0))
@@ -334,12 +336,12 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
     def _always_reads(self, adapter: str) -> bool:
         """Whether the pool is read also for no token.
 
-        Where it learns: its gradient is then zero, not missing. And where several processes share it, since they gather
-        it together (FSDP makes a class of its own of the pool's).
+        Where it learns: its gradient is then zero, not missing. And where several processes share it, since they read
+        it, or gather it (FSDP makes a class of its own of the pool's), together.
         """
         pool: Any = self.memlayers_pool_owner[adapter][adapter]
         learns = torch.is_grad_enabled() and any(each.requires_grad for each in pool.parameters())
-        return learns or type(pool) is not ValuePool
+        return learns or type(pool) is not ValuePool or pool.columns is not None
 
     def _memory(self, x: Tensor, adapter: str, code: Tensor | None) -> Tensor:
         """What the memory adds, [n, d]."""
@@ -357,7 +359,9 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
         if recorder is not None:
             recorder.read(self, adapter, query, read.indices, weights)
         pool: Any = self.memlayers_pool_owner[adapter][adapter]
-        memory: Tensor = pool(read.indices, weights, x.dtype).to(x.device)
+        forward = current().forward
+        shared = None if forward is None else forward.shared_parameter(pool)
+        memory: Tensor = pool(read.indices, weights, x.dtype, shared).to(x.device)
         return self.memlayers_out[adapter](x, memory) if config.gated_output else memory
 
     def _read(self, query: Tensor, adapter: str, code: Tensor | None) -> tuple[Read, tuple[Tensor, Tensor]]:

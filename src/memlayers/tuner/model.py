@@ -12,6 +12,7 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
 from memlayers.backbones import backbone_fingerprint, check_fingerprint, default_layers, find_mlp_blocks, hidden_size
+from memlayers.pool.value_pool import ValuePool
 from memlayers.tuner.config import METHOD, MemoryConfig
 from memlayers.tuner.current import current, holding
 from memlayers.tuner.hooks import ForwardPassHooks
@@ -92,6 +93,21 @@ class MemoryModel(BaseTuner):
             if hooks is not None:
                 hooks.detach()
         return unloaded
+
+    @property
+    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
+        """What `DistributedDataParallel`, which reads this as it wraps a model, leaves alone: pools that learn.
+
+        Their read logs are gathered in its place (`pool.gathering`). By the names that it finds around a PEFT model,
+        this one, and a compiled one.
+        """
+        return [
+            f"{outer}{name}.{each}"
+            for name, pool in self.named_modules()
+            if isinstance(pool, ValuePool) and pool.parameter.requires_grad
+            for each in pool.share_reads()
+            for outer in ("", "base_model.", "_orig_mod.base_model.")
+        ]
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """The backbone's own; token ids that are given beside embeddings tell the memory the names in them."""

@@ -76,6 +76,7 @@ class RelationCheck(nn.Module):
         self.register_buffer("prints", torch.zeros(1, dtype=torch.int64))
         self.register_buffer("keys", torch.zeros(1, min(RELATION_DIM, dim), dtype=torch.float16))
         self.register_buffer("threshold", torch.tensor(ACCEPTS_ALL))
+        self._known: tuple[Tensor, Tensor] | None = None  # `keys`, and what is distinct of them
 
     @torch.no_grad()
     def fill(
@@ -149,6 +150,13 @@ class RelationCheck(nn.Module):
         nearest = (rivals @ row).max().clamp_min(0) if len(rivals) else row.new_zeros(())
         return (own @ row).max() - _RIVAL * nearest
 
+    def _distinct(self) -> Tensor:
+        """The keys without repetition, float32 [m, k]; found once, since keys are replaced and never written into."""
+        known = self._known
+        if known is None or known[0] is not self.keys:
+            known = self._known = self.keys, torch.unique(self.keys.float(), dim=0)
+        return known[1]
+
     @torch.no_grad()
     def scores(self, prompts: Sequence[Sequence[int]], states: Tensor, letters: Letters) -> Tensor:
         """The `score` of each prompt for the subjects that it mentions, float32 [n]; 1 where it mentions none.
@@ -158,8 +166,7 @@ class RelationCheck(nn.Module):
             states: of each `without_mention`, of the kind that it compares (``deep``), [n, d].
             letters: of the vocabulary.
         """
-        rows = self.project(states)
-        every = torch.unique(self.keys.float(), dim=0)
+        rows, every = self.project(states), self._distinct()
         best = torch.ones(len(prompts), device=rows.device)
         for i, prompt in enumerate(prompts):
             mentioned = torch.isin(self.prints, letters.in_text(prompt).to(self.prints.device))

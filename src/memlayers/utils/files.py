@@ -12,7 +12,6 @@ import errno
 import hashlib
 import json
 import os
-import re
 import secrets
 import shutil
 import stat
@@ -113,11 +112,10 @@ def atomic_file(path: StrPath) -> Iterator[BinaryIO]:
                 os.replace(temporary, target)
         except BaseException as error:
             temporary.unlink(missing_ok=True)
-            if (number := _disk_error(error)) is not None:
-                raise WorkError(_disk_line(path, os.strerror(number))) from error
+            raise_disk_error(path, error)
             raise
         with oserrors_in_one_line(path):
-            _sync_directory(target.parent)
+            sync_directory(target.parent)
 
 
 @contextlib.contextmanager
@@ -145,90 +143,12 @@ def atomic_directory(path: StrPath, replace: bool = False) -> Iterator[Path]:
         try:
             yield temporary
             with oserrors_in_one_line(path):
-                _sync_tree(temporary)
+                sync_tree(temporary)
                 _move_into_place(temporary, target, _temporary_name(target))
         except BaseException as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            if (number := _disk_error(error)) is not None:
-                raise WorkError(_disk_line(path, os.strerror(number))) from error
+            raise_disk_error(path, error)
             raise
-
-
-@contextlib.contextmanager
-def replaced_directory(path: StrPath) -> Iterator[Path]:
-    """Yield a new directory that takes the place of an existing one in one step, with all that is in it.
-
-    A process killed at any moment leaves the old directory or the new one, and at worst `.NAME.memlayers-new` beside
-    it, which the next call removes. Where the system cannot exchange directories there is one moment between two
-    renames in which the old one lies under `.NAME.memlayers-old`: `recover_directory` brings it back. The caller sees
-    to it that nobody else replaces the same directory (`locks.writing_alone`).
-
-    Args:
-        path: a directory.
-
-    Raises:
-        InputError: it is a mount point, or the parent cannot be written.
-        WorkError: the disk became full, also when it did so inside the block; the old directory is as it was.
-    """
-    check_replaceable(path)
-    target = Path(os.path.realpath(path))
-    new, aside = beside(target, "new"), beside(target, "old")
-    with oserrors_in_one_line(path):
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir()
-    try:
-        yield new
-        with oserrors_in_one_line(path):
-            os.chmod(new, stat.S_IMODE(target.stat().st_mode))
-            _sync_tree(new)
-            _move_into_place(new, target, aside)
-    except BaseException as error:
-        shutil.rmtree(new, ignore_errors=True)
-        if (number := _disk_error(error)) is not None:
-            raise WorkError(_disk_line(path, os.strerror(number))) from error
-        raise
-
-
-def recover_directory(path: StrPath) -> None:
-    """Bring back a directory that `replaced_directory` was killed over; remove what a kill left beside it."""
-    target = Path(os.path.realpath(path))
-    new, aside = beside(target, "new"), beside(target, "old")
-    with oserrors_in_one_line(path):
-        if aside.is_dir() and not target.exists():
-            os.rename(aside, target)
-            _sync_directory(target.parent)
-    for left in (new, aside):
-        shutil.rmtree(left, ignore_errors=True)
-
-
-def was_moved_aside(path: StrPath) -> bool:
-    """Whether a killed `replaced_directory` left nothing at `path`, and `recover_directory` can bring it back."""
-    target = Path(os.path.realpath(path))
-    return not target.exists() and beside(target, "old").is_dir()
-
-
-def check_replaceable(path: StrPath) -> None:
-    """Refuse, before any work, a directory that `replaced_directory` could not replace; leaves nothing behind.
-
-    Raises:
-        InputError: `path` is a mount point, or its parent cannot be written.
-        WorkError: the disk is full.
-    """
-    target = Path(os.path.realpath(path))
-    if target in _mount_points() or os.path.ismount(target):
-        raise InputError(f"{path}: a mount point, which cannot be replaced; edit a copy, or mount its parent folder")
-    with oserrors_in_one_line(path):
-        _try_writing_beside(target)
-
-
-def _mount_points() -> set[Path]:
-    """Where something is mounted, also a directory of the same disk (`os.path.ismount` misses those); Linux only."""
-    try:
-        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
-    except OSError:
-        return set()
-    places = (line.split(b" ")[4] for line in lines)
-    return {Path(os.fsdecode(re.sub(rb"\\(\d{3})", lambda octal: bytes([int(octal[1], 8)]), each))) for each in places}
 
 
 def exchange(one: Path, other: Path) -> bool:
@@ -321,24 +241,21 @@ def oserrors_in_one_line(path: StrPath) -> Iterator[None]:
         raise InputError(f"{path}: cannot be written ({reason}); give a path you may write to") from error
 
 
-def _disk_error(error: BaseException) -> int | None:
-    """The number of the disk's error that the caller's block met, if any.
+def raise_disk_error(path: StrPath, error: BaseException) -> None:
+    """Raises the disk's error that a block which wrote to `path` met as a `WorkError`; does nothing for other errors.
 
     Libraries in Rust (safetensors, tokenizers) wrap the system's error in a type of their own.
     """
     if isinstance(error, (InputError, WorkError)):
-        return None
+        return
     number = getattr(error, "errno", None)
-    return next((known for known in _DISK_ERRORS if known == number or os.strerror(known) in str(error)), None)
+    found = next((known for known in _DISK_ERRORS if known == number or os.strerror(known) in str(error)), None)
+    if found is not None:
+        raise WorkError(_disk_line(path, os.strerror(found))) from error
 
 
 def _disk_line(path: StrPath, reason: str) -> str:
     return f"{path}: writing failed ({reason}); free some space or give another place, nothing was left there"
-
-
-def beside(target: Path, kind: str) -> Path:
-    """The hidden name beside a directory for its "new", "old" or "lock"."""
-    return target.with_name(f".{target.name}.memlayers-{kind}")
 
 
 def _temporary_name(target: Path) -> Path:
@@ -378,15 +295,17 @@ def _opened_anew(path: Path, mode: int) -> BinaryIO:
     return os.fdopen(descriptor, "wb")
 
 
-def _sync_tree(directory: Path) -> None:
+def sync_tree(directory: Path) -> None:
+    """Has the disk hold a directory with all that is in it."""
     for root, _, names in os.walk(directory):
         for name in names:
             with open(os.path.join(root, name), "rb+") as file:
                 os.fsync(file.fileno())
-        _sync_directory(Path(root))
+        sync_directory(Path(root))
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Has the disk hold which names a directory has."""
     if os.name != "posix":  # Windows cannot open a directory
         return
     descriptor = os.open(directory, os.O_RDONLY)
@@ -400,7 +319,7 @@ def _move_into_place(new: Path, target: Path, aside: Path) -> None:
     """Has `new` be `target`, and removes what was there; by way of `aside` where they cannot change places."""
     if not target.exists():
         os.rename(new, target)
-        _sync_directory(target.parent)
+        sync_directory(target.parent)
         return
     if exchange(new, target):
         aside = new
@@ -411,5 +330,5 @@ def _move_into_place(new: Path, target: Path, aside: Path) -> None:
         except BaseException:
             os.rename(aside, target)
             raise
-    _sync_directory(target.parent)
+    sync_directory(target.parent)
     shutil.rmtree(aside, ignore_errors=True)

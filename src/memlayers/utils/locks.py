@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from memlayers.utils.errors import InputError
-from memlayers.utils.files import StrPath, beside, oserrors_in_one_line
+from memlayers.utils.files import StrPath, oserrors_in_one_line
 
 
 @contextlib.contextmanager
@@ -22,7 +22,8 @@ def writing_alone(path: StrPath) -> Iterator[None]:
     Raises:
         InputError: another process holds it, or the parent cannot be written.
     """
-    lock = beside(Path(os.path.realpath(path)), "lock")
+    target = Path(os.path.realpath(path))
+    lock = target.with_name(f".{target.name}.memlayers-lock")
     held = FileLock(lock, timeout=0, thread_local=False)
     with oserrors_in_one_line(path):
         lock.parent.stat()  # filelock would make it
