@@ -57,7 +57,7 @@ def test_every_flag_reaches_its_setting(settings_given: Callable[..., TeachConfi
         "half_rounding": "stochastic", "key_dim": 78,
     }  # fmt: skip
     defaults = TeachConfig().flags()
-    assert len(defaults) == 41
+    assert len(defaults) == 42
     for flag, where in flag_fields().items():
         kind = str(where.field.type).split(" |")[0]
         value = special.get(flag, {"int": 77, "float": 0.625, "bool": False}.get(kind, "a/b"))

@@ -87,6 +87,6 @@ def test_what_general_text_reads_counts_where_no_gate_keeps_it_out(opened: Memor
             for rows, counts in session.reads(FACTS)
         ]
         with edit_under_way(session, EditReport(1, "add", ())) as edit:
-            chosen = edit.choose(FACTS)
+            chosen = edit.choose(FACTS, session.config.slot_count)
         read = use.general.double()
         assert read[chosen].mean() < read[torch.cat(alone).unique()].mean()

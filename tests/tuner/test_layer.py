@@ -66,9 +66,9 @@ def pool_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
     forward = ValuePool.forward
 
-    def counted(self: ValuePool, indices: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
+    def counted(self: ValuePool, indices: Tensor, *arguments: Any) -> Tensor:
         calls.append(len(indices))
-        return forward(self, indices, weights, dtype)
+        return forward(self, indices, *arguments)
 
     monkeypatch.setattr(ValuePool, "forward", counted)
     return calls

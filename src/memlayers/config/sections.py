@@ -276,7 +276,7 @@ class DataConfig:
     anchors: str | None = option(
         None, "Questions mixed in, a file. Public facts: the v0.2 reference recipe's mixed corpus.", advanced=True
     )
-    fluency: str | None = option(None, "General text mixed in, a file. As anchors.", advanced=True)
+    fluency: str | None = option(None, "Text mixed in, a file. As anchors.", advanced=True)
     keep_facts: bool = option(True, "Keep the facts with the memory. So they can be listed, updated and forgotten.")
 
     def __post_init__(self) -> None:
@@ -369,7 +369,7 @@ class OptimizerConfig:
     bits: Literal[32, 8] = option(32, "Bits of its moments. Row-adamw's.", flag="optimizer_bits", advanced=True)
     device: Literal["device", "host"] = option(
         "device",
-        "Where its state lies. With the pool, or in host memory.",
+        "Of its state. With the pool, or in host memory.",
         flag="optimizer_device",
         advanced=True,
     )
@@ -399,9 +399,7 @@ class MachineConfig:
         "Number format of the backbone. auto is the checkpoint's own; on a CPU float32, unless bfloat16 is faster.",
     )
     device: str | None = option(None, "cpu, cuda, cuda:1 ...; chosen if not given.")
-    shard_pool: Literal["none", "columns"] = option(
-        "none", "Whether the processes of a job each hold some columns of the pool, or all of it."
-    )
+    shard_pool: Literal["none", "columns"] = option("none", "Split over a job's processes.")
 
     def __post_init__(self) -> None:
         check_section(self)

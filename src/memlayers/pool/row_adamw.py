@@ -298,11 +298,13 @@ class RowAdamW(Optimizer):
         """
         self.flush()
         packed = super().state_dict()
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
         for index, state in packed["state"].items():
             if "touched" in state:
                 flat = {"step": state["step"], **state["touched"].tensors()}
-                if (pool := state["pool"]()) is not None and pool.columns is not None:
-                    flat = {name: pool.columns.dtensor(v) if v.dim() == 2 else v for name, v in flat.items()}
+                columns = columns_of(parameters[index])
+                if columns is not None:
+                    flat = {name: columns.dtensor(v) if v.dim() == 2 else v for name, v in flat.items()}
                 if self.semantics == "dense":
                     flat["schedule"] = torch.tensor(state["schedule"], dtype=torch.float64)
                 packed["state"][index] = flat
