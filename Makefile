@@ -1,6 +1,6 @@
 # Two commands, each from a bare machine with Python >= 3.10:
 #   make demo   teach the embedded backbone 500 real facts; writes runs/demo (report.md, results.json, memory/)
-#   make test   lint, types and tests
+#   make test   lint, types and tests; make test-all has the long tests too
 # Variables: PYTHON (the interpreter the environment is made with), VENV (where it lives), OUT (the demo's folder).
 
 PYTHON ?= python3
@@ -15,15 +15,27 @@ OLDEST_PEFT := 0.20.0
 # The tuner's tests in which peft has a part; the others are the same on any.
 PEFT_TESTS := config.py handle.py model.py saving.py
 
-.PHONY: demo test lint test-oldest-peft clean
+# One thread a worker: two workers on two cores would otherwise run four or more threads and wait for each other. Each
+# worker takes half of the tests, in their order, and then of the other's what is left: what a module's tests share is
+# made once.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+WORKERS := -n 2 --dist worksteal
+
+.PHONY: demo test test-all suite lint test-oldest-peft clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
 	$(BIN)/memlayers demo --out $(OUT)
 
-# One thread a worker: two workers on two cores would otherwise run four or more threads and wait for each other.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	$(PYTEST) $(WORKERS)
+
+test-all: lint
+	$(PYTEST) $(WORKERS) -m ""
+
+# The tests alone: .ci/run has linted before.
+suite: $(VENV)/.installed-dev
+	$(PYTEST) $(WORKERS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -34,7 +46,7 @@ lint: $(VENV)/.installed-dev
 # The oldest supported peft lies in a folder of its own, which comes before the environment's newer one on the path.
 test-oldest-peft: $(VENV)/peft-$(OLDEST_PEFT)
 	PYTHONPATH=$(abspath $<) $(BIN)/python -c "import peft; assert peft.__version__ == '$(OLDEST_PEFT)', peft.__version__"
-	OMP_NUM_THREADS=1 PYTHONPATH=$(abspath $<) $(BIN)/python -m pytest -n 2 $(addprefix tests/tuner/test_,$(PEFT_TESTS))
+	PYTHONPATH=$(abspath $<) $(PYTEST) $(addprefix tests/tuner/test_,$(PEFT_TESTS))
 
 # Stamp files: a second call installs nothing unless the project's requirements changed.
 $(BIN)/python:

@@ -80,11 +80,17 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _templates_are_compiled_once() -> Iterator[None]:
-    """peft renders its model card at every save, and compiling the card's template is most of what a save takes."""
+def _made_once() -> Iterator[None]:
+    """What a process makes once is made once here too, not a thousand times.
+
+    `memlayers`' commands, which typer makes out of functions at each call, and the template of the model card that peft
+    writes at each save.
+    """
     import jinja2
+    import typer.main
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", lru_cache(typer.main.get_command))
         patch.setattr(jinja2, "Template", lru_cache(jinja2.Template))
         yield
 

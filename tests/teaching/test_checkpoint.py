@@ -59,20 +59,23 @@ def _resumable(configure: Configure, **changes: Any) -> TeachConfig:
 
 
 @pytest.mark.parametrize(
-    ("of", "method", "call", "after"),
+    ("of", "method", "call", "after", "checkpoints"),
     [
-        (Teacher, "_measure", 2, False),  # the pass is over, not yet measured
-        (Teacher, "_measure", 2, True),  # measured, not yet in a checkpoint
-        (Teacher, "_measure", 4, True),  # all is done but the writing
-        (Teacher, "step", 4, False),  # the first step of a pass
-        (Teacher, "step", 5, True),
-        (Checkpoint, "save", 5, False),
-        (Checkpoint, "save", 3, True),  # just after a pass
-        (MemoryHandle, "save", 3, True),  # inside a checkpoint, half written
-        (MemoryHandle, "save", 1, True),  # inside the first one: there is nothing to go on from
+        (Teacher, "_measure", 2, False, "all"),  # the pass is over, not yet measured
+        (Teacher, "_measure", 2, True, "all"),  # measured, not yet in a checkpoint
+        (Teacher, "_measure", 2, True, "mid-pass"),
+        (Teacher, "_measure", 4, True, "all"),  # all is done but the writing
+        (Teacher, "_measure", 4, True, "mid-pass"),
+        (Teacher, "step", 4, False, "all"),  # the first step of a pass
+        (Teacher, "step", 4, False, "mid-pass"),
+        (Teacher, "step", 5, True, "all"),
+        (Checkpoint, "save", 5, False, "all"),
+        (Checkpoint, "save", 3, True, "mid-pass"),
+        (Checkpoint, "save", 3, True, "all"),  # just after a pass
+        (MemoryHandle, "save", 3, True, "all"),  # inside a checkpoint, half written
+        (MemoryHandle, "save", 1, True, "all"),  # inside the first one: there is nothing to go on from
     ],
 )
-@pytest.mark.parametrize("checkpoints", ["all", "mid-pass"])
 def test_killed_at_any_moment_ends_in_the_same_bits(
     configure: Configure,
     tmp_path: Path,
@@ -198,17 +201,10 @@ def test_an_interrupted_run_is_neither_overwritten_nor_mixed_up(configure: Confi
     assert not interrupted.exists()
 
 
-@pytest.mark.parametrize("file", ["adapter_model.safetensors", "optimizer.safetensors", "state.json"])
-@pytest.mark.parametrize("keep", [0.0, 0.9, None])
-def test_a_damaged_checkpoint_is_named(
-    configure: Configure, interrupted: Path, monkeypatch: pytest.MonkeyPatch, file: str, keep: float | None
-) -> None:
-    path = _checkpoints(Path(f"{interrupted}.teaching"))[0] / file
-    whole = path.read_bytes()
-    if keep is None:
-        path.unlink()
-    else:
-        path.write_bytes(whole[: int(keep * len(whole))])
+def test_a_damaged_checkpoint_is_named(configure: Configure, interrupted: Path) -> None:
+    """What may be missing of its files is tried on the command line (tests/cli/bad_input/test_checkpoints.py)."""
+    path = _checkpoints(Path(f"{interrupted}.teaching"))[0] / "optimizer.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match=r"step-00000002-0000: damaged checkpoint .*delete .*memory\.teaching") as told:
         teach(interrupted, _resumable(configure, gate=False), resume=True)
     assert "\n" not in str(told.value)
