@@ -145,8 +145,7 @@ def generate_answers(
     finally:
         if was_training:
             model.train()
-    everything = {i: answer for some in ranks.gather(answers) for i, answer in some.items()}
-    return [everything[i] for i in range(len(prompts))]
+    return ranks.gather_dealt(answers)
 
 
 def answer_limit(model: nn.Module, tokenizer: PreTrainedTokenizerBase | None = None, facts: Sequence[Fact] = ()) -> int:

@@ -130,8 +130,7 @@ def answer_confidences(
             found.update(zip(chosen, zip(right, sure, strict=True), strict=True))
         if progress is not None:
             progress(len(chosen))
-    everything = {i: each for some in ranks.gather(found) for i, each in some.items()}
-    return [everything[i] for i in range(len(examples))]
+    return ranks.gather_dealt(found)
 
 
 def _counted(example: Encoded) -> int:

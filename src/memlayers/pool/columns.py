@@ -113,7 +113,7 @@ class Columns:
 
     def everyones(self, indices: Tensor, weights: Tensor) -> Everyones:
         """The reads of all processes, this one's being indices and weights [n, r]."""
-        counts = [int(count) for count in self._gathered(torch.tensor([len(indices)], device=indices.device))]
+        counts: list[int] = self._gathered(torch.tensor([len(indices)], device=indices.device)).tolist()
         packed = torch.cat([_as_bytes(indices), _as_bytes(weights)], 1)  # [n, bytes], one exchange for both
         everything = self._exchanged(packed.repeat(self.shares, 1), [len(indices)] * self.shares, counts)
         size = indices.element_size() * indices.shape[1]
@@ -127,8 +127,7 @@ class Columns:
         """Own columns of everyone's sums [N, width] -> own tokens' sums [n, d]."""
         own = counts[self.rank]
         back = self._exchanged(sums, counts, [own] * self.shares)  # [P * n, width]
-        side_by_side = back.view(self.shares, own, self.width).transpose(0, 1).reshape(own, self.shares * self.width)
-        return side_by_side[:, : self.dim].contiguous()
+        return self._side_by_side(back).contiguous()
 
     def to_holders(self, gradient: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Own tokens' gradients [n, d] -> own columns of everyone's, [N, width]; and whether all of a token is 0.
@@ -167,9 +166,7 @@ class Columns:
 
         Scales of 8-bit state, one a block, are put together likewise.
         """
-        parts = self._gathered(own.contiguous())  # [P * q, width]
-        side_by_side = parts.view(self.shares, *own.shape).transpose(0, 1).reshape(len(own), self.shares * own.shape[1])
-        return side_by_side[:, : -(-self.dim * own.shape[1] // self.width)]
+        return self._side_by_side(self._gathered(own.contiguous()))
 
     def by_pieces(self, own: Tensor) -> Iterator[Tensor]:
         """`whole`, some rows at a time."""
@@ -185,6 +182,12 @@ class Columns:
         from torch.distributed.tensor import DTensor, Shard
 
         return DTensor.from_local(own, self.mesh, [Shard(1)])
+
+    def _side_by_side(self, parts: Tensor) -> Tensor:
+        """Every process's columns of the same rows, [P * q, width], one after the other -> [q, d], without padding."""
+        rows, width = len(parts) // self.shares, parts.shape[1]
+        together = parts.view(self.shares, rows, width).transpose(0, 1).reshape(rows, self.shares * width)
+        return together[:, : -(-self.dim * width // self.width)]
 
     # -- the two collectives ------------------------------------------------------------------------------------------
 

@@ -572,10 +572,12 @@ class Teacher:
 
     def _checkpoint_when_due(self, epoch_is_over: bool) -> None:
         # At the end of an epoch the measurement is still to come; the checkpoint waits for it.
+        if self._checkpoint is None or epoch_is_over:
+            return
         due = time.perf_counter() - self._saved_at >= self.config.schedule.checkpoint_seconds
         if self._split:
             due = self.ranks.gather(due)[0]
-        if due and not epoch_is_over:
+        if due:
             self._save_checkpoint()
             self._saved_at = time.perf_counter()
 

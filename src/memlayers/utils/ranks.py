@@ -76,6 +76,11 @@ class Ranks:
             distributed.all_gather_object(values, value)
         return values
 
+    def gather_dealt(self, own: Mapping[int, T]) -> list[T]:
+        """What became of all pieces of work that were dealt, in their order, given this process's by their numbers."""
+        everyones = {number: each for some in self.gather(own) for number, each in some.items()}
+        return [everyones[number] for number in range(len(everyones))]
+
     def gather_tensors(self, tensors: Sequence[Tensor], device: torch.device) -> list[list[Tensor]]:
         """Every process's tensors, in the order of ranks: any number, of any shapes and dtypes, on this device.
 
@@ -137,19 +142,21 @@ class Ranks:
         try:
             with _on_sigterm(_end):
                 yield
-        except _OthersEnded as ended:
+        except (_OthersEnded, Unreachable) as ended:
             raise self._told(ended, then) from ended.__cause__
         except Exception as error:
             if told_by(error) is not None:
                 raise
-            if isinstance(error, Unreachable):
-                raise self._told(_OthersEnded(), then) from error
             told = self._told(error, then)
             raise told if isinstance(error, (InputError, WorkError)) else error from None
 
     def _told(self, error: BaseException, then: str) -> Exception:
         """What the processes that are left make of an end: the same in all of them."""
-        own = None if isinstance(error, _OthersEnded) else (isinstance(error, InputError), _in_words(error))
+        own = (
+            None
+            if isinstance(error, (_OthersEnded, Unreachable))
+            else (isinstance(error, InputError), _in_words(error))
+        )
         for each in (error, error.__cause__):
             traceback.clear_frames(each.__traceback__ if each is not None else None)  # they hold the process group
         with _on_sigterm(signal.SIG_IGN):  # the launcher ends the others, too; this one has something to say yet
