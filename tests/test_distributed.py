@@ -26,7 +26,7 @@ OF_TWO = [
     "ddp", "ddp_accumulates", "ddp_row_adamw_in_other_ways", "ddp_around_something_else", "ddp_by_accelerate",
     "ddp_by_trainers", "one_reads_nothing", "one_names_nobody", "fsdp", "fsdp_accumulates", "fsdp_by_accelerate",
     "fsdp_refuses", "split_weights_learn", "split_memory_learns", "split_and_nobody_is_named", "split_saved_and_loaded",
-    "split_refuses",
+    "split_beside_a_placed_backbone", "split_refuses",
 ]  # fmt: skip
 CASES = {2: [*OF_TWO, *OF_ANY_NUMBER, "fails_in_one_and_ends_in_all"], 3: ["dies_in_a_step"], 4: OF_ANY_NUMBER}
 """By the number of processes. A case that ends the job is the last."""

@@ -119,8 +119,10 @@ def _process(command: Sequence[str], port: int, log: Path) -> Iterator[int]:
         try:
             until = time.monotonic() + _STARTING_SECONDS
             while not _is_healthy(port):
-                if run.poll() is not None or time.monotonic() > until:
-                    raise WorkError(f"the server did not start: see {log}")
+                if run.poll() is not None:
+                    raise WorkError(f"the server ended as it started, with status {run.returncode}: see {log}")
+                if time.monotonic() > until:
+                    raise WorkError(f"the server did not start in {_STARTING_SECONDS:.0f} s: see {log}")
                 time.sleep(0.2)
             yield run.pid
         finally:

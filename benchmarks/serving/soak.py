@@ -192,7 +192,7 @@ def killed_and_asked(soak: Soak, folder: Path, arguments: argparse.Namespace) ->
     for _ in range(arguments.kills):
         with memlayers_serve(folder, WORK / "killed.log") as server:
             soak.server = server
-            after = rng.uniform(0, statistics.median(soak.made or [2.0]))
+            after = rng.uniform(0, 3 * statistics.median(soak.made or [2.0]))  # answers are given meanwhile
             answer = asyncio.run(soak.killed(arguments.clients, after))
         with memlayers_serve(folder, WORK / "restarted.log") as server:
             body = {"model": server.model, "messages": [{"role": "user", "content": soak.fact.questions[0]}]}

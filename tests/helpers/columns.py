@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate import cpu_offload
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
@@ -23,7 +24,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from helpers.distributed import NAME, SIZES, batches, build, refused, trainable
+from helpers.distributed import NAME, SIZES, batches, build, layers, refused, shard, trainable
 from helpers.ranks import settings_of
 from helpers.teaching import FACTS, adapter_bytes, teach
 from memlayers.editing.memory import load_memory
@@ -33,7 +34,7 @@ from memlayers.pool.row_adamw import RowAdamW
 from memlayers.pool.value_pool import ValuePool
 from memlayers.tuner import memory_handle
 from memlayers.tuner.handle import splitting_pools
-from memlayers.utils.errors import InputError
+from memlayers.utils.errors import InputError, WorkError
 
 DTYPES = (torch.float32, torch.bfloat16, torch.int8)
 OPTIMIZERS: tuple[dict[str, Any], ...] = ({}, {"semantics": "lazy"}, {"state_bits": 8}, {"state_device": "host"})
@@ -158,6 +159,33 @@ def split_memory_learns() -> None:
             optimizer.zero_grad()
     whole, own = memory_handle(alone).pool.state_dict()["weight"], memory_handle(shared).pool.state_dict()["weight"]
     torch.testing.assert_close(own.full_tensor()[:, : whole.shape[1]], whole, rtol=1e-5, atol=1e-6)
+
+
+def split_beside_a_placed_backbone() -> None:
+    """The pool is split; FSDP2 or a device map has parts of the backbone: taught as beside one that each has whole."""
+    found = []
+    for placed in ("whole", "sharded", "offloaded"):
+        model = split_model()
+        pool = memory_handle(model).pool
+        if placed == "sharded":
+            shard(*layers(model), model, ignored_params=set(pool.parameters()))
+            assert any(isinstance(each, DTensor) for each in model.parameters())
+        elif placed == "offloaded":  # as a device map has it
+            for layer in layers(model)[::2]:
+                cpu_offload(layer.self_attn, torch.device("cpu"))
+                assert layer.self_attn.q_proj.weight.is_meta
+        optimizer = RowAdamW([pool.parameter], lr=0.03)
+        for ids in batches():
+            share = ids.chunk(dist.get_world_size())[dist.get_rank()]
+            model(input_ids=share, labels=share).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        found.append(pool.state_dict()["weight"].full_tensor())
+    assert all(torch.equal(found[0], each) for each in found)
+    for inner in (layers, lambda model: [memory_handle(model).pool, *layers(model)]):
+        model = split_model()
+        shard(*inner(model), model)  # the pool is in one of the units
+        refused(WorkError, "leave it out of each unit", partial(model, batches()[0]))
 
 
 def split_and_nobody_is_named() -> None:

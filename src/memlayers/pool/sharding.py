@@ -1,7 +1,8 @@
 """What a value pool is told apart by when a model is sharded: whole, or why it cannot be read.
 
 FSDP gathers a unit's parameters when the unit's forward runs, and only then. Every memory layer reads the pool, so it
-has to be a unit of its own.
+has to be a unit of its own. A pool that is split by columns (`columns`) is no affair of FSDP's: it would gather rows of
+different columns into one.
 """
 
 from __future__ import annotations
@@ -18,26 +19,33 @@ THE_WAY = (
     "shard it with FSDP2, as a unit of its own and before the rest: fully_shard(memory_handle(model).pool), then the "
     "decoder layers, then the model"
 )
+LEFT_OUT = (
+    "the value pool is split by columns, and FSDP would split it again: leave it out of each unit that it is in: "
+    "fully_shard(model, ignored_params=set(memory_handle(model).pool.parameters()))"
+)
 
 
-def check_whole(pool: nn.Module, parameter: Tensor | None, slots: int, learns: bool) -> None:
-    """Refuses to read a pool that FSDP has flattened, cut up or left out.
+def check_whole(pool: nn.Module, parameter: Tensor | None, slots: int, learns: bool, split: bool) -> None:
+    """Refuses to read a pool that FSDP has flattened, cut up or left out; one that is split, unless it is left out.
 
     Args:
         pool: the value pool.
         parameter: its one parameter; None where the module has none any more.
         slots: its rows.
         learns: whether the read asks for a gradient.
+        split: whether the pool is split by columns.
 
     Raises:
         WorkError: what is wrong, and the way to put it right.
     """
     is_part = parameter is not None and not isinstance(parameter, nn.Parameter) and parameter._is_view()
+    if split and (parameter is None or is_part or is_sharded(parameter) or _sharded_around(pool)[0]):
+        raise WorkError(LEFT_OUT)
     if parameter is None or is_part or parameter.shape[:1] != (slots,):
         raise WorkError(f"the value pool was flattened, as FSDP1 does: {THE_WAY}")
     if is_sharded(parameter):
         raise WorkError(f"the value pool is read by layers of several FSDP units and so must be one: {THE_WAY}")
-    if learns and _several_processes() and _left_out(pool):
+    if learns and not split and _several_processes() and _sharded_around(pool) == (False, True):
         raise WorkError(f"FSDP leaves the value pool out, so that every process would teach its own: {THE_WAY}")
 
 
@@ -55,11 +63,11 @@ def _several_processes() -> bool:
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
-def _left_out(pool: nn.Module) -> bool:
-    """Whether FSDP2 shards a module around the pool, and the pool itself in none of its units.
+def _sharded_around(pool: nn.Module) -> tuple[bool, bool]:
+    """Whether the pool is in one of FSDP2's units, and whether a module around it is one.
 
-    torch has no public list of its units; what is looked at here may be absent in another torch, which then tells no
-    pool that is left out (tests/test_distributed.py would tell).
+    torch has no public list of its units; what is looked at here may be absent in another torch, which then says no to
+    both (tests/test_distributed.py would tell).
     """
     try:
         units = list(_units())
@@ -71,8 +79,8 @@ def _left_out(pool: nn.Module) -> bool:
             for info in (parameter._module_info for parameter in group.fsdp_params)
         )
     except (ImportError, AttributeError):
-        return False
-    return not managed and any(pool in module.modules() for module, _ in units)
+        return False, False
+    return managed, any(pool in module.modules() for module, _ in units)
 
 
 def _units() -> Iterator[tuple[nn.Module, Any]]:

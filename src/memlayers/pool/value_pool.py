@@ -175,7 +175,7 @@ class ValuePool(nn.Module):
 
     def _read(self, indices: Tensor, weights: Tensor, dtype: torch.dtype | None, shared: Tensor | None) -> Tensor:
         learns = self._learns(weights)
-        check_whole(self, self._held(), self.slots, learns)
+        check_whole(self, self._held(), self.slots, learns, self.columns is not None)
         indices = operators.checked(indices, self.slots).to(self.parameter.device)
         if self.mapped is not None:
             self.mapped.fetch(indices)
