@@ -331,8 +331,9 @@ class Memory:
                 since it was opened, or that another process is editing; it does not remember its facts; it was opened
                 with its gate off; it is of the dense recipe; or it was closed.
         """
-        self._book_to_edit()
+        book = self._book_to_edit()
         self._editing().session.prepare()
+        book.facts_text(book.facts)
 
     def close(self) -> None:
         """Lets others edit the folder. What was not saved is not saved any more; the memory can still be asked."""
