@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from memlayers.data.fact_files import facts_text, write_facts
 from memlayers.data.facts import Fact
 from memlayers.editing.fact_book import FactBook
-from memlayers.editing.journal import Change, Record, reversed_changes, write_facts, write_journal
+from memlayers.editing.journal import Change, Record, reversed_changes, write_journal
 from memlayers.utils.errors import InputError
 
 FACTS = [
@@ -24,7 +25,7 @@ NEW = Fact("dot", "Dot", "a3", ("What is Dot?",))
 def book(tmp_path: Path) -> FactBook:
     """Of a folder with three facts and no edits."""
     (tmp_path / "adapter_config.json").write_text("{}")
-    write_facts(tmp_path, FACTS), write_journal(tmp_path, [])
+    write_facts(tmp_path / "facts.jsonl", FACTS), write_journal(tmp_path, [])
     return FactBook(tmp_path)
 
 
@@ -54,7 +55,10 @@ def test_a_plan_of_aliases_changes_all_facts_about_the_subject(book: FactBook):
 
 def test_names_that_two_stored_subjects_share_already_do_not_stop_other_edits(tmp_path: Path):
     (tmp_path / "adapter_config.json").write_text("{}")
-    write_facts(tmp_path, [*FACTS[1:], replace(FACTS[0], subject_aliases=("SID",))]), write_journal(tmp_path, [])
+    (
+        write_facts(tmp_path / "facts.jsonl", [*FACTS[1:], replace(FACTS[0], subject_aliases=("SID",))]),
+        write_journal(tmp_path, []),
+    )
     book = FactBook(tmp_path)
     assert len(book.plan_add([NEW])) == len(book.plan_update([replace(FACTS[2], answer="new")])) == 1
     with pytest.raises(InputError, match="would be a name of"):
@@ -125,7 +129,7 @@ def test_what_cannot_be_planned_is_one_line(book: FactBook, plan: Callable[[Fact
 def test_questions_that_two_stored_facts_share_already_do_not_stop_an_update_of_both(tmp_path: Path):
     (tmp_path / "adapter_config.json").write_text("{}")
     twin = replace(FACTS[0], id="twin")
-    write_facts(tmp_path, [FACTS[0], twin]), write_journal(tmp_path, [])
+    write_facts(tmp_path / "facts.jsonl", [FACTS[0], twin]), write_journal(tmp_path, [])
     book = FactBook(tmp_path)
     assert len(book.plan_update([replace(fact, aliases=("A0",)) for fact in (FACTS[0], twin)])) == 2
     with pytest.raises(InputError, match="fact 'ada' answers .*, fact 'twin' with 'a0'"):
@@ -134,9 +138,18 @@ def test_questions_that_two_stored_facts_share_already_do_not_stop_an_update_of_
 
 def test_damaged_undo_data_is_one_line(book: FactBook):
     record = Record(1, "add", "2026-01-01T00:00:00+00:00", ("ada",), 7)
-    write_facts(book.folder, FACTS), write_journal(book.folder, [record])
+    write_facts(book.folder / "facts.jsonl", FACTS), write_journal(book.folder, [record])
     (book.folder / "undo").mkdir()
     (book.folder / record.undo_file).write_bytes(b"nonsense")
     with pytest.raises(InputError, match=r"00000001.safetensors: damaged \(.*\); edit 1 cannot be taken back") as told:
         FactBook(book.folder).plan_undo()
     assert "\n" not in str(told.value)
+
+
+def test_the_file_of_the_facts_is_what_it_would_be_written_anew(book: FactBook):
+    path = book.folder / "facts.jsonl"
+    for facts in (FACTS, [*FACTS, NEW], [replace(FACTS[0], answer="new"), *FACTS[2:]], [], FACTS):
+        assert book.facts_text(facts) == facts_text(path, facts)
+    for wrong in ([*FACTS, FACTS[0]], [*FACTS, replace(NEW, answer="")]):
+        with pytest.raises(InputError):
+            book.facts_text(wrong)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from memlayers.data.fact_files import write_facts
 from memlayers.data.facts import Fact
 from memlayers.editing.journal import (
     UNDO_KEPT,
@@ -21,7 +22,6 @@ from memlayers.editing.journal import (
     outdated_undo_files,
     read_journal,
     reversed_changes,
-    write_facts,
     write_journal,
 )
 from memlayers.inference.folder import stored_facts
@@ -38,7 +38,7 @@ RECORDS = [
 def folder(tmp_path: Path) -> Path:
     """What lies beside the weights of a memory with four facts and two edits."""
     (tmp_path / "adapter_config.json").write_text("{}")
-    write_facts(tmp_path, FACTS), write_journal(tmp_path, RECORDS)
+    write_facts(tmp_path / "facts.jsonl", FACTS), write_journal(tmp_path, RECORDS)
     return tmp_path
 
 
@@ -54,7 +54,8 @@ def test_what_is_written_is_read(folder: Path):
 
 
 def test_a_memory_may_hold_no_facts_any_more(folder: Path):
-    write_facts(folder, []), write_journal(folder, RECORDS)
+    (folder / "facts.jsonl").write_bytes(b"")
+    write_journal(folder, RECORDS)
     assert stored_facts(folder) == []
 
 
@@ -92,7 +93,7 @@ def test_a_line_that_was_cut_off_comes_back_from_its_undo_file(folder: Path):
     path = folder / "journal.jsonl"
     _undo_file(folder, RECORDS[1])
     for cut in (40, len(RECORDS[1].line()) + 1):  # in the line, and all of it
-        write_facts(folder, FACTS), write_journal(folder, RECORDS)
+        write_facts(folder / "facts.jsonl", FACTS), write_journal(folder, RECORDS)
         path.write_bytes(path.read_bytes()[:-cut])
         records, notice = read_journal(folder)
         assert records == RECORDS

@@ -60,6 +60,24 @@ def test_what_is_saved_is_known_again_where_the_text_is_the_same(use: SlotUse, t
         assert not empty.rows
 
 
+def test_the_file_is_written_anew_where_it_lacks_more_than_a_hundredth_or_tells_of_a_fact_that_is_gone(tmp_path: Path):
+    path, use = tmp_path / "use.safetensors", SlotUse(8)
+    texts = {str(number): f"text of {number}" for number in range(200)}
+    for key, text in texts.items():
+        use.put(key, torch.tensor([int(key) % 8]), text)
+    assert use.is_outdated(texts)
+    use.save(path, texts)
+    again = SlotUse(8)
+    again.load(path, texts)
+    assert not again.unsaved and not again.is_outdated(texts)
+    assert again.is_outdated(list(texts)[1:])
+    for key, outdated in (("3", False), ("4", False), ("4", False), ("5", True)):
+        again.put(key, torch.tensor([1]), "another text")
+        assert again.is_outdated(texts) is outdated
+    again.load(path, texts | {"3": "another text"})
+    assert again.unsaved == {"3"}
+
+
 def test_slots_specific_to_an_edit_are_chosen_first():
     rows, counts = torch.tensor([1, 2, 5, 6]), torch.tensor([4, 4, 1, 3])
     beside = OtherReads(torch.tensor([10, 1, 0, 10]), 10, 21, 8)

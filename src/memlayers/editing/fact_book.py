@@ -10,7 +10,8 @@ from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from memlayers.data.facts import Fact, alias_fault, aliases_by_subject, folded, question_key, shared_names
+from memlayers.data.fact_files import facts_text
+from memlayers.data.facts import Fact, SharedName, alias_fault, aliases_by_subject, folded, question_key, shared_names
 from memlayers.editing.journal import (
     Change,
     Record,
@@ -21,7 +22,7 @@ from memlayers.editing.journal import (
     read_journal,
     undo_metadata,
 )
-from memlayers.inference.folder import stored_facts
+from memlayers.inference.folder import FACTS_FILE, stored_facts
 from memlayers.utils.errors import InputError
 
 
@@ -47,6 +48,7 @@ class FactBook:
         self._journal: tuple[list[Record], str | None] | None = None
         self._digests: dict[str, str] | None = None
         self._questions: dict[str, list[str]] | None = None
+        self._lines: dict[str, tuple[Fact, str]] = {}
 
     @property
     def records(self) -> list[Record]:
@@ -77,6 +79,21 @@ class FactBook:
         """After the folder was written anew: its journal, and its files' digests."""
         self._journal = (records, None)
         self._digests = found
+
+    def facts_text(self, facts: Sequence[Fact]) -> str:
+        """The file of these facts, the stored ones before an edit or after it; the line of each is made once.
+
+        Raises:
+            InputError: one could not be read back (an empty text, an id used twice).
+        """
+        path, lines = self.folder / FACTS_FILE, dict[str, tuple[Fact, str]]()
+        for fact in facts:
+            known = self._lines.get(fact.id)
+            lines[fact.id] = known if known is not None and known[0] is fact else (fact, facts_text(path, [fact]))
+        if len(lines) < len(facts):
+            return facts_text(path, facts)  # refuses them
+        self._lines = lines
+        return "".join(line for _, line in lines.values())
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Makes these changes in the list of facts."""
@@ -284,12 +301,15 @@ class FactBook:
 
     def _named_apart(self, changes: list[Change]) -> list[Change]:
         """These changes, unless an alias of a subject would be a name of another by them."""
-        for shared in shared_names(apply_changes(self.facts, changes)):
-            if shared not in shared_names(self.facts):
-                raise InputError(
-                    f"{shared.alias!r} would be a name of {shared.subjects[0]!r} and of {shared.subjects[1]!r}: take "
-                    "it from one of them, or tell of both under one subject"
-                )
+        names = {name for fact in both_sides(changes)[1] for name in _names(fact)}
+        if found := _shared_of(names, apply_changes(self.facts, changes)):
+            before = _shared_of(names, self.facts)
+            for shared in found:
+                if shared not in before:
+                    raise InputError(
+                        f"{shared.alias!r} would be a name of {shared.subjects[0]!r} and of {shared.subjects[1]!r}: "
+                        "take it from one of them, or tell of both under one subject"
+                    )
         return changes
 
     def _refuse_clashes(self, old: Sequence[Fact], new: Sequence[Fact]) -> None:
@@ -341,6 +361,17 @@ def _require_aliases(kind: str, aliases: Sequence[str]) -> None:
 def _keys(fact: Fact | None) -> set[str]:
     """Of all its questions, taught and unseen."""
     return {question_key(q) for q in (*fact.questions, *fact.unseen_questions)} if fact else set()
+
+
+def _names(fact: Fact) -> list[str]:
+    """The folded letters of its subject and of its aliases."""
+    return [folded(name) for name in (fact.subject, *fact.subject_aliases)]
+
+
+def _shared_of(names: set[str], facts: Sequence[Fact]) -> list[SharedName]:
+    """The `shared_names` of facts that are among these, folded."""
+    named = [fact for fact in facts if not names.isdisjoint(_names(fact))]
+    return [shared for shared in shared_names(named) if folded(shared.alias) in names]
 
 
 def both_sides(changes: Sequence[Change]) -> tuple[list[Fact], list[Fact]]:

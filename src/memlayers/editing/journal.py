@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from memlayers.data.fact_files import facts_text
 from memlayers.data.facts import Fact, Source
 from memlayers.inference.folder import FACTS_FILE, JOURNAL_FILE, UNDO_FOLDER
 from memlayers.pool.weights_layout import weights_digest
@@ -198,11 +197,6 @@ def digests(folder: str | Path) -> dict[str, str]:
     return {weights: weights_digest(Path(folder) / weights)} | {
         name: file_digest(Path(folder) / name) for name in others
     }
-
-
-def write_facts(folder: Path, facts: Sequence[Fact]) -> None:
-    """Writes the file of the stored facts."""
-    (folder / FACTS_FILE).write_bytes(facts_text(folder / FACTS_FILE, facts).encode("utf-8"))
 
 
 def write_journal(folder: Path, records: Sequence[Record]) -> None:

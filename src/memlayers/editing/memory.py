@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from memlayers.editing.journal import Record
     from memlayers.inference.answering import Answer
     from memlayers.inference.record import Teaching, TeachReport
-    from memlayers.linking.linker import Linker
+    from memlayers.linking.linker import Linker, NameLinker
 
 _Loader: TypeAlias = "Callable[[], tuple[Any, PreTrainedTokenizerBase]]"
 
@@ -83,7 +83,7 @@ class Memory:
         self._lock: ExitStack | None = None
         self._closed = False
         self.written: Callable[[Tensor], object] | None = None
-        self._made_linker: tuple[list[Fact], Linker] | None = None  # of these facts
+        self._made_linker: tuple[list[Fact], NameLinker] | None = None  # of these facts
         self._no_facts: list[Fact] = []
 
     @property
@@ -331,8 +331,9 @@ class Memory:
                 since it was opened, or that another process is editing; it does not remember its facts; it was opened
                 with its gate off; it is of the dense recipe; or it was closed.
         """
-        self._book_to_edit()
+        book = self._book_to_edit()
         self._editing().session.prepare()
+        book.facts_text(book.facts)
 
     def close(self) -> None:
         """Lets others edit the folder. What was not saved is not saved any more; the memory can still be asked."""
@@ -353,14 +354,16 @@ class Memory:
     # -- what is opened when ------------------------------------------------------------------------------------------
 
     def name_linker(self) -> Linker | None:
-        """What finds the stored subjects in a question: made once for the facts as they are; None where none does."""
+        """What finds the stored subjects in a question: of the facts as they are; None where none does."""
         if self.linker is not None or not self.links.enabled:
             return self.linker
         from memlayers.linking.linker import NameLinker, ordinary_words
 
         facts = self._named_facts()
-        if self._made_linker is None or self._made_linker[0] is not facts:
+        if self._made_linker is None:
             self._made_linker = facts, NameLinker(facts, self.links, ordinary_words(self.tokenizer))
+        elif self._made_linker[0] is not facts:
+            self._made_linker = facts, self._made_linker[1].updated(facts)
         return self._made_linker[1]
 
     def _named_facts(self) -> list[Fact]:

@@ -71,5 +71,5 @@ def _naming(edit: Edit, facts: Sequence[Fact], names: Sequence[str]) -> Asked:
         (fact.id, edit.session.encode(question, fact.answer))
         for fact in facts
         for question in fact.questions
-        if any(text in folded(question) for text in texts)
+        if any(text in letters for letters in [folded(question)] for text in texts)
     ]

@@ -16,7 +16,6 @@ from memlayers.editing.journal import (
     Record,
     changes_text,
     outdated_undo_files,
-    write_facts,
     write_journal,
 )
 from memlayers.editing.rows import Kept
@@ -89,9 +88,10 @@ def save_edits(
     history = [*book.records, *records]
     outdated = outdated_undo_files(history)
     dropped = [record.undo_file for record in history] if purge else outdated
+    ids = {fact.id for fact in facts}
     with folder_change(folder) as change:
         new = change.files
-        write_facts(new, facts)
+        (new / FACTS_FILE).write_bytes(book.facts_text(facts).encode("utf-8"))
         found = {
             WEIGHTS_FILE: _stage_weights(change, folder, memory, rows, pool),
             CONFIG_FILE: file_digest(folder / CONFIG_FILE),
@@ -99,8 +99,9 @@ def save_edits(
         }
         if expected and any(found[name] != digest for name, digest in expected.items()):
             raise WorkError(f"{folder}: the edit cannot be taken back bit for bit here; nothing was changed")
-        if use is not None:
-            use.save(new / SLOT_USE_FILE, {fact.id for fact in facts})
+        rewritten = use is not None and (purge or use.is_outdated(ids))
+        if use is not None and rewritten:
+            use.save(new / SLOT_USE_FILE, ids)
         history[-1] = replace(history[-1], after=found)
         for number, each in pending.items():
             record = next(record for record in history if record.number == number)
@@ -109,6 +110,8 @@ def save_edits(
         write_journal(new, history)
         change.removed += [name for name in dropped if (folder / name).exists()]
     book.saved(history, found)
+    if use is not None and rewritten:
+        use.unsaved.clear()
     if memory.pool.mapped is not None:
         memory.pool.mapped.drop_written(rows, folder / WEIGHTS_FILE)
 

@@ -17,6 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+_UNSAVED = 0.01  # the share of the facts of which the file may say nothing, or what was
+
 
 class SlotUse:
     """Which slots the stored facts read, and which a general text does.
@@ -30,6 +32,7 @@ class SlotUse:
         passages: how many passages it has; 0 until it was looked at.
         rows: of each fact, by its id, the distinct slots that it reads, int32.
         texts: of each fact, by its id, a hash of the text by which that was found.
+        unsaved: ids of which the file may say something else.
     """
 
     def __init__(self, slots: int) -> None:
@@ -38,6 +41,7 @@ class SlotUse:
         self.passages = 0
         self.rows: dict[str, Tensor] = {}
         self.texts: dict[str, str] = {}
+        self.unsaved: set[str] = set()
 
     def put_general(self, passages: Sequence[Tensor]) -> None:
         """Takes these passages of general text, each by the distinct slots that it reads, for those known so far."""
@@ -45,18 +49,29 @@ class SlotUse:
         for rows in passages:
             self.general[rows] += 1
         self.passages = len(passages)
+        self.unsaved |= self.rows.keys()
 
     def put(self, key: str, rows: Tensor, text: str) -> None:
         """Counts a fact in, in place of what was known of it; `text` is a hash of what was read for it."""
         self.drop(key)
         self.rows[key], self.texts[key] = rows.int(), text
         self.frequency[rows] += 1
+        self.unsaved.add(key)
 
     def drop(self, key: str) -> None:
         """Counts a fact out; nothing where it is not known."""
         rows = self.rows.pop(key, None)
         if rows is not None:
             self.frequency[rows.long()] -= 1
+            self.unsaved.add(key)
+
+    def is_outdated(self, keys: Collection[str]) -> bool:
+        """Whether the file is to be written anew, for these facts: it tells of others, or too little of these.
+
+        What it says of a fact counts only as long as the fact's text is the same, and the next opening looks again for
+        what it does not say; writing it takes longer than all else that an edit saves.
+        """
+        return not self.rows.keys() <= set(keys) or len(self.unsaved) > _UNSAVED * len(keys)
 
     def save(self, path: Path, keys: Collection[str]) -> None:
         """Writes down what is known of these facts, so that the next opening need not look again."""
@@ -89,6 +104,7 @@ class SlotUse:
         for (key, text), rows in zip(found, parts, strict=False):
             if texts.get(key) == text and (not len(rows) or int(rows.max()) < len(self.frequency)):
                 self.put(key, rows, text)
+                self.unsaved.discard(key)
 
     def frequency_of(self, rows: Tensor, without: Collection[str]) -> Tensor:
         """How many facts read each of some slots, int64 [n]; those of the ids `without` are left out."""
@@ -99,8 +115,8 @@ class SlotUse:
 
     def all_reads(self, without: Collection[str]) -> int:
         """The frequencies of all slots together, and of general text; facts of the ids `without` are left out."""
-        counted = (len(rows) for key, rows in self.rows.items() if key not in without)
-        return sum(counted) + (int(self.general.sum()) if self.passages else 0)
+        left_out = sum(len(self.rows[key]) for key in set(without) & self.rows.keys())
+        return int(self.frequency.sum()) - left_out + (int(self.general.sum()) if self.passages else 0)
 
     def reading(self, rows: Tensor, weights: Tensor, without: Collection[str]) -> tuple[list[str], Tensor]:
         """How much of some rows each fact reads.
@@ -117,12 +133,11 @@ class SlotUse:
         keys = [key for key in self.rows if key not in left_out]
         if not keys:
             return keys, torch.zeros(0)
-        order = rows.argsort()
-        rows, weights = rows[order], weights.float()[order]
         sizes, read = torch.tensor([len(self.rows[key]) for key in keys]), torch.cat([self.rows[key] for key in keys])
-        place = torch.searchsorted(rows, read.long()).clamp_max(max(len(rows) - 1, 0))
-        weight = torch.where(rows[place] == read, weights[place], 0) if len(rows) else torch.zeros(len(read))
-        sums = torch.cat([weight.new_zeros(1), weight.double().cumsum(0)])
+        of_slot = torch.zeros(len(self.frequency))
+        of_slot[rows] = weights.float()
+        sums = of_slot.index_select(0, read).cumsum(0, dtype=torch.float64)
+        sums = torch.cat([sums.new_zeros(1), sums])
         ends = sizes.cumsum(0)
         return keys, (sums[ends] - sums[ends - sizes]).float()
 

@@ -183,9 +183,10 @@ class SubjectKeeper:
         if check is not None:
             self._keep_keys(torch.isin(check.prints, index.fingerprints))
         self._share_keys(now, aliases)
-        entities, known = set(index.entries_of(now)[:, 1].tolist()), dict(index.entries.tolist())
-        prints = [self._prints(alias_forms(self.tokenizer, [alias])).tolist() for alias in aliases]
-        return [alias for alias, own in zip(aliases, prints, strict=True) if any(known[p] not in entities for p in own)]
+        own = index.entries_of(now)[:, 1].to(index.subjects.device)
+        of_others = index.fingerprints[~torch.isin(index.subjects, own)].cpu()
+        found = {alias: self._prints(alias_forms(self.tokenizer, [alias])) for alias in aliases}
+        return [alias for alias, prints in found.items() if bool(torch.isin(prints, of_others).any())]
 
     def _naming(
         self,

@@ -9,7 +9,7 @@ compared. Each name is cut in two ways, since a swap may lie across a cut.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Final, NamedTuple
 
 LEAST_LETTERS: Final = 5
@@ -40,13 +40,28 @@ class Misspellings:
         names: folded letters of each, see `linking.folding.folded`.
     """
 
-    def __init__(self, names: Iterable[str]) -> None:
-        # By the first letter and the length; of these, by where a part begins and what it is.
-        self._by_part: dict[tuple[str, int], dict[tuple[int, str], list[str]]] = {}
-        for name in names:
-            alike = self._by_part.setdefault((name[0], len(name)), {})
-            for start, end in _parts(len(name)):
-                alike.setdefault((start, name[start:end]), []).append(name)
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self._by_part = _by_part(names)
+
+    def updated(self, gone: Collection[str], new: Iterable[str]) -> Misspellings:
+        """The same without some names, and with new ones; what they have in common is shared, and this stays as it is.
+
+        Args:
+            gone: names that are stored.
+            new: names that are not.
+        """
+        fewer, more = _by_part(gone), _by_part(new)
+        other = Misspellings()
+        other._by_part = self._by_part.copy()
+        for group in fewer | more:
+            alike = other._by_part.pop(group, {}).copy()
+            for part in fewer.get(group, ()):
+                alike[part] = [name for name in alike[part] if name not in gone]
+            for part, names in more.get(group, {}).items():
+                alike[part] = alike[part] + names if part in alike else names
+            if left := {part: names for part, names in alike.items() if names}:
+                other._by_part[group] = left
+        return other
 
     def __bool__(self) -> bool:
         """Whether there are any."""
@@ -69,6 +84,16 @@ class Misspellings:
                         if name not in found and _digits(name) == _digits(letters):
                             found[name] = edits_between(name, letters)
         return [Near(name, edits) for name, edits in found.items() if 0 < edits <= edits_allowed(len(name))]
+
+
+def _by_part(names: Iterable[str]) -> dict[tuple[str, int], dict[tuple[int, str], list[str]]]:
+    """Names by their first letter and their length; of these, by where a part begins and what it is."""
+    found: dict[tuple[str, int], dict[tuple[int, str], list[str]]] = {}
+    for name in names:
+        for start, end in _parts(len(name)):
+            alike = found.setdefault((name[0], len(name)), {})
+            alike.setdefault((start, name[start:end]), []).append(name)
+    return found
 
 
 def edits_between(one: str, other: str) -> int:

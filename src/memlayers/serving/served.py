@@ -130,7 +130,7 @@ class Served:
             return
         memory.written = self._unpublished.append
         try:
-            self.state = _snapshot(memory)
+            self.state = _snapshot(memory, self.state)
         except InputError as error:
             self.fixed = fixed or str(error).removeprefix(f"{memory.folder}: ")
         if not self.fixed:
@@ -193,7 +193,7 @@ class Served:
 
     def _publish(self, memory: Memory) -> None:
         """Has the reader hold what the writer holds, between two requests; nothing where it does."""
-        state = _snapshot(memory)
+        state = _snapshot(memory, self.state)
         if state.version == self.state.version:
             return
         news = _News.of(memory_handle(memory.model, ADAPTER), self._unpublished)
@@ -206,8 +206,10 @@ class Served:
         self._unpublished.clear()
 
 
-def _snapshot(memory: Memory) -> Snapshot:
+def _snapshot(memory: Memory, before: Snapshot) -> Snapshot:
+    """What a memory knows now; of facts that it had `before` the texts are taken from there."""
     facts, records = memory.facts, memory.journal
+    texts = {id(fact): text for fact, text in zip(before.facts, before.texts, strict=True)}
     return Snapshot(
         version=records[-1].number if records else 0,
         facts=facts,
@@ -215,7 +217,7 @@ def _snapshot(memory: Memory) -> Snapshot:
         linker=memory.name_linker(),
         aliases=aliases_by_subject(facts),
         places={fact.id: place for place, fact in enumerate(facts)},
-        texts=tuple(map(_searched, facts)),
+        texts=tuple(texts.get(id(fact)) or _searched(fact) for fact in facts),
     )
 
 
