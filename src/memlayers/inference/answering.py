@@ -248,9 +248,13 @@ def _fitting(model: Any, tokenizer: PreTrainedTokenizerBase, messages: list[Mess
 
 
 def _together(question: str, asked: Sequence[Standalone], answers: Sequence[Answer]) -> Answer:
-    """One answer of those to a question's parts: of what the memory holds, or else of all."""
-    held = [pair for pair in zip(asked, answers, strict=True) if pair[1].source == "memory"]
-    parts = held or list(zip(asked, answers, strict=True))
+    """One answer of those to a question's parts: of what the memory holds, or else of all.
+
+    Of the subjects that a stored answer may belong to, those count to which the memory gives it, where there are any.
+    """
+    pairs = list(zip(asked, answers, strict=True))
+    confirmed = [pair for pair in pairs if pair[0].from_answer is None or pair[1].memory == pair[0].subject]
+    parts = [pair for pair in pairs if pair[1].source == "memory"] or confirmed or pairs
     least = min((answer for _, answer in parts), key=lambda answer: answer.score)
     groups = [(key, list(own)) for key, own in groupby(parts, key=lambda pair: pair[0].from_answer or pair[0])]
     said = [(_label(key), _named(key, own) if isinstance(key, FromAnswer) else own[0][1].memory) for key, own in groups]

@@ -142,13 +142,25 @@ def clause(text: str, *, polite: bool = False) -> Clause | None:
     alternatives = {word for i in _places(words, "or") for word in (*words[i - 1 : i], *words[i + 1 : i + 2])}
     content = [word for word in words if word not in _FUNCTION and word not in (SLOT, _ASKED)]
     told = frozenset(stem(word) for word in content if polite or word not in alternatives)
-    pair = "in" if place else _role(words, words.index(_ASKED)), _role(words, words.index(SLOT))
-    roles = {pair}
-    if pair == ("value", "possessor") or (polite and pair == ("possessor", "value")):
-        agent = any(_AGENT.search(word) for word in content)
-        others = [("agent", "patient")] if agent else [] if polite else [("in", "patient"), ("in", "agent")]
-        roles.update(others if pair[0] == "value" else [(name, sought) for sought, name in others])
-    return Clause(told, frozenset(roles), asks)
+    roles = "in" if place else _role(words, words.index(_ASKED)), _role(words, words.index(SLOT))
+    agent = any(_AGENT.search(word) for word in content)
+    return Clause(told, frozenset({roles, *_same_as(roles, agent, polite)}), asks)
+
+
+def _same_as(roles: tuple[str, str], agent: bool, polite: bool) -> tuple[tuple[str, str], ...]:
+    """Other roles that come to the same: who is the owner of X owns X; in what is the birthplace of X, X was born.
+
+    Args:
+        roles: of what is asked for and of the name.
+        agent: whether a noun names who does something.
+        polite: of a question, not of a wording: there a noun names no place.
+    """
+    if roles == ("possessor", "value") and agent and polite:
+        return (("patient", "agent"),)
+    if roles != ("value", "possessor"):
+        return ()
+    places = () if polite else (("in", "patient"), ("in", "agent"), ("in", "possessor"))
+    return (*places, ("agent", "patient")) if agent else places
 
 
 def stem(word: str) -> str:

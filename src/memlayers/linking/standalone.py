@@ -258,8 +258,12 @@ def _from_answer(text: str, mentions: Sequence[Mention], linker: Linker) -> list
 
 
 def _slotted(fact: Fact) -> list[str]:
-    """A fact's taught wordings with `SLOT` in place of its subject."""
-    return [_with_another(each, fact.subject, SLOT) for each in fact.questions]
+    """A fact's taught wordings with `SLOT` in place of its subject, those that have it as a whole word."""
+    parts = (each.partition(fact.subject) for each in fact.questions)
+    return [
+        f"{before}{SLOT}{after}" for before, found, after in parts
+        if found and not (before[-1:].isalnum() or after[:1].isalnum())
+    ]  # fmt: skip
 
 
 def _of_each(text: str, mentions: Sequence[Mention], linker: Linker) -> list[Standalone]:
