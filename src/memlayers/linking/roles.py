@@ -56,6 +56,7 @@ _ENDING: Final = re.compile(
 )  # fmt: skip
 _LEAST_STEM: Final = 3  # letters
 _AGENT: Final = re.compile(r"(er|or)s?\Z")  # "owner": the one who owns
+_LIGHT: Final = frozenset("belong associat call relat".split())  # stems that alone say no relation
 _BOTH_WAYS: Final = frozenset("marry spous sibl twin bord neighbour neighbor".split())
 _AMONG_OTHERS: Final = frozenset(  # asks for one of several, which the facts do not tell, or for no thing
     "else other another first second third last next latest newest oldest youngest earliest largest biggest smallest "
@@ -89,7 +90,7 @@ def asks_for_subject(question: str, wordings: Iterable[str], relation: str) -> b
         relation: its name; "" for none.
     """
     asked = clause(question, polite=True)
-    if asked is None or not asked.asks or not asked.words:
+    if asked is None or not asked.asks or asked.words <= _LIGHT:
         return False
     read = _saying(asked, wordings, relation)
     if asked.words <= _BOTH_WAYS:
