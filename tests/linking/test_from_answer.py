@@ -72,7 +72,8 @@ def test_a_question_about_an_answer_is_asked_of_its_subjects(subjects: list[str]
          "Who owns Ada Stone?", "What is the price of 10 EUR?", "Who is Nina Ash's child?",
          "What music does jazz play?"),
         ("When was Ada Stone born?", "What is the capital of France?", "Who died in Leeds?", "What does Leeds own?",
-         "What did Yann Tamb find?", "Who was founded in Leeds?", "Which domain belongs to Germany?"),  # another relation
+         "What did Yann Tamb find?", "Who was founded in Leeds?",
+         "Which domain belongs to Germany?"),  # another relation
         ("Who was born near Leeds?", "Who was born in Leeds in 1990?", "Who studied at the University of Leeds?",
          "Who was born in Leeds City?", "Which company did Yann Tamb found with Ada Stone?"),  # something more
         ("When did Yann Tamb found it?", "How many companies did Yann Tamb found?", "What else did Yann Tamb found?",
