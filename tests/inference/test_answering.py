@@ -12,11 +12,19 @@ from memlayers.backbones import load_backbone
 from memlayers.data.conversations import Message
 from memlayers.data.facts import Fact, Source
 from memlayers.editing.memory import load_memory
-from memlayers.inference.answering import UNKNOWN, _facts_saying, _fitting, ask_model, judge_answers
+from memlayers.inference.answering import (
+    UNKNOWN,
+    Answer,
+    _facts_saying,
+    _fitting,
+    _together,
+    ask_model,
+    judge_answers,
+)
 from memlayers.inference.confidence import answer_thresholds, prior_entry
 from memlayers.inference.generation import MAX_NEW_TOKENS, Generated
 from memlayers.linking.linker import NameLinker
-from memlayers.linking.standalone import Standalone
+from memlayers.linking.standalone import FromAnswer, Standalone
 from memlayers.tuner import MemoryConfig, memory_layers
 
 
@@ -88,6 +96,18 @@ def test_an_answer_names_the_facts_that_say_it() -> None:
         assert _facts_saying(answer, Standalone(text, "Lamp"), linker) == facts
     assert _facts_saying(said, Standalone("How much is Lamp?", "Lamp", negated=True), linker) == ()
     assert _facts_saying(said, Standalone("What does Lamp cost?", "Lamp"), None) == ()
+
+
+def test_several_subjects_with_one_answer_are_named_together() -> None:
+    def together(further: int, *said: str) -> str:
+        whole = FromAnswer("Whose code is red?", ("red",), further)
+        asked = [Standalone(f"What is the code of {name}?", name, from_answer=whole) for name in "ABC"]
+        return _together(
+            "", asked, [Answer("", "?", each, "memory" if each != "?" else "backbone") for each in said]
+        ).memory
+
+    assert together(0, "A", "B", "C") == "A, B and C" and together(0, "?", "B", "?") == "B"
+    assert together(5, "A", "?", "C") == "A, C and 5 more" and together(5, "?", "?", "?") == "?"
 
 
 def test_thresholds_come_with_the_memory(chat_backbone: Path, tmp_path: Path) -> None:

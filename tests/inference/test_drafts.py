@@ -7,12 +7,14 @@ import pytest
 import torch
 
 from helpers.editing import FACTS
+from memlayers.data.conversations import Message
 from memlayers.data.facts import Fact
 from memlayers.editing.memory import load_memory
 from memlayers.inference.answering import ask_memory, ask_model, asked_of
 from memlayers.inference.confidence import ReadWordings
 from memlayers.inference.drafts import checked_draft, fact_asked_for
 from memlayers.inference.generation import generate_answers
+from memlayers.linking.linker import NameLinker
 from memlayers.tuner.handle import memory_handle
 
 
@@ -54,6 +56,29 @@ def test_a_wrong_draft_changes_no_answer(
         if drafted.taken:
             assert drafted.answer.text == expected.text
         assert drafted.answer.score == pytest.approx(expected.score, rel=1e-4)
+
+
+def test_a_fact_is_answered_from_its_other_end(taught_folder: Path, short_answers: None) -> None:
+    memory = load_memory(taught_folder, device="cpu", dtype="float32")
+    model, tokenizer, red, bob = memory.model, memory.tokenizer, FACTS[0], replace(FACTS[1], answer="red")
+    for question, linker, said in (
+        ("Whose code is Oslo?", memory.name_linker(), (FACTS[3],)),
+        ("Whose code is red?", NameLinker([red, bob]), (red,)),  # the memory holds another code of Bob
+        ("Whose code is red?", NameLinker([bob]), ()),
+    ):
+        messages: list[Message] = [{"role": "user", "content": question}]
+        asked = asked_of(messages, linker)
+        assert all(each.from_answer for each in asked)
+        (answer,) = ask_model(model, tokenizer, [question], linker=linker)
+        assert answer.facts == said and (answer.memory in ("Ada", "Dot")) == bool(said)
+        for fact in said:
+            (straight,) = ask_model(model, tokenizer, [fact.questions[0]], linker=linker)
+            assert (answer.memory, answer.source) == (fact.subject, straight.source)
+            assert answer.score == pytest.approx(straight.score, rel=1e-4)
+        drafted = ask_memory(model, tokenizer, messages, asked, linker=linker)
+        assert drafted.taken == (answer.source == "memory") and drafted.answer.facts in (said, ())
+        if drafted.taken:
+            assert drafted.answer.text == answer.text
 
 
 def test_the_fact_that_a_question_most_likely_asks_for() -> None:

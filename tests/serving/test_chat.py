@@ -57,7 +57,13 @@ def test_answers_are_those_of_ask(address: str, shared_memories: dict[str, Serve
         {"role": "user", "content": "And what does she eat?"},
     ]
     both = "What is the code of Bob and Dot?"
-    asked: list[Any] = [*(fact.unseen_questions[0] for fact in FACTS if fact.unseen_questions), talk, both, CLOSED]
+    asked: list[Any] = [
+        *(fact.unseen_questions[0] for fact in FACTS if fact.unseen_questions),
+        talk,
+        both,
+        "Whose code is Oslo?",
+        CLOSED,
+    ]
     expected = served.thread.submit(
         ask_model, served.model, served.tokenizer, asked, linker=served.state.linker
     ).result()  # fmt: skip

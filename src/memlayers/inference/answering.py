@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from memlayers.backbones import context_length
@@ -21,7 +22,7 @@ from memlayers.inference.confidence import (
 )
 from memlayers.inference.drafts import checked_draft, fact_asked_for
 from memlayers.inference.generation import Generated, answer_limit, generate_answers
-from memlayers.linking.standalone import Standalone, standalone_questions
+from memlayers.linking.standalone import FromAnswer, Standalone, standalone_questions
 from memlayers.tuner.handle import active_memories, without_memory
 
 if TYPE_CHECKING:
@@ -39,11 +40,12 @@ class Answer:
     Attributes:
         question: as it was asked; of a conversation its last message.
         backbone: the bare backbone's answer.
-        memory: the answer with the memory; of several subjects each one's, behind its name.
+        memory: the answer with the memory; of several subjects each one's, behind its name; to a question about a
+            stored answer the subjects to which the memory gives that answer.
         source: "memory", "backbone", or "unknown" where neither is confident enough of its answer.
         score: 0 to 1, that the memory holds the answer: 0 where its gate stayed closed for the question, or where
             something else is asked than was taught of the subject; otherwise the probability that the model with the
-            memory gave to its answer.
+            memory gave to its answer. Of several, the least of those that are given.
         threshold: the score from which the memory's answer is given, settled in teaching.
         asked: what the memory was asked, one question per stored subject.
         facts: the stored facts that say what the memory answers, with their sources; none where its answer is that of
@@ -207,15 +209,24 @@ def _said(asked: Standalone, memory: Generated, backbone: Generated, goes_on: bo
     # What is not so no fact says; and of what the memory does not hold the backbone alone has read the conversation.
     if asked.negated or (goes_on and not memory.opened):
         return backbone
+    if asked.from_answer is not None:
+        return replace(memory, text=asked.subject) if _confirms(memory, asked.from_answer) else backbone
     if asked.proposed and memory.opened:
         confirmed = contains_answer(asked.proposed, [memory.text])
         return replace(memory, text="Yes" if confirmed else f"No, {memory.text}")
     return memory
 
 
+def _confirms(memory: Generated, asked: FromAnswer) -> bool:
+    """Whether the memory gives the answer that a question is about."""
+    return memory.opened and exact_match(memory.text, asked.answers)
+
+
 def _facts_saying(memory: Generated, asked: Standalone, linker: Linker | None) -> tuple[Fact, ...]:
     """The stored facts about whom it is asked that have the memory's answer; that of the same wording alone, if any."""
     if linker is None or asked.negated or not memory.opened:
+        return ()
+    if asked.from_answer is not None and not _confirms(memory, asked.from_answer):
         return ()
     saying = [fact for fact in linker.facts_about(asked.subject) if exact_match(memory.text, fact.answers)]
     key = question_key(asked.text)
@@ -237,13 +248,34 @@ def _fitting(model: Any, tokenizer: PreTrainedTokenizerBase, messages: list[Mess
 
 
 def _together(question: str, asked: Sequence[Standalone], answers: Sequence[Answer]) -> Answer:
-    """One answer of those to a question's parts: of what the memory holds, or else of all."""
-    held = [pair for pair in zip(asked, answers, strict=True) if pair[1].source == "memory"]
-    parts = held or list(zip(asked, answers, strict=True))
+    """One answer of those to a question's parts: of what the memory holds, or else of all.
+
+    Of the subjects that a stored answer may belong to, those count to which the memory gives it, where there are any.
+    """
+    pairs = list(zip(asked, answers, strict=True))
+    confirmed = [pair for pair in pairs if pair[0].from_answer is None or pair[1].memory == pair[0].subject]
+    parts = [pair for pair in pairs if pair[1].source == "memory"] or confirmed or pairs
     least = min((answer for _, answer in parts), key=lambda answer: answer.score)
-    text = "; ".join(f"{each.subject}: {answer.memory}" for each, answer in parts) if len(parts) > 1 else least.memory
+    groups = [(key, list(own)) for key, own in groupby(parts, key=lambda pair: pair[0].from_answer or pair[0])]
+    said = [(_label(key), _named(key, own) if isinstance(key, FromAnswer) else own[0][1].memory) for key, own in groups]
+    text = "; ".join(f"{label}: {each}" for label, each in said) if len(said) > 1 else said[0][1]
     facts = tuple(fact for _, answer in parts for fact in answer.facts)
     return replace(least, question=question, memory=text, asked=tuple(asked), facts=facts)
+
+
+def _label(asked: Standalone | FromAnswer) -> str:
+    """What an answer is told apart from others by."""
+    return asked.answers[0] if isinstance(asked, FromAnswer) else asked.subject
+
+
+def _named(asked: FromAnswer, parts: Sequence[tuple[Standalone, Answer]]) -> str:
+    """The subjects that the memory confirms, "A, B and C" or "A, B and 5 more"; what is said where it confirms none."""
+    names = [each.subject for each, answer in parts if answer.memory == each.subject]
+    if not names:
+        return parts[0][1].memory
+    if asked.further:
+        names.append(f"{asked.further} more")
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def judge_answers(

@@ -17,6 +17,7 @@ from itertools import accumulate, chain, islice
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
 from memlayers.data.facts import Fact, aliases_by_subject, folded
+from memlayers.linking.answer_index import AnswerIndex, AnswerMention
 from memlayers.linking.config import LinkConfig
 from memlayers.linking.derived_forms import derived_forms, is_person
 from memlayers.linking.misspellings import Misspellings
@@ -43,6 +44,9 @@ _ROMAN: Final = re.compile(r"m{0,3}(cm|cd|d?c{0,3})(xc|xl|l?x{0,3})(ix|iv|v?i{0,
 _MOST_FACTS_FOR_WORDS: Final = 2000
 _REMEMBERED: Final = 2**14  # words of which it is known whether they are ordinary
 _LONGEST_REMEMBERED: Final = 32  # characters of such a word
+_NAMES_ALONE: Final = LinkConfig(
+    last_name=False, article=False, brackets=False, company=False, acronym=False, misspellings=False
+)
 FUNCTION_WORDS: Final = frozenset(
     "a about again an and are as at by did do does for from had has have her his how in into is it its me of on or our "
     "she tell that the their them they this to was we were what when where which who whom whose why will with would you"
@@ -184,6 +188,7 @@ class NameLinker:
         self._forms: dict[str, tuple[_Form, ...]] = {}  # by their letters, in the order of the subjects
         self._sizes: Counter[int] = Counter()  # how many names and aliases have so many words
         self._misspellings = Misspellings()
+        self._answers: AnswerIndex | None = None  # made when it is first asked for
         self._take(facts)
 
     def updated(self, facts: Sequence[Fact]) -> NameLinker:
@@ -226,7 +231,7 @@ class NameLinker:
                     if not form.rule:
                         names[letters] = None
                         sizes[len(_WORD.findall(form.spelling))] += one
-        self._facts = list(facts)
+        self._facts, self._answers = list(facts), None
         self._of_subject = {subject: changed.get(subject) or before[subject] for subject in now}
         self._forms, self._sizes = table, +sizes
         self._longest = max(self._sizes, default=0)  # no derived form has more words than what it is derived from
@@ -239,6 +244,14 @@ class NameLinker:
         """What folded letters stand for; None for nothing, or nothing certain."""
         forms = self._forms.get(letters)
         return None if forms is None else _meant_by(forms)
+
+    def answers_in(self, text: str) -> list[AnswerMention]:
+        """The stored answers that a text names (in Unicode form NFC, as are the places), in their order."""
+        if self._answers is None:
+            self._answers = AnswerIndex(fact for own in self._of_subject.values() for fact in own)
+        return self._answers.mentions(
+            _nfc(text), lambda named, text: NameLinker(named, _NAMES_ALONE, self._ordinary).mentions(text)
+        )
 
     def facts_about(self, subject: str) -> Sequence[Fact]:
         """The stored facts about a subject, in order."""

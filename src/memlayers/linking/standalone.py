@@ -17,7 +17,9 @@ from typing import Final
 
 from memlayers.data.conversations import Message
 from memlayers.data.facts import Fact
+from memlayers.linking.answer_index import AnswerLinker
 from memlayers.linking.linker import Linker, Mention, spelling_of
+from memlayers.linking.roles import SLOT, asks_for_subject, says_what_is_asked
 
 _QUOTES: Final = re.compile(r"(\*\*|__|[*_`\"'“”‘’«»„])\Z")
 _PRONOUN: Final = re.compile(
@@ -65,6 +67,27 @@ _EMPTY: Final = frozenset(
     "what whic when wher who whom whos with been".split()
 )
 _LEAST_CLAUSE: Final = 2  # words of a clause beside the name
+_SOMEBODY: Final = re.compile(  # but "as its owner", "has its seat"
+    r"\b(he|she|it|they|him|them)\b|(?<!\bas )(?<!\bha[sd] )(?<!\bhave )\b(his|her|its|their)\b", re.IGNORECASE
+)
+MOST_SUBJECTS: Final = 10
+"""That a question about a stored answer is asked of."""
+
+
+@dataclass(frozen=True, slots=True)
+class FromAnswer:
+    """A question about a stored answer, which asks for the subjects of the facts that have it.
+
+    Attributes:
+        question: as it was put.
+        answers: the accepted ones, the fact's own first.
+        further: how many subjects have this answer that the memory is not asked for, as they are more than
+            `MOST_SUBJECTS`.
+    """
+
+    question: str
+    answers: tuple[str, ...]
+    further: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +100,8 @@ class Standalone:
         taken_from: the words that were taken for the subject, where they are not its spelling; "" otherwise.
         negated: whether it asks for what is not so, which no fact says.
         proposed: of a yes/no question, what it asks about: the answer to `text` is looked for in it; "" of others.
+        from_answer: the question about a stored answer that `text` stands for: where the memory gives that answer, the
+            subject is what is said; None of others.
     """
 
     text: str
@@ -84,10 +109,13 @@ class Standalone:
     taken_from: str = ""
     negated: bool = False
     proposed: str = ""
+    from_answer: FromAnswer | None = None
 
 
 def standalone_questions(messages: Sequence[Message], linker: Linker, *, focus: bool = True) -> list[Standalone]:
     """The questions that the last message asks a memory: one per stored subject, at least one.
+
+    Where a stored answer is named and its subject is asked for: one per fact with that answer, at most `MOST_SUBJECTS`.
 
     Args:
         messages: of a conversation, the last one the user's question.
@@ -99,7 +127,10 @@ def standalone_questions(messages: Sequence[Message], linker: Linker, *, focus: 
     found = [Standalone(asked[-1])]
     for text in asked if focus else asked[-1:]:
         found, before = _questions(text, linker, before)
-    return [_as_a_fact_says(each, linker) if each.subject else each for each in dict.fromkeys(found)]
+    return [
+        _as_a_fact_says(each, linker) if each.subject and each.from_answer is None else each
+        for each in dict.fromkeys(found)
+    ]
 
 
 def _as_a_fact_says(asked: Standalone, linker: Linker) -> Standalone:
@@ -152,10 +183,12 @@ def _questions(text: str, linker: Linker, before: Standalone | None) -> tuple[li
     for sentence in sentences:
         own = mentions if sentence == composed else linker.mentions(sentence)
         found = [each for each in _of_sentence(sentence, own, linker, before) if each.subject]
+        of_answer = _from_answer(sentence, own, linker) if own or not found else []
         if found:
             before = found[-1]
-        elif _names_something(sentence):  # something else is named: nothing is in focus
+        elif of_answer or _names_something(sentence):  # something else is named: nothing is in focus
             before = None
+        found = of_answer or found
         asked += found if len(sentences) == 1 or sentence.endswith("?") or _ASKS.match(_LEADS.sub("", sentence)) else []
     return asked or [Standalone(text)], before
 
@@ -187,6 +220,50 @@ def _of_sentence(text: str, mentions: Sequence[Mention], linker: Linker, before:
     if len(mentions) == 1:  # one name of several
         return [_named(text, mentions, mentions[0], subject, linker) for subject in mentions[0].subjects]
     return _of_each(text, mentions, linker) or _proposing(text, mentions, linker) or [Standalone(text)]
+
+
+def _from_answer(text: str, mentions: Sequence[Mention], linker: Linker) -> list[Standalone]:
+    """A question about a stored answer, asked of each subject that it may ask for; none of others.
+
+    Args:
+        text: the question.
+        mentions: of stored subjects in it. The answer may be one, of which no fact says what is asked; and a part of
+            its name, which might stand for another subject, is none.
+        linker: finds the answer.
+    """
+    if not isinstance(linker, AnswerLinker) or not _WH.search(text) or _SOMEBODY.search(text) or _negates(text):
+        return []
+    found = linker.answers_in(text)
+    if len(found) != 1:
+        return []
+    ((start, end, facts),) = found
+    question = f"{text[:start]}{SLOT}{text[end:]}"
+    if _names_something(question) and any(word[0].islower() for word in _WORDS.findall(question)):
+        return []  # something else is named
+    if any(mention.start < start or mention.end > end for mention in mentions):
+        return []
+    named = (each for each in mentions if (each.start, each.end) == (start, end) and each.how != "misspelt")
+    own = (fact for mention in named for subject in mention.subjects for fact in linker.facts_about(subject))
+    if any(says_what_is_asked(question, _slotted(fact), fact.relation) for fact in own):
+        return []
+    asked: dict[str, Fact] = {}
+    for fact in facts:
+        if fact.subject not in asked and asks_for_subject(question, _slotted(fact), fact.relation):
+            asked[fact.subject] = fact
+    further = max(len(asked) - MOST_SUBJECTS, 0)
+    return [
+        Standalone(fact.questions[0], subject, from_answer=FromAnswer(text, fact.answers, further))
+        for subject, fact in list(asked.items())[:MOST_SUBJECTS]
+    ]
+
+
+def _slotted(fact: Fact) -> list[str]:
+    """A fact's taught wordings with `SLOT` in place of its subject, those that have it as a whole word."""
+    parts = (each.partition(fact.subject) for each in fact.questions)
+    return [
+        f"{before}{SLOT}{after}" for before, found, after in parts
+        if found and not (before[-1:].isalnum() or after[:1].isalnum())
+    ]  # fmt: skip
 
 
 def _of_each(text: str, mentions: Sequence[Mention], linker: Linker) -> list[Standalone]:

@@ -76,11 +76,12 @@ class Provenance:
 def of_memory(
     answer: Answer, generated: Iterable[Generated], tokenizer: PreTrainedTokenizerBase, version: int
 ) -> Provenance:
-    """Of an answer that the memory gave, put together of what was generated."""
+    """Of an answer that the memory gave, put together of what was generated for each of the questions it was asked."""
     found: list[OpenToken] = []
     at = 0
-    for each in generated:
-        start = answer.text.find(each.text, at) if each.text else -1
+    for asked, each in zip(answer.asked, generated, strict=True):
+        says_it = each.text and asked.from_answer is None  # a subject is said where its answer was generated
+        start = answer.text.find(each.text, at) if says_it else -1
         if start >= 0:  # "Yes" says what was generated in other words
             found += open_tokens(tokenizer, each.tokens, each.open, each.text, start)
             at = start + len(each.text)
