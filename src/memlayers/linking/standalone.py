@@ -17,6 +17,7 @@ from typing import Final
 
 from memlayers.data.conversations import Message
 from memlayers.data.facts import Fact
+from memlayers.linking.languages import asked_in_english
 from memlayers.linking.linker import Linker, Mention, spelling_of
 
 _QUOTES: Final = re.compile(r"(\*\*|__|[*_`\"'“”‘’«»„])\Z")
@@ -86,26 +87,34 @@ class Standalone:
     proposed: str = ""
 
 
-def standalone_questions(messages: Sequence[Message], linker: Linker, *, focus: bool = True) -> list[Standalone]:
+def standalone_questions(
+    messages: Sequence[Message], linker: Linker, *, focus: bool = True, languages: bool = True
+) -> list[Standalone]:
     """The questions that the last message asks a memory: one per stored subject, at least one.
 
     Args:
         messages: of a conversation, the last one the user's question.
         linker: finds the subjects.
         focus: whether the subject that was named last stands for a pronoun.
+        languages: whether a question in another language becomes a taught one (`linking.languages`).
     """
     before: Standalone | None = None  # what was asked last of the subject in focus
     asked = [message["content"] for message in messages if message["role"] == "user"]
     found = [Standalone(asked[-1])]
     for text in asked if focus else asked[-1:]:
         found, before = _questions(text, linker, before)
-    return [_as_a_fact_says(each, linker) if each.subject else each for each in dict.fromkeys(found)]
+    return [_as_a_fact_says(each, linker, languages) if each.subject else each for each in dict.fromkeys(found)]
 
 
-def _as_a_fact_says(asked: Standalone, linker: Linker) -> Standalone:
-    """A question that asks for what is not so is told; of a yes/no question the fact is asked that it is about."""
+def _as_a_fact_says(asked: Standalone, linker: Linker, languages: bool = True) -> Standalone:
+    """A question that asks for what is not so is told; of a yes/no question the fact is asked that it is about.
+
+    And of one in another language, of which no more is told.
+    """
     facts = linker.facts_about(asked.subject)
     rest = _with_another(asked.text, _name(asked.subject, linker), " ")
+    if languages and (taught := asked_in_english(rest, facts)) is not None:
+        return replace(asked, text=taught or asked.text)
     if _negates(rest) and not any(_NEGATION.search(q) for fact in facts for q in fact.questions):
         return replace(asked, negated=True)
     if not _YES_NO.match(asked.text) or any(_YES_NO.match(q) for fact in facts for q in fact.questions):
