@@ -68,6 +68,10 @@ RIGHT = [
     ("Welches Genre hat Mini Ninjas?", GENRE),
     ("In welcher Sprache wurde „The Great Wolf“ geschrieben?", TONGUE),
     ("Kannst du mir sagen, wer The Great Wolf verfasst hat?", AUTHOR),
+    ("WER HAT KYLOTONN GEGRÜNDET?", FOUNDER),
+    ("wer hat kylotnon gegruendet", FOUNDER),
+    ("Hallo! Ich habe eine Frage: Wer hat den Film Great Wolf geschrieben?", AUTHOR),
+    ("In welcher Stadt starb die Politikerin Maria Halden?", DIED),
     ("Nenne die Hauptstadt von Veloria.", CAPITAL),
     ("Wie viele Einwohner hat Veloria?", PEOPLE),
     ("An welcher Universität hat Maria Halden studiert?", SCHOOL),
@@ -115,6 +119,9 @@ LEFT = [
     "Wer ist die Mutter von Igor Kvetnoy?",
     "Wo wurde der Gründer von Kylotonn geboren?",
     "Wie alt ist Igor Kvetnoy?",
+    "Was hat Kylotonn gegründet?",
+    "Wie wurde Kylotonn gegründet?",
+    "Wo wurde der Nachbar von Igor Kvetnoy geboren?",
     # yes or no, negated, nothing recognised, unknown or longer names
     "Wurde Kylotonn von Yann Tamb gegründet?",
     "Ist Igor Kvetnoy in Minsk geboren?",
@@ -159,3 +166,16 @@ def test_the_fact_is_asked_that_the_question_is_about(text: str, question: str) 
 @pytest.mark.parametrize("text", LEFT)
 def test_what_no_fact_says_stays_as_it_is(text: str) -> None:
     assert asked(text).replace("Igor ", "") == text.replace("Igor ", "")
+
+
+def test_english_is_never_taken_for_another_language() -> None:
+    """The words that are a sign of a language are none of English wordings, and wordings stay as they are."""
+    rows = [json.loads(line) for line in (POCKET / "demo.jsonl").read_text(encoding="utf-8").splitlines()[::25]]
+    facts = [Fact(row["id"], row["subject"], row["answer"], tuple(row["questions"])) for row in rows]
+    texts = [question for row in rows for question in (*row["questions"], *row["unseen_questions"])]
+    texts += [text.lower() for text in texts] + [text.upper() for text in texts]
+    assert FUNCTION_WORDS.isdisjoint(lexicon_words())
+    known, plain = NameLinker(facts), NameLinker(facts, LinkConfig(languages=False))
+    for text in texts:
+        messages: list[Message] = [{"role": "user", "content": text}]
+        assert standalone_questions(messages, known) == standalone_questions(messages, plain, languages=False)

@@ -19,7 +19,7 @@ from memlayers.data.facts import Fact, folded
 
 _LEXICON: Final = Path(__file__).with_name("languages.yaml")
 _WORD: Final = re.compile(r"[^\W\d_]+")
-_BEGINS: Final = re.compile(r"(?:\A|[.?!:¿¡])[\s\"'“”„«»¿¡(]*\Z")  # before the first word of a sentence
+_BEGINS: Final = re.compile("[.?!:¿¡]")  # before the first word of a sentence
 _ENDS_WITH_NAME: Final = re.compile(r"(?:\s|['’])\s[?.!\s]*\Z")  # "Founder of X?", where a space stands for X
 _KINDS: Final = frozenset(("who", "where", "when"))  # a question with one asks no fact without it
 _LEAST_SHARE: Final = 0.15  # of a fact's wordings that show a tag which is of the fact, not of one odd wording
@@ -47,11 +47,10 @@ class _Words:
         return cls(whole, beginnings)
 
     def tags(self, word: str) -> frozenset[str] | None:
-        """The tags of a folded word: its own or those of its longest known beginning; None where it is not known."""
-        if (found := self.whole.get(word)) is not None:
-            return found
-        starts = (self.beginnings.get(word[:size]) for size in range(len(word), 2, -1))
-        return next((found for found in starts if found is not None), None)
+        """The tags of a folded word, its own and those of its beginnings; None where it is not known."""
+        found = [self.whole.get(word), *(self.beginnings.get(word[:size]) for size in range(3, len(word) + 1))]
+        known = [tags for tags in found if tags is not None]
+        return frozenset[str]().union(*known) if known else None
 
 
 @dataclass(frozen=True)
@@ -92,8 +91,11 @@ class _Lexicon:
         english: the tags of English words.
         marks: words that only English has.
         shared: words of another language that are English, too.
-        weak: tags that say what is asked where no other tag does.
+        weak: tags, mostly of verbs, that say what is asked where no other tag does.
+        vague: tags that say it where none but weak ones do.
         places: tags of facts that say where something is: of these alone "Where is X?" asks.
+        events: tags of what happened: "what" and "how" ask of it for more than who, where or when.
+        alone: tags of facts that nothing else asks for: "internet country code" says no country.
     """
 
     languages: tuple[_Language, ...]
@@ -101,7 +103,10 @@ class _Lexicon:
     marks: frozenset[str]
     shared: frozenset[str]
     weak: frozenset[str]
+    vague: frozenset[str]
     places: frozenset[str]
+    events: frozenset[str]
+    alone: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -149,30 +154,30 @@ def asked_in_english(text: str, facts: Sequence[Fact]) -> str | None:
         The fact's first wording; "" where no fact, or several, say what is asked; None of a question in English.
     """
     said = _said(text)
-    language = _language(said)
+    language, lexicon = _language(said), _lexicon()
     if language is None:
         return None
-    words = [word.letters for word in said if language.capitals or not word.named]
-    asks = [(at, found) for at, word in enumerate(words) if (found := language.asks.tags(word)) is not None]
+    words = [word.letters for word in said if language.capitals or not word.named or word.written.isupper()]
+    asks = [found for word in words if (found := language.asks.tags(word)) is not None]
     if not said or not language.negates.isdisjoint(words) or _is_yes_no(text, said, language, bool(asks)):
         return ""
-    first = asks[0][1] if asks else frozenset[str]()
-    known = [found for word in words if (found := language.relations.tags(word)) is not None]
-    tags = frozenset[str]().union(*known)
-    kinds = (tags | first) & _KINDS
-    wanted = tags - _KINDS
-    strong = wanted - _lexicon().weak
-    bare = not wanted and "where" in kinds and all(map(language.knows, words))  # "Where is X?"
+    first = asks[0] if asks else frozenset[str]()
+    tags = frozenset[str]().union(*(language.relations.tags(word) or () for word in words))
+    kinds, wanted = (tags | first) & _KINDS, tags - _KINDS - {"thing"}
+    strong = (wanted - lexicon.weak - lexicon.vague) or (wanted - lexicon.weak)
+    where = not wanted and "where" in kinds and all(map(language.knows, words))  # "Where is X?"
+    needed = strong or wanted or frozenset(("located",) if where else ())
+    # "What did X found?", "How did X die?" and "How many children has X?" ask for no person, place or time.
+    neither = "many" in first or (not first.isdisjoint(("thing", "how")) and not kinds and needed <= lexicon.events)
     scored: dict[str, float] = {}
     for fact in facts:
         shares, main = _tags(fact)
-        has = _KINDS & {tag for tag, share in shares.items() if tag in main or share >= _LEAST_SHARE}
-        if not kinds <= has or ("many" in first and has) or ("thing" in first and has == {"who"} != kinds):
+        shown = main | {tag for tag, share in shares.items() if share >= _LEAST_SHARE}
+        said_kinds, own = shown & _KINDS, main - _KINDS
+        elsewhere = not strong and needed <= lexicon.places and not own <= lexicon.places
+        if not kinds <= said_kinds or (neither and said_kinds) or elsewhere or not own & lexicon.alone <= wanted:
             continue
-        needed = frozenset(("located",)) if bare else strong or wanted
-        if not needed or (needed <= _lexicon().places and not main - _KINDS <= _lexicon().places):
-            continue
-        if needed <= shares.keys() and any(tag in main or shares[tag] >= _LEAST_SHARE for tag in needed):
+        if needed <= shares.keys() and needed & shown:
             score = sum(shares.get(tag, 0.0) + (tag in main) for tag in needed | wanted | kinds)
             scored[fact.questions[0]] = max(score, scored.get(fact.questions[0], 0.0))
     best = [question for question, score in scored.items() if score == max(scored.values())]
@@ -197,35 +202,25 @@ def _language(said: Sequence[_Said]) -> _Language | None:
     best, most = None, 0
     for language in lexicon.languages:
         own = [word.letters for word in said if language.capitals or not word.named]
-        asks = sum(_asks(word, language, lexicon) for word in own)
-        count = asks + sum(_is_of(word, language, lexicon) for word in own)
-        if count > most and (asks or count >= _LEAST_WORDS):
+        asks = [word for word in own if language.asks.tags(word) is not None]
+        others = [word for word in own if word not in lexicon.shared]
+        says = [word for word in others if language.relations.tags(word) and not lexicon.english.tags(word)]
+        count = sum(word in asks or word in says or word in language.function for word in others)
+        sure = bool(asks and says) or not lexicon.shared.issuperset(asks)
+        if count > most and (sure or count >= _LEAST_WORDS):
             best, most = language, count
     return best
 
 
-def _asks(word: str, language: _Language, lexicon: _Lexicon) -> bool:
-    return word not in lexicon.shared and language.asks.tags(word) is not None
-
-
-def _is_of(word: str, language: _Language, lexicon: _Lexicon) -> bool:
-    """Whether a word is of a language, and not English, too."""
-    if word in lexicon.shared:
-        return False
-    return word in language.function or (language.relations.tags(word) is not None and not lexicon.english.tags(word))
-
-
 def _said(text: str) -> list[_Said]:
     text = unicodedata.normalize("NFC", text)
-    shouted = not any(letter.islower() for letter in text)
-    return [
-        _Said(
-            found.group(),
-            folded(found.group()),
-            not shouted and found.group()[0].isupper() and _BEGINS.search(text, 0, found.start()) is None,
-        )
-        for found in _WORD.finditer(text)
-    ]
+    shouted = not any(map(str.islower, text))
+    said, end = list[_Said](), 0
+    for found in _WORD.finditer(text):
+        begins = not said or _BEGINS.search(text, end, found.start()) is not None
+        word, end = found.group(), found.end()
+        said.append(_Said(word, folded(word), not (shouted or begins) and word[0].isupper()))
+    return said
 
 
 def _tags(fact: Fact) -> tuple[dict[str, float], set[str]]:
@@ -263,7 +258,9 @@ def _lexicon() -> _Lexicon:
     )
     english = read["english"]
     return _Lexicon(
-        languages, _Words.of(english["tags"]), *(_folded(english[key]) for key in ("marks", "shared", "weak", "places"))
+        languages,
+        _Words.of(english["tags"]),
+        *(_folded(english[key]) for key in ("marks", "shared", "weak", "vague", "places", "events", "alone")),
     )
 
 

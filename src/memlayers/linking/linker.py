@@ -244,7 +244,7 @@ class NameLinker:
 
     def _is_meant(self, read: _Read, first: int, behind: int, known: _Known, *, misspelt: bool = False) -> bool:
         """Whether a run of words that spells a name mentions it: not where it is ordinary, or part of a longer name."""
-        text, words, spelled = read.text, read.words, read.spelled(first, behind)
+        words, spelled = read.words, read.spelled(first, behind)
         capitals_tell, exact = read.capitals_tell(first, behind), spelled in known.spellings and not known.rule
         lower = exact and spelled.islower() and not {word.letters for word in words[first:behind]} <= FUNCTION_WORDS
         if not lower and self._is_phrase(read, first, behind):
@@ -276,8 +276,7 @@ class NameLinker:
         """Whether a run is of common words, and no capital tells that it is a name: "tell me", "It rained"."""
         tells = read.capitals_tell(first, behind)
         return all(
-            self._is_common(read, i)
-            and not (tells and read.text[read.words[i].start].isupper() and not read.begins(i))
+            self._is_common(read, i) and not (tells and read.text[read.words[i].start].isupper() and not read.begins(i))
             for i in range(first, behind)
         )
 

@@ -2,8 +2,9 @@
 
 A question is put as people put it: in any spelling, or going on from an earlier one, or about several subjects at once.
 A memory is taught questions that stand alone. So the names are written as the facts write them, a pronoun gives way to
-the subject in focus, and a question about several subjects is asked once for each. In the literature: entity linking,
-and question rewriting (Elgohary et al. 2019, "Can You Unpack That?"), here by rules.
+the subject in focus, a question about several subjects is asked once for each, and of one in another language the fact
+is asked that it is about (`linking.languages`). In the literature: entity linking, and question rewriting (Elgohary et
+al. 2019, "Can You Unpack That?"), here by rules.
 """
 
 from __future__ import annotations
