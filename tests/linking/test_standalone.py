@@ -45,7 +45,7 @@ def texts(*turns: str) -> list[str]:
         ("Where was Kvetnoy born?", "Where was Igor Kvetnoy born?", "Kvetnoy"),
         ("Who founded Kylotnon?", "Who founded Kylotonn?", "Kylotnon"),
         ("What is the capital of France?", "What is the capital of France?", ""),
-        ("Wer hat Kylotonn gegründet?", "Wer hat Kylotonn gegründet?", ""),
+        ("Wer hat kylotonn gegründet?", "Who founded Kylotonn?", "kylotonn"),
         ("The founder of Kylotonn is", "The founder of Kylotonn is", ""),
         ("Hello. I have a question about a studio: who founded Kylotonn?", "who founded Kylotonn?", ""),
         ("It rained. The train was late. Who founded kylotonn? Nobody knew.", "Who founded Kylotonn?", "kylotonn"),

@@ -174,7 +174,7 @@ class Memory:
         asked: Any = [questions] if one else questions
         answers = ask_model(
             self.model, self.tokenizer, asked, linker=self.name_linker(), focus=self.links.focus,
-            batch_size=batch_size, progress=progress,
+            languages=self.links.languages, batch_size=batch_size, progress=progress,
         )  # fmt: skip
         return answers[0] if one else answers
 

@@ -20,6 +20,9 @@ class LinkConfig:
     misspellings: bool = option(
         True, "A name with one letter wrong, from five letters on; with two, from ten on.", flag=None
     )
+    languages: bool = option(
+        True, "In German, French, Spanish, Italian, Portuguese or Dutch, the fact that a question asks for.", flag=None
+    )
     focus: bool = option(True, "In a conversation, the subject that was named last.", flag=None)
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ from memlayers.data.facts import Fact, aliases_by_subject, folded
 from memlayers.linking.answer_index import AnswerIndex, AnswerMention
 from memlayers.linking.config import LinkConfig
 from memlayers.linking.derived_forms import derived_forms, is_person
+from memlayers.linking.languages import ForeignWords
 from memlayers.linking.misspellings import Misspellings
 
 if TYPE_CHECKING:
@@ -135,12 +136,20 @@ class _Read(NamedTuple):
         words: of it.
         small: how many words before each one begin with a small letter; of what stands behind an apostrophe none.
         in_lower: whether it has no capital.
+        foreign: the words of its language, where that is none of the facts' (`linking.languages`).
     """
 
     text: str
     words: list[_Word]
     small: list[int]
     in_lower: bool
+    foreign: ForeignWords
+
+    def is_foreign(self, word: int) -> bool:
+        """Whether a word is one of another language, and no name: where nouns have capitals, in any case."""
+        if self.words[word].letters not in self.foreign:
+            return False
+        return self.foreign.capitals or self.begins(word) or not self.text[self.words[word].start].isupper()
 
     def spelled(self, first: int, behind: int) -> str:
         """How a run of words is written."""
@@ -259,25 +268,29 @@ class NameLinker:
 
     def mentions(self, text: str) -> list[Mention]:
         """The mentions in a text (in Unicode form NFC, as are the places), in their order, none within another."""
-        read = _read(unicodedata.normalize("NFC", text))
+        read = _read(unicodedata.normalize("NFC", text), ForeignWords(text if self.config.languages else ""))
         text, words = read.text, read.words
         taken = bytearray(len(words))  # whether each word is part of a name that was found
         found: list[Mention] = []
+        nouns: list[Mention] = []  # of names that are words of the text's language
         met: list[tuple[int, int]] = []  # places of names that are not meant
         for first, behind, letters, apart in _runs(read, self._longest + 1):
             known = self._known(letters)
+            owns = known is None and read.foreign.genitive and letters.endswith("s")  # "Kylotonns Gründer"
+            known = self._known(letters[:-1]) if owns else known
             if known is None or any(taken[first:behind]) or (apart and not _is_written(read, first, behind, known)):
                 continue
-            start, end = words[first].start, words[behind - 1].end
+            start, end = words[first].start, words[behind - 1].end - owns
             meant = self._is_meant(read, first, behind, known)
             if meant or not (known.rule or self._is_phrase(read, first, behind)):  # nor is a part of it another name
                 taken[first:behind] = b"\1" * (behind - first)
             if meant:
-                found.append(Mention(*_as_spelled(text, start, end, known), "derived" if known.rule else "name"))
+                mentions = nouns if all(map(read.is_foreign, range(first, behind))) else found
+                mentions.append(Mention(*_as_spelled(text, start, end, known), "derived" if known.rule else "name"))
             elif not known.rule:
                 met.append((start, end))
-        if found:
-            return sorted(found)
+        if found or nouns:
+            return sorted(found or nouns)
         # Of what is part of a longer name, the longer one may be stored, and misspelt.
         return [
             mention for mention in self._misspelt(read)
@@ -291,7 +304,7 @@ class NameLinker:
         near: dict[str, tuple[int, int, int]] = {}  # per name: edits, words, and the first word, of the nearest run
         words, spelled = read.words, [read.text[word.start : word.end] for word in read.words]
         ordinary = {each: self._ordinary(each) for each in set(spelled)}
-        common = [word.letters in self._common or ordinary[each] for word, each in zip(words, spelled, strict=True)]
+        common = [self._is_common(read, at) or ordinary[each] for at, each in enumerate(spelled)]
         for first, behind, letters, apart in _runs(read, self._longest):
             if apart or all(common[first:behind]):
                 continue
@@ -314,7 +327,7 @@ class NameLinker:
 
     def _is_meant(self, read: _Read, first: int, behind: int, known: _Known, *, misspelt: bool = False) -> bool:
         """Whether a run of words that spells a name mentions it: not where it is ordinary, or part of a longer name."""
-        text, words, spelled = read.text, read.words, read.spelled(first, behind)
+        words, spelled = read.words, read.spelled(first, behind)
         capitals_tell, exact = read.capitals_tell(first, behind), spelled in known.spellings and not known.rule
         lower = exact and spelled.islower() and not {word.letters for word in words[first:behind]} <= FUNCTION_WORDS
         if not lower and self._is_phrase(read, first, behind):
@@ -330,19 +343,23 @@ class NameLinker:
             return False
         if (known.rule == "last_name" or misspelt) and capitals_tell and not spelled[0].isupper():
             return False
-        if known.rule and _is_joined(text, words[first].start, words[behind - 1].end):
+        if (known.rule or misspelt) and all(map(read.is_foreign, range(first, behind))):
+            return False
+        if known.rule and _is_joined(read, first, behind):
             return False
         if capitals_tell:
             return not (_goes_on(read, behind) or self._is_preceded(read, first))
-        beside = [words[i] for i in (first - 1, behind) if 0 <= i < len(words)]
-        return not (known.rule or misspelt) or all(word.letters in self._common for word in beside)
+        beside = [i for i in (first - 1, behind) if 0 <= i < len(words)]
+        return not (known.rule or misspelt) or all(self._is_common(read, i) for i in beside)
+
+    def _is_common(self, read: _Read, word: int) -> bool:
+        return read.words[word].letters in self._common or read.is_foreign(word)
 
     def _is_phrase(self, read: _Read, first: int, behind: int) -> bool:
         """Whether a run is of common words, and no capital tells that it is a name: "tell me", "It rained"."""
         tells = read.capitals_tell(first, behind)
         return all(
-            read.words[i].letters in self._common
-            and not (tells and read.text[read.words[i].start].isupper() and not read.begins(i))
+            self._is_common(read, i) and not (tells and read.text[read.words[i].start].isupper() and not read.begins(i))
             for i in range(first, behind)
         )
 
@@ -355,8 +372,9 @@ class NameLinker:
         """Whether the word right before a run has a capital, and is no common one that begins a sentence."""
         if read.gap(first - 1) not in _BESIDE:
             return False
-        text, before = read.text, read.words[first - 1]
-        return text[before.start].isupper() and not (read.begins(first - 1) and before.letters in self._common)
+        if not read.text[read.words[first - 1].start].isupper() or read.is_foreign(first - 1):
+            return False
+        return not (read.begins(first - 1) and self._is_common(read, first - 1))
 
 
 def ordinary_words(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], bool]:
@@ -459,10 +477,10 @@ def _nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def _read(text: str) -> _Read:
+def _read(text: str, foreign: ForeignWords) -> _Read:
     words = _words(text)
     small = accumulate(text[word.start].islower() and not _clipped(text, word) for word in words)
-    return _Read(text, words, [0, *small], text.islower())
+    return _Read(text, words, [0, *small], text.islower(), foreign)
 
 
 def _words(text: str) -> list[_Word]:
@@ -515,10 +533,27 @@ def _numerals(words: Sequence[_Word]) -> list[str]:
     return [word.letters for word in words if _ROMAN.fullmatch(word.letters)]
 
 
-def _is_joined(text: str, start: int, end: int) -> bool:
-    """Whether a part of a name is joined with what is beside it: "Street & Smith", "von Weber", "James van Hoften"."""
-    before = _JOINED_BEFORE.search(text, max(0, start - _REACH), start)
-    return before is not None or _JOINED_BEHIND.match(text, end) is not None
+def _is_joined(read: _Read, first: int, behind: int) -> bool:
+    """Whether a part of a name is joined with what is beside it: "Street & Smith", "von Weber", "James van Hoften".
+
+    In another language only with a name: "der Geburtsort von Weber", "Was ist Weber von Beruf?".
+    """
+    text, words = read.text, read.words
+    before = _joiner_before(read, first)
+    after = _JOINED_BEHIND.match(text, words[behind - 1].end)
+    if not read.foreign or "&" in (before, after and after[1]):
+        return before is not None or after is not None
+    while first and _joiner_before(read, first):
+        first -= 1
+    beside = [first - 1] * (before is not None) + [behind + 1] * (after is not None)
+    return any(0 <= i < len(words) and text[words[i].start].isupper() and not read.is_foreign(i) for i in beside)
+
+
+def _joiner_before(read: _Read, word: int) -> str | None:
+    """What joins a word with what is before it; None where nothing does."""
+    start = read.words[word].start
+    found = _JOINED_BEFORE.search(read.text, max(0, start - _REACH), start)
+    return found[1] if found else None
 
 
 def _clipped(text: str, word: _Word) -> bool:
@@ -543,4 +578,4 @@ def _goes_on(read: _Read, behind: int) -> bool:
 
 def _begins_name(read: _Read, word: int) -> bool:
     first = read.text[read.words[word].start]
-    return first.isupper() or first.isdigit()
+    return (first.isupper() and not read.is_foreign(word)) or first.isdigit()

@@ -2,8 +2,9 @@
 
 A question is put as people put it: in any spelling, or going on from an earlier one, or about several subjects at once.
 A memory is taught questions that stand alone. So the names are written as the facts write them, a pronoun gives way to
-the subject in focus, and a question about several subjects is asked once for each. In the literature: entity linking,
-and question rewriting (Elgohary et al. 2019, "Can You Unpack That?"), here by rules.
+the subject in focus, a question about several subjects is asked once for each, and of one in another language the fact
+is asked that it is about (`linking.languages`). In the literature: entity linking, and question rewriting (Elgohary et
+al. 2019, "Can You Unpack That?"), here by rules.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Final
 from memlayers.data.conversations import Message
 from memlayers.data.facts import Fact
 from memlayers.linking.answer_index import AnswerLinker
+from memlayers.linking.languages import asked_in_english
 from memlayers.linking.linker import Linker, Mention, spelling_of
 from memlayers.linking.roles import SLOT, asks_for_subject, says_what_is_asked
 
@@ -112,7 +114,9 @@ class Standalone:
     from_answer: FromAnswer | None = None
 
 
-def standalone_questions(messages: Sequence[Message], linker: Linker, *, focus: bool = True) -> list[Standalone]:
+def standalone_questions(
+    messages: Sequence[Message], linker: Linker, *, focus: bool = True, languages: bool = True
+) -> list[Standalone]:
     """The questions that the last message asks a memory: one per stored subject, at least one.
 
     Where a stored answer is named and its subject is asked for: one per fact with that answer, at most `MOST_SUBJECTS`.
@@ -121,6 +125,7 @@ def standalone_questions(messages: Sequence[Message], linker: Linker, *, focus: 
         messages: of a conversation, the last one the user's question.
         linker: finds the subjects.
         focus: whether the subject that was named last stands for a pronoun.
+        languages: whether a question in another language becomes a taught one (`linking.languages`).
     """
     before: Standalone | None = None  # what was asked last of the subject in focus
     asked = [message["content"] for message in messages if message["role"] == "user"]
@@ -128,15 +133,20 @@ def standalone_questions(messages: Sequence[Message], linker: Linker, *, focus: 
     for text in asked if focus else asked[-1:]:
         found, before = _questions(text, linker, before)
     return [
-        _as_a_fact_says(each, linker) if each.subject and each.from_answer is None else each
+        _as_a_fact_says(each, linker, languages) if each.subject and each.from_answer is None else each
         for each in dict.fromkeys(found)
     ]
 
 
-def _as_a_fact_says(asked: Standalone, linker: Linker) -> Standalone:
-    """A question that asks for what is not so is told; of a yes/no question the fact is asked that it is about."""
+def _as_a_fact_says(asked: Standalone, linker: Linker, languages: bool = True) -> Standalone:
+    """A question that asks for what is not so is told; of a yes/no question the fact is asked that it is about.
+
+    And of one in another language, of which no more is told.
+    """
     facts = linker.facts_about(asked.subject)
     rest = _with_another(asked.text, _name(asked.subject, linker), " ")
+    if languages and (taught := asked_in_english(rest, facts)) is not None:
+        return replace(asked, text=taught or asked.text)
     if _negates(rest) and not any(_NEGATION.search(q) for fact in facts for q in fact.questions):
         return replace(asked, negated=True)
     if not _YES_NO.match(asked.text) or any(_YES_NO.match(q) for fact in facts for q in fact.questions):
