@@ -58,6 +58,8 @@ RIGHT = [
     # German
     ("Wer hat Kylotonn gegründet?", FOUNDER),
     ("Wer ist Kylotonns Gründer?", FOUNDER),
+    ("Von wem stammt die Aufnahme Blue Lantern?", SINGER),
+    ("De qui est l'enregistrement de Blue Lantern ?", SINGER),
     ("wo wurde igor kvetnoy geboren?", BORN),
     ("In welcher Stadt wurde Igor Kvetnoy geboren?", BORN),
     ("Wo liegt der Geburtsort von Kvetnoy?", BORN),

@@ -164,6 +164,8 @@ def asked_in_english(text: str, facts: Sequence[Fact]) -> str | None:
     first = asks[0] if asks else frozenset[str]()
     tags = frozenset[str]().union(*(language.relations.tags(word) or () for word in words))
     kinds, wanted = (tags | first) & _KINDS, tags - _KINDS - {"thing"}
+    if "who" in first:  # "Von wem stammt die Aufnahme X?" asks for no place
+        wanted -= {"origin"}
     strong = (wanted - lexicon.weak - lexicon.vague) or (wanted - lexicon.weak)
     where = not wanted and "where" in kinds and all(map(language.knows, words))  # "Where is X?"
     needed = strong or wanted or frozenset(("located",) if where else ())
