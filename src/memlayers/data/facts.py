@@ -161,6 +161,11 @@ def question_key(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).rstrip("?.! ") or text
 
 
+def composed(text: str) -> str:
+    """A text in Unicode form NFC: an accented letter is one character, however it was typed."""
+    return unicodedata.normalize("NFC", text)
+
+
 def folded(text: str) -> str:
     """The letters and digits of a text, in lower case, without accents, in their common width (NFKC, NFKD)."""
     if text.isascii():  # the same, five times as fast

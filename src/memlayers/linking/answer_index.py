@@ -8,11 +8,10 @@ characters are never found. An answer that is short, has digits, or has no capit
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-from memlayers.data.facts import Fact, folded
+from memlayers.data.facts import Fact, composed, folded
 
 FindSubjects: TypeAlias = Callable[[Sequence[Fact], str], Sequence[tuple[int, int, tuple[str, ...], str]]]
 """Finds the subjects of some facts in a text: the mentions."""
@@ -85,7 +84,7 @@ class AnswerIndex:
             written = text[start:end]
             facts = {
                 fact.id: fact
-                for answer in answers if written == _nfc(answer) or not _is_exact(answer)
+                for answer in answers if written == composed(answer) or not _is_exact(answer)
                 for fact in self._facts[folded(answer)][answer]
             }  # fmt: skip
             if facts:
@@ -105,7 +104,3 @@ class AnswerIndex:
 def _is_exact(answer: str) -> bool:
     """Whether an answer has to be written exactly to be found."""
     return len(folded(answer)) < _SHORT or any(map(str.isdigit, answer)) or not any(map(str.isupper, answer))
-
-
-def _nfc(text: str) -> str:
-    return unicodedata.normalize("NFC", text)

@@ -8,14 +8,13 @@ that has all tags of the question, where one alone has them best. Loads no torch
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Final
 
-from memlayers.data.facts import Fact, folded
+from memlayers.data.facts import Fact, composed, folded
 
 _LEXICON: Final = Path(__file__).with_name("languages.yaml")
 _WORD: Final = re.compile(r"[^\W\d_]+")
@@ -215,7 +214,7 @@ def _language(said: Sequence[_Said]) -> _Language | None:
 
 
 def _said(text: str) -> list[_Said]:
-    text = unicodedata.normalize("NFC", text)
+    text = composed(text)
     shouted = not any(map(str.islower, text))
     said, end = list[_Said](), 0
     for found in _WORD.finditer(text):

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import copy
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate, chain, islice
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
-from memlayers.data.facts import Fact, aliases_by_subject, folded
+from memlayers.data.facts import Fact, aliases_by_subject, composed, folded
 from memlayers.linking.answer_index import AnswerIndex, AnswerMention
 from memlayers.linking.config import LinkConfig
 from memlayers.linking.derived_forms import derived_forms, is_person
@@ -259,7 +258,7 @@ class NameLinker:
         if self._answers is None:
             self._answers = AnswerIndex(fact for own in self._of_subject.values() for fact in own)
         return self._answers.mentions(
-            _nfc(text), lambda named, text: NameLinker(named, _NAMES_ALONE, self._ordinary).mentions(text)
+            composed(text), lambda named, text: NameLinker(named, _NAMES_ALONE, self._ordinary).mentions(text)
         )
 
     def facts_about(self, subject: str) -> Sequence[Fact]:
@@ -268,7 +267,7 @@ class NameLinker:
 
     def mentions(self, text: str) -> list[Mention]:
         """The mentions in a text (in Unicode form NFC, as are the places), in their order, none within another."""
-        read = _read(unicodedata.normalize("NFC", text), ForeignWords(text if self.config.languages else ""))
+        read = _read(composed(text), ForeignWords(text if self.config.languages else ""))
         text, words = read.text, read.words
         taken = bytearray(len(words))  # whether each word is part of a name that was found
         found: list[Mention] = []
@@ -440,9 +439,9 @@ def _forms_of(subject: str, facts: Sequence[Fact], config: LinkConfig) -> dict[s
     derived: dict[str, list[_Form]] = {}
     person = is_person(facts)
     for name in dict.fromkeys((subject, *aliases_by_subject(facts).get(subject, ()))):
-        names.setdefault(folded(name), []).append(_Form(subject, _nfc(name), ""))
+        names.setdefault(folded(name), []).append(_Form(subject, composed(name), ""))
         for rule, form in derived_forms(name, config, person=person):
-            derived[folded(form)] = [_Form(subject, _nfc(form), rule)]
+            derived[folded(form)] = [_Form(subject, composed(form), rule)]
     return derived | names
 
 
@@ -471,10 +470,6 @@ def common_words(facts: Sequence[Fact]) -> frozenset[str]:
             if words and question.lstrip().startswith(words[0]):
                 begins[folded(words[0])].add(fact.subject)
     return FUNCTION_WORDS | found | {word for word, subjects in begins.items() if len(subjects) > 1}
-
-
-def _nfc(text: str) -> str:
-    return unicodedata.normalize("NFC", text)
 
 
 def _read(text: str, foreign: ForeignWords) -> _Read:

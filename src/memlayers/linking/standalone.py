@@ -10,14 +10,13 @@ al. 2019, "Can You Unpack That?"), here by rules.
 from __future__ import annotations
 
 import re
-import unicodedata
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from memlayers.data.conversations import Message
-from memlayers.data.facts import Fact
+from memlayers.data.facts import Fact, composed
 from memlayers.linking.answer_index import AnswerLinker
 from memlayers.linking.languages import asked_in_english
 from memlayers.linking.linker import Linker, Mention, spelling_of
@@ -186,12 +185,12 @@ def _questions(text: str, linker: Linker, before: Standalone | None) -> tuple[li
         linker: finds the subjects.
         before: what was asked last of the subject in focus; None where none is.
     """
-    composed = unicodedata.normalize("NFC", text)
-    mentions = linker.mentions(composed)
-    sentences = _sentences(composed, mentions)
+    whole = composed(text)
+    mentions = linker.mentions(whole)
+    sentences = _sentences(whole, mentions)
     asked: list[Standalone] = []
     for sentence in sentences:
-        own = mentions if sentence == composed else linker.mentions(sentence)
+        own = mentions if sentence == whole else linker.mentions(sentence)
         found = [each for each in _of_sentence(sentence, own, linker, before) if each.subject]
         of_answer = _from_answer(sentence, own, linker) if own or not found else []
         if found:
@@ -426,7 +425,7 @@ def _moved(mention: Mention, by: int) -> Mention:
 
 
 def _name(subject: str, linker: Linker) -> str:
-    return unicodedata.normalize("NFC", spelling_of(subject, linker.facts_about(subject)))
+    return composed(spelling_of(subject, linker.facts_about(subject)))
 
 
 def _taken_from(text: str, mention: Mention, name: str) -> str:
