@@ -14,20 +14,27 @@ Two estimates of the bits learned from n facts whose answers have b bits each:
 Both are lower bounds. Parameters are the pool's values: all (slots x width), and those of the slots that were written.
 Sub-keys, projection and gate are random, calibrated or trained without the answers, and are not counted.
 
+Every fact is shown ``--exposures`` times, and nothing is taught further: what `memlayers teach` does after its last
+exposure would make up for a pool that is too small by steps. A sample is asked; asking all facts in all wordings, as
+`memlayers teach` does, would take longer than teaching 100,000 of them.
+
 One results file a point in ``benchmarks/results/capacity``; what is there is not run again. A size is left once recall
 has fallen below ``--until``. Plot and table are drawn from the files.
 
-Examples (one core; about 0.4 s a fact, and half a minute a point)::
+Examples (one core; about 0.02 s an exposure of a fact, and half a minute a point)::
 
     python -m benchmarks.teaching.capacity
+    python -m benchmarks.teaching.capacity --sub-keys 256 --facts 1000,5000,20000 --exposures 4 --wordings 3
     python -m benchmarks.teaching.capacity --source real --sub-keys 256 --facts 5000 --exposures 5
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +50,8 @@ from memlayers.evaluation.evaluate import cost_rows
 from memlayers.evaluation.results import Results, Row, read_results, write_results
 from memlayers.evaluation.statistics import Estimate, mean_interval
 from memlayers.inference.generation import answer_questions
+from memlayers.inference.record import CurvePoint
+from memlayers.teaching.teacher import Teacher
 from memlayers.utils.environment import environment
 from memlayers.utils.files import atomic_write_text
 
@@ -67,13 +76,16 @@ def facts_of(source: str, family: str, n: int) -> list[Fact]:
 
 def run(path: Path, sub_keys: int, n: int, args: argparse.Namespace) -> None:
     """Teaches one pool n facts and measures what it holds."""
-    facts = facts_of(args.source, args.family, n)
+    facts = [
+        dataclasses.replace(fact, questions=fact.questions[: args.wordings])
+        for fact in facts_of(args.source, args.family, n)
+    ]
     config = TeachConfig().with_flags(
         sub_keys=sub_keys, exposures=args.exposures, gate=args.gate, recall_sample=128, seed=SEED,
         gate_steps=500, checkpoint_seconds=3600,
-        batch_size=min(32, max(4, n // 16)),  # at least 16 steps an epoch
+        batch_size=min(args.batch_size, max(4, n // 16)),  # at least 16 steps an epoch
     )  # fmt: skip
-    teacher = common.teach(facts, config)
+    teacher = taught(facts, config, path)
     rng = random.Random(SEED)
     asked = rng.sample(facts, min(args.sample, n))
     model, tokenizer = teacher.model, teacher.tokenizer
@@ -101,6 +113,28 @@ def run(path: Path, sub_keys: int, n: int, args: argparse.Namespace) -> None:
         "bits_per_answer": bits, "slots": pool.slots, "width": pool.dim, "written_slots": written, **config.flags(),
     }  # fmt: skip
     write_results(path, Results(environment("cpu"), settings, rows, teacher.report.curve, []))
+
+
+def taught(facts: list[Fact], config: TeachConfig, path: Path) -> Teacher:
+    """A teacher after its exposures; recall of a sample after each one is printed."""
+    teacher = Teacher(facts, config, quiet=True)
+    teacher.setup()
+    teacher.calibrate()
+    teacher.build_gate()
+    schedule, report = teacher.schedule, teacher.report
+    began = time.perf_counter()
+    for epoch in range(config.exposures):
+        for batch in schedule.batches(epoch):
+            teacher.step(batch, 1 - report.steps / schedule.steps)
+            report.steps += 1
+        sample = random.Random(f"{config.seed}:recall:{epoch}").sample(facts, min(len(facts), 128))
+        asked = [random.Random(fact.id).choice(fact.questions) for fact in sample]
+        found = recall(teacher.model, teacher.tokenizer, sample, asked).value
+        report.exposures = float(epoch + 1)
+        report.curve.append(CurvePoint(report.exposures, found, None, None, None))
+        print(f"{path.stem}: {epoch + 1} exposures, recall {found:.1%}", flush=True)
+    report.seconds = time.perf_counter() - began
+    return teacher
 
 
 def recall(model: Any, tokenizer: Any, facts: list[Fact], questions: list[str]) -> Estimate:
@@ -170,6 +204,8 @@ def main() -> None:
     parser.add_argument("--source", choices=("synthetic", "real"), default="synthetic")
     parser.add_argument("--family", default="person_craft")
     parser.add_argument("--exposures", type=int, default=8)
+    parser.add_argument("--wordings", type=int, default=10, help="taught ones a fact")
+    parser.add_argument("--batch-size", type=int, default=32, help="sequences a step, at most")
     parser.add_argument("--sample", type=int, default=500, help="facts asked")
     parser.add_argument("--until", type=float, default=0.5, help="a pool is left once recall is below")
     parser.add_argument("--gate", action=argparse.BooleanOptionalAction, default=True)

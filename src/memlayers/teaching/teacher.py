@@ -16,6 +16,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -136,7 +137,6 @@ class Teacher:
             raise InputError("gate_facts holds none of the facts: give some of them, or None for all")
         self.report = TeachReport()
         self._stages = Stages()
-        self._prefix: SharedPrefix | None = None
         self._identity = run_identity(config, facts, [facts[i] for i in self.gate_facts], self.passes)
         self._checkpoint = None if work is None else Checkpoint(work, self._identity)
         self._saved_at = self._began = time.perf_counter()
@@ -312,9 +312,6 @@ class Teacher:
             WorkError: the loss is not finite for many steps in a row.
         """
         report, steps = self.report, self.schedule.steps
-        if self.config.schedule.loss == "answer" and self.config.gated:
-            everything = [example.input_ids for examples in self._encoded for example in examples]
-            self._prefix = shared_prefix(self.model, everything)
         with progress_bar("Teaching", steps, quiet=self.quiet) as advance:
             advance(min(report.steps, steps))
             while self._checked is None and report.steps < steps and not self._recall_is_full():
@@ -432,6 +429,14 @@ class Teacher:
 
     # -- one step -----------------------------------------------------------------------------------------------------
 
+    @cached_property
+    def _prefix(self) -> SharedPrefix | None:
+        """What all taught sequences begin with, read once; None where they are not read so."""
+        if self.config.schedule.loss != "answer" or not self.config.gated:
+            return None
+        everything = [example.input_ids for examples in self._encoded for example in examples]
+        return shared_prefix(self.model, everything)
+
     def _step_or_fail(self, batch: list[Encoded], share: float) -> None:
         """One step at a share of the rates.
 
@@ -460,6 +465,7 @@ class Teacher:
         self.model.eval()
         for layer in self.memory.layers:
             layer.training = True  # its own flag (for the load-balance loss), not its MLP block's dropout
+        prefix = self._prefix  # by every process, also one without a pass: those that split the pool read it together
         counted = sum(label != IGNORED_LABEL for example in batch for label in example.labels[1:])
         self._step_sure = []
         size = -(-len(batch) // self.passes)
@@ -472,7 +478,7 @@ class Teacher:
                 continue
             if not sequences or not (self._split or all(map(math.isfinite, losses))):
                 break
-            loss = self._loss(sequences) / counted
+            loss = self._loss(sequences, prefix) / counted
             losses.append(float(loss.detach()))
             # The gates may be closed for every token of the batch. Processes that split the pool do all their passes.
             if loss.requires_grad and (self._split or math.isfinite(losses[-1])):
@@ -496,9 +502,9 @@ class Teacher:
         self.optimizer.zero_grad()
         return finite
 
-    def _loss(self, batch: list[Encoded]) -> Tensor:
+    def _loss(self, batch: list[Encoded], prefix: SharedPrefix | None) -> Tensor:
         """Sum of the cross-entropies, in nats, over the counted tokens of a batch."""
-        out = answer_logits(self.model, self.tokenizer, batch, self._prefix)
+        out = answer_logits(self.model, self.tokenizer, batch, prefix)
         each = F.cross_entropy(out.logits, out.labels, reduction="none")
         sure = out.summed(-each.detach(), len(batch)).exp() >= SURE
         self._step_sure += (sure & out.right(len(batch))).tolist()
