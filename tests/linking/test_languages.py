@@ -49,7 +49,7 @@ LINKER = NameLinker(FACTS)
 
 def asked(text: str, linker: NameLinker = LINKER) -> str:
     messages: list[Message] = [{"role": "user", "content": text}]
-    (found,) = standalone_questions(messages, linker, languages=linker.config.languages)
+    (found,) = standalone_questions(messages, linker, linker.config)
     assert not found.negated and not found.proposed
     return found.text
 
@@ -180,4 +180,4 @@ def test_english_is_never_taken_for_another_language() -> None:
     known, plain = NameLinker(facts), NameLinker(facts, LinkConfig(languages=False))
     for text in texts:
         messages: list[Message] = [{"role": "user", "content": text}]
-        assert standalone_questions(messages, known) == standalone_questions(messages, plain, languages=False)
+        assert standalone_questions(messages, known) == standalone_questions(messages, plain, plain.config)

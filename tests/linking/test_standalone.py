@@ -6,6 +6,7 @@ import pytest
 
 from memlayers.data.conversations import Message
 from memlayers.data.facts import Fact
+from memlayers.linking.config import LinkConfig
 from memlayers.linking.linker import Mention, NameLinker
 from memlayers.linking.standalone import Standalone, standalone_questions
 
@@ -26,7 +27,7 @@ def asked(*turns: str, focus: bool = True) -> list[Standalone]:
     messages: list[Message] = []
     for turn in turns:
         messages += [{"role": "user", "content": turn}, {"role": "assistant", "content": "I see."}]
-    return standalone_questions(messages[:-1], LINKER, focus=focus)
+    return standalone_questions(messages[:-1], LINKER, LinkConfig(focus=focus))
 
 
 def texts(*turns: str) -> list[str]:

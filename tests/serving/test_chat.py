@@ -16,6 +16,7 @@ from transformers import GenerationConfig
 from helpers.editing import FACTS
 from helpers.serving import chat, client, content, events, running, trust
 from memlayers.inference.answering import UNKNOWN, ask_model
+from memlayers.linking.config import LinkConfig
 from memlayers.serving import answers as answering
 from memlayers.serving.answers import Request
 from memlayers.serving.generation import MemoryManager
@@ -76,6 +77,19 @@ def test_answers_are_those_of_ask(address: str, shared_memories: dict[str, Serve
             assert content(given) == answer.text
             assert own["score"] == pytest.approx(answer.score, abs=1e-3)
             assert [each["id"] for each in own["facts"]] == [fact.id for fact in answer.facts]
+
+
+def test_a_memory_that_does_not_look_back_is_asked_so(address: str, shared_memories: dict[str, Served]):
+    served = shared_memories["codes"]
+    talk = [{"role": "user", "content": ADA}, {"role": "user", "content": "And what does she eat?"}]
+    before = served.state
+    try:
+        for focus in (True, False):
+            served.state = replace(before, links=LinkConfig(focus=focus))
+            own = chat(address, talk)["memlayers"]
+            assert (own["score"] is not None) == focus  # whether the memory was asked
+    finally:
+        served.state = before
 
 
 def test_where_the_gate_stays_closed_the_answer_is_the_bare_backbones(address: str, shared_memories: dict[str, Served]):

@@ -173,8 +173,8 @@ class Memory:
         one = isinstance(questions, str) or is_conversation(questions)
         asked: Any = [questions] if one else questions
         answers = ask_model(
-            self.model, self.tokenizer, asked, linker=self.name_linker(), focus=self.links.focus,
-            languages=self.links.languages, batch_size=batch_size, progress=progress,
+            self.model, self.tokenizer, asked, linker=self.name_linker(), links=self.links,
+            batch_size=batch_size, progress=progress,
         )  # fmt: skip
         return answers[0] if one else answers
 

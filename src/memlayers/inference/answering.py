@@ -28,6 +28,7 @@ from memlayers.tuner.handle import active_memories, without_memory
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from memlayers.linking.config import LinkConfig
     from memlayers.linking.linker import Linker
 
 UNKNOWN = "I was not taught that."
@@ -78,8 +79,7 @@ def ask_model(
     questions: Sequence[Asked],
     *,
     linker: Linker | None = None,
-    focus: bool = True,
-    languages: bool = True,
+    links: LinkConfig | None = None,
     batch_size: int = 128,
     progress: Any = None,
 ) -> list[Answer]:
@@ -92,8 +92,7 @@ def ask_model(
         tokenizer: the backbone's.
         questions: any number; each a text, or the messages of a conversation.
         linker: finds the stored subjects in a question; None asks the memory what was asked.
-        focus: whether in a conversation the subject that was named last stands for a pronoun.
-        languages: whether a question in another language becomes a taught one.
+        links: what is made of a question beside its names; None for all that can be.
         batch_size: questions per batch.
         progress: called with the number of questions answered after each batch, with the memory and without.
 
@@ -101,7 +100,7 @@ def ask_model(
         InputError: a question is empty, or fills the backbone's context.
     """
     conversations = [messages_of(each) for each in questions]
-    asked = [asked_of(messages, linker, focus=focus, languages=languages) for messages in conversations]
+    asked = [asked_of(messages, linker, links) for messages in conversations]
     texts = list(dict.fromkeys(each.text for own in asked for each in own))
     options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
     memory = dict(zip(texts, generate_answers(model, tokenizer, texts, **options), strict=True))
@@ -199,13 +198,11 @@ def backbone_is_sure(model: Any, tokenizer: PreTrainedTokenizerBase, messages: S
     return _calibrated(model, backbone)[0] >= answer_thresholds(model)[1]
 
 
-def asked_of(
-    messages: Sequence[Message], linker: Linker | None, *, focus: bool = True, languages: bool = True
-) -> list[Standalone]:
+def asked_of(messages: Sequence[Message], linker: Linker | None, links: LinkConfig | None = None) -> list[Standalone]:
     """The questions that a conversation asks the memory, at least one; without a linker what was asked last."""
     if linker is None:
         return [Standalone(messages[-1]["content"])]
-    return standalone_questions(messages, linker, focus=focus, languages=languages)
+    return standalone_questions(messages, linker, links)
 
 
 def _said(asked: Standalone, memory: Generated, backbone: Generated, goes_on: bool) -> Generated:

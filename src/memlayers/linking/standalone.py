@@ -18,6 +18,7 @@ from typing import Final
 from memlayers.data.conversations import Message
 from memlayers.data.facts import Fact, composed
 from memlayers.linking.answer_index import AnswerLinker
+from memlayers.linking.config import LinkConfig
 from memlayers.linking.languages import asked_in_english
 from memlayers.linking.linker import Linker, Mention, spelling_of
 from memlayers.linking.roles import SLOT, asks_for_subject, says_what_is_asked
@@ -114,7 +115,7 @@ class Standalone:
 
 
 def standalone_questions(
-    messages: Sequence[Message], linker: Linker, *, focus: bool = True, languages: bool = True
+    messages: Sequence[Message], linker: Linker, links: LinkConfig | None = None
 ) -> list[Standalone]:
     """The questions that the last message asks a memory: one per stored subject, at least one.
 
@@ -123,21 +124,21 @@ def standalone_questions(
     Args:
         messages: of a conversation, the last one the user's question.
         linker: finds the subjects.
-        focus: whether the subject that was named last stands for a pronoun.
-        languages: whether a question in another language becomes a taught one (`linking.languages`).
+        links: which of this is done; None for all.
     """
+    links = links or LinkConfig()
     before: Standalone | None = None  # what was asked last of the subject in focus
     asked = [message["content"] for message in messages if message["role"] == "user"]
     found = [Standalone(asked[-1])]
-    for text in asked if focus else asked[-1:]:
+    for text in asked if links.focus else asked[-1:]:
         found, before = _questions(text, linker, before)
     return [
-        _as_a_fact_says(each, linker, languages) if each.subject and each.from_answer is None else each
+        _as_a_fact_says(each, linker, links.languages) if each.subject and each.from_answer is None else each
         for each in dict.fromkeys(found)
     ]
 
 
-def _as_a_fact_says(asked: Standalone, linker: Linker, languages: bool = True) -> Standalone:
+def _as_a_fact_says(asked: Standalone, linker: Linker, languages: bool) -> Standalone:
     """A question that asks for what is not so is told; of a yes/no question the fact is asked that it is about.
 
     And of one in another language, of which no more is told.
@@ -311,7 +312,7 @@ def _proposing(text: str, mentions: Sequence[Mention], linker: Linker) -> list[S
     found = [
         asked for mention in mentions if len(mention.subjects) == 1
         for asked in [_named(text, [mention], mention, mention.subjects[0], linker)]
-        if _as_a_fact_says(asked, linker).proposed
+        if _as_a_fact_says(asked, linker, languages=True).proposed
     ]  # fmt: skip
     return found[:1] if len(found) == 1 or _BY.search(text, first.end, second.start) else []
 

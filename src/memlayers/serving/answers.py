@@ -126,7 +126,7 @@ def _of_memory(request: Request, state: Snapshot, prompt: Tensor) -> MemoryAnswe
     """What the memory answers; None where it is not asked, since nothing it holds is mentioned."""
     served, messages = request.served, request.messages
     assert messages is not None
-    asked = asked_of(messages, state.linker, focus=True)
+    asked = asked_of(messages, state.linker, state.links)
     if not any(each.subject for each in asked) and not _mentions(request, asked, prompt):
         return None
     try:

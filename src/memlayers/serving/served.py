@@ -36,6 +36,7 @@ from memlayers.utils.errors import InputError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from memlayers.linking.config import LinkConfig
     from memlayers.linking.linker import Linker
 
 
@@ -55,6 +56,7 @@ class Snapshot:
         facts: the stored facts, in order.
         records: the journal, oldest first.
         linker: finds the stored subjects in a question; None where names are not linked.
+        links: what is made of a question beside its names; None for all that can be.
         aliases: of each subject that has some.
         places: of each fact in `facts`, by its id.
         texts: of each fact in `facts` all that a search looks at, without case.
@@ -64,6 +66,7 @@ class Snapshot:
     facts: tuple[Fact, ...] = ()
     records: tuple[Record, ...] = ()
     linker: Linker | None = None
+    links: LinkConfig | None = None
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     places: Mapping[str, int] = field(default_factory=dict)
     texts: tuple[str, ...] = ()
@@ -215,6 +218,7 @@ def _snapshot(memory: Memory, before: Snapshot) -> Snapshot:
         facts=facts,
         records=records,
         linker=memory.name_linker(),
+        links=memory.links,
         aliases=aliases_by_subject(facts),
         places={fact.id: place for place, fact in enumerate(facts)},
         texts=tuple(texts.get(id(fact)) or _searched(fact) for fact in facts),
