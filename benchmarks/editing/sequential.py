@@ -158,7 +158,7 @@ def weights_arm(exam: Exam, size: int, lora: bool) -> None:
             for start in range(0, len(shown), 32):
                 out = answer_logits(model, tokenizer, shown[start : start + 32])
                 loss = F.cross_entropy(out.logits, out.labels)
-                settled = settled and bool(out.right(len(shown[start : start + 32])).all())
+                settled = settled and bool(out.right().all())
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from helpers.pool import DIM, make_pool, make_reads
-from memlayers.pool.optimizers import OPTIMIZERS, has_finite_gradient, make_optimizer
+from memlayers.pool.optimizers import OPTIMIZERS, gradients_are_finite, make_optimizer
 from memlayers.pool.value_pool import FactoredGradient, ValuePool
 from memlayers.utils.errors import InputError
 
@@ -159,18 +159,18 @@ print(kilobytes("VmHWM") - before)
 def test_finite_gradients_are_told(make: Callable[[Tensor], Tensor | None]):
     parameter = torch.nn.Parameter(torch.ones(3))
     parameter.grad = make(parameter)
-    assert has_finite_gradient(parameter)
+    assert gradients_are_finite([parameter])
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_gradients_that_are_not_finite_are_told(bad: float):
     parameter = torch.nn.Parameter(torch.ones(3))
     parameter.grad = torch.tensor([1.0, bad, 0.0])
-    assert not has_finite_gradient(parameter)
+    assert not gradients_are_finite([parameter])
     pool, (indices, weights, direction) = make_pool(), make_reads(1)[0]
     (pool(indices, weights) * direction).sum().backward()
-    assert has_finite_gradient(pool.parameter)
+    assert gradients_are_finite([pool.parameter])
     pool.zero_grad()
     direction[1, 2] = bad
     (pool(indices, weights) * direction).sum().backward()
-    assert not has_finite_gradient(pool.parameter)
+    assert not gradients_are_finite([pool.parameter])

@@ -53,7 +53,7 @@ def test_accumulation_gives_the_same_update(
     forwards: list[int] = []
     loss = Teacher._loss
 
-    def counting(run: Teacher, batch: list[Encoded]) -> Tensor:
+    def counting(run: Teacher, batch: list[Encoded]) -> tuple[Tensor, Tensor]:
         forwards.append(len(batch))
         return loss(run, batch)
 
@@ -71,8 +71,9 @@ def _spoil_loss(monkeypatch: pytest.MonkeyPatch, bad: Callable[[int], bool], val
     """Makes the loss of the steps that `bad` picks, counted from 0, not finite."""
     loss, calls = Teacher._loss, iter(range(10_000))
 
-    def spoilt(run: Teacher, batch: list[Encoded]) -> Tensor:
-        return loss(run, batch) * (value if bad(next(calls)) else 1.0)
+    def spoilt(run: Teacher, batch: list[Encoded]) -> tuple[Tensor, Tensor]:
+        result, sure = loss(run, batch)
+        return result * (value if bad(next(calls)) else 1.0), sure
 
     monkeypatch.setattr(Teacher, "_loss", spoilt)
 
@@ -113,10 +114,10 @@ def test_a_gradient_that_is_not_finite_changes_nothing(
 ) -> None:
     loss = Teacher._loss
 
-    def spoilt(run: Teacher, batch: list[Encoded]) -> Tensor:
-        result = loss(run, batch)
+    def spoilt(run: Teacher, batch: list[Encoded]) -> tuple[Tensor, Tensor]:
+        result, sure = loss(run, batch)
         result.register_hook(lambda gradient: gradient * math.nan)
-        return result
+        return result, sure
 
     monkeypatch.setattr(Teacher, "_loss", spoilt)
     taught = teach(tmp_path / "memory", configure())
@@ -158,9 +159,9 @@ def test_the_watch_is_asked_after_each_pass_and_fills_the_curve(configure: Confi
 def test_what_calibration_saw_is_let_go_before_teaching(configure: Configure, tmp_path: Path, gate: bool) -> None:
     teacher = Teacher(FACTS, configure(gate=gate), tmp_path / "work", quiet=True)
     teacher.setup()
-    others = [each for each in gc.get_objects() if isinstance(each, LayerFeatures)]
+    others = [each for each in gc.get_objects() if type(each) is LayerFeatures]
     teacher.calibrate()
     teacher.build_gate()
     gc.collect()
-    kept = [each for each in gc.get_objects() if isinstance(each, LayerFeatures)]
+    kept = [each for each in gc.get_objects() if type(each) is LayerFeatures]
     assert all(any(each is other for other in others) for each in kept)

@@ -66,8 +66,9 @@ def test_compiled_and_not_the_fixed_shape_gives_the_same_bits(
     model = taught(tiny_backbone(num_hidden_layers=2), scale=1.0, pool_dtype="bfloat16")
     compiled = _compiled(model, NAMED)
     with monkeypatch.context() as patch:
+        patch.setattr("memlayers.tuner.layer.static_shapes", lambda x: True)
         for module in ("layer", "forward_pass", "subject_index"):
-            patch.setattr(f"memlayers.tuner.{module}.static_shapes", lambda x: True)
+            patch.setattr(f"memlayers.tuner.{module}.asks", lambda x: False)
         assert torch.equal(logits(model, NAMED), compiled)
     with without_memory(model):
         bare = logits(model, NAMED)

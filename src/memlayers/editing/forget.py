@@ -16,6 +16,7 @@ from memlayers.editing.guard import guard
 from memlayers.editing.rows import RowWriter, clear_rows
 from memlayers.editing.session import EditSession
 from memlayers.inference.scoring import answer_logits, answer_standing
+from memlayers.inference.shared_prefix import shared_prefix
 from memlayers.tuner.handle import without_memory
 
 
@@ -70,16 +71,17 @@ def _unteach(
     session, config = edit.session, edit.session.config
     writer = RowWriter(session.memory.pool, rows, config.rate)
     size = config.batch_size
+    prefix = shared_prefix(session.model, [one.input_ids for one in (*asked, *extra)])
     for _ in range(config.steps):
         settled = True
         for start in range(0, len(asked), size):
-            out = answer_logits(session.model, session.tokenizer, asked[start : start + size])
+            out = answer_logits(session.model, session.tokenizer, asked[start : start + size], prefix)
             wanted = torch.cat(list(targets[start : start + size]))
             loss = F.kl_div(out.logits.log_softmax(-1), wanted, reduction="batchmean", log_target=True)
-            done = float(loss.detach()) <= near and not bool(out.right(len(asked[start : start + size])).any())
+            done = float(loss.detach()) <= near and not bool(out.right().any())
             if extra:
-                beside = answer_logits(session.model, session.tokenizer, extra[:size])
-                done = done and bool(beside.right(len(extra[:size])).all())
+                beside = answer_logits(session.model, session.tokenizer, extra[:size], prefix)
+                done = done and bool(beside.right().all())
                 loss = loss + F.cross_entropy(beside.logits, beside.labels)
             if done:
                 continue

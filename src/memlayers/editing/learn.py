@@ -19,6 +19,7 @@ from memlayers.editing.report import EditRefused
 from memlayers.editing.rows import RowWriter
 from memlayers.inference.generation import generate_answers
 from memlayers.inference.scoring import answer_logits
+from memlayers.inference.shared_prefix import shared_prefix
 
 _MOST_PROJECTED = 8192  # rows: P has as many rows and columns
 
@@ -79,6 +80,7 @@ def _teach(
     rng = random.Random(f"{config.seed}:{edit.report.number}")
     everything = [one for phrasings in examples for one in phrasings]
     rehearse = _rehearsal(edit, rows, rng)
+    prefix = shared_prefix(session.model, [one.input_ids for one in (*everything, *extra)])
     wrong: list[Encoded] = []
     for number in range(config.steps):
         shown = wrong or [
@@ -92,10 +94,10 @@ def _teach(
         for start in range(0, len(shown), size):
             batch = [*shown[start : start + size], *(extra if len(extra) <= size else rng.sample(extra, size))]
             beside = rehearse()
-            out = answer_logits(session.model, session.tokenizer, [*batch, *beside])
+            out = answer_logits(session.model, session.tokenizer, [*batch, *beside], prefix)
             losses = F.cross_entropy(out.logits, out.labels, reduction="none")
             own = losses.detach()[out.sequence < len(batch)]
-            right = out.right(len(batch) + len(beside))[: len(batch)]
+            right = out.right()[: len(batch)]
             if bool(right.all()) and float(own.mean()) <= config.enough:
                 continue
             loss = losses.mean()

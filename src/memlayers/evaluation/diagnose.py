@@ -268,5 +268,5 @@ def gold_answers(
         logits, gold = out.logits[starts], out.labels[starts]
         ranks[chosen] = 1 + (logits > logits.gather(1, gold[:, None])).sum(1).cpu()
         first[chosen] = F.cross_entropy(logits, gold, reduction="none").cpu()
-        whole[chosen] = -out.log_probability(len(chosen)).cpu()
+        whole[chosen] = -out.log_probability().cpu()
     return ranks, first, whole

@@ -27,28 +27,29 @@ class AnswerLogits(NamedTuple):
         logits: float32 [n, vocabulary], in the order of the sequences.
         labels: int64 [n].
         sequence: which sequence each belongs to, int64 [n].
+        lengths: how many each sequence has, int64 [sequences].
     """
 
     logits: Tensor
     labels: Tensor
     sequence: Tensor
+    lengths: Tensor
 
-    def right(self, sequences: int) -> Tensor:
+    def right(self) -> Tensor:
         """Per sequence, whether greedy decoding would write its answer and end: bool [sequences].
 
         Greedy decoding writes it exactly where every one of its tokens is the likeliest after the ones before.
         """
         wrong = self.logits.argmax(-1) != self.labels
-        return torch.bincount(self.sequence, wrong.float(), sequences) == 0
+        return self.summed(wrong.float()) == 0
 
-    def log_probability(self, sequences: int) -> Tensor:
+    def log_probability(self) -> Tensor:
         """Per sequence, the log-probability of its answer and end: float32 [sequences]."""
-        return -self.summed(F.cross_entropy(self.logits, self.labels, reduction="none"), sequences)
+        return -self.summed(F.cross_entropy(self.logits, self.labels, reduction="none"))
 
-    def summed(self, each: Tensor, sequences: int) -> Tensor:
+    def summed(self, each: Tensor) -> Tensor:
         """Figures [n] summed over each sequence: [sequences]; in their order, the same bits on any device."""
-        lengths = torch.bincount(self.sequence, minlength=sequences)
-        return torch.segment_reduce(each, "sum", lengths=lengths, unsafe=True)
+        return torch.segment_reduce(each, "sum", lengths=self.lengths, unsafe=True)
 
     def first(self) -> Tensor:
         """The places, in `logits`, of each sequence's first answer token."""
@@ -74,17 +75,20 @@ def answer_logits(
         skipped = len(prefix.ids)
         examples = [Encoded(each.input_ids[skipped:], each.labels[skipped:]) for each in examples]
         beside = {"use_cache": True, "past_key_values": prefix.cache(len(examples))}
-    inputs = {name: value.to(device) for name, value in collate(examples, pad_token_id(tokenizer)).items()}
-    if prefix is not None:
-        inputs["attention_mask"] = prefix.mask(inputs["attention_mask"])
+    inputs = collate(examples, pad_token_id(tokenizer))
+    del inputs["attention_mask"]  # what counts comes before the padding and does not look at it
+    # What counts is looked up here, in host memory: a GPU would have to be waited for.
     labels = F.pad(inputs.pop("labels")[:, 1:], (0, 1), value=IGNORED_LABEL)  # at the position that predicts it
     counted = labels != IGNORED_LABEL
     if takes_logits_to_keep(model):
         kept = counted.any(0).nonzero().squeeze(-1)
         labels, counted = labels[:, kept], counted[:, kept]
         inputs["logits_to_keep"] = kept
-    logits = model(**inputs, **beside).logits
-    return AnswerLogits(logits[counted].float(), labels[counted], counted.nonzero()[:, 0])
+    sequence, column = counted.nonzero(as_tuple=True)
+    places = [each.to(device) for each in (labels[sequence, column], sequence, column, counted.sum(1))]
+    logits = model(**{name: each.to(device) for name, each in inputs.items()}, **beside).logits
+    labels, sequence, column, lengths = places
+    return AnswerLogits(logits[sequence, column].float(), labels, sequence, lengths)
 
 
 def answered(
@@ -126,7 +130,7 @@ def answer_confidences(
         chosen = order[start : start + batch_size]
         if ranks.has(number):
             out = answer_logits(model, tokenizer, [examples[i] for i in chosen], prefix)
-            right, sure = out.right(len(chosen)).tolist(), out.log_probability(len(chosen)).exp().tolist()
+            right, sure = out.right().tolist(), out.log_probability().exp().tolist()
             found.update(zip(chosen, zip(right, sure, strict=True), strict=True))
         if progress is not None:
             progress(len(chosen))
@@ -163,8 +167,8 @@ def answer_standing(
             own = logits.gather(1, labels[:, None])
             ranks.append((logits > own).sum(1) + 1)
             chances.append(logits.softmax(-1).gather(1, labels[:, None])[:, 0])
-            given.append(out.right(len(batch)))
-            whole.append(out.log_probability(len(batch)))
+            given.append(out.right())
+            whole.append(out.log_probability())
     return {
         "n": len(examples),
         "given": round(float(torch.cat(given).float().mean()), 4),

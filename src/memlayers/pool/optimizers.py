@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 import torch
@@ -55,9 +56,10 @@ def make_optimizer(
             raise InputError(f"unknown optimizer {name!r}: take one of {', '.join(OPTIMIZERS)}")
 
 
-def has_finite_gradient(parameter: Tensor) -> bool:
-    """Whether a parameter's gradient has no infinity and no NaN."""
-    gradient = parameter.grad
-    if isinstance(gradient, FactoredGradient):
-        return bool(gradient.is_finite())
-    return gradient is None or bool(torch.isfinite(gradient).all())
+def gradients_are_finite(parameters: Iterable[Tensor]) -> bool:
+    """Whether no gradient of these parameters has an infinity or a NaN. A GPU is waited for once."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    found = [
+        each.is_finite() if isinstance(each, FactoredGradient) else torch.isfinite(each).all() for each in gradients
+    ]
+    return not found or bool(torch.stack([each.to(found[0].device) for each in found]).all())

@@ -31,6 +31,19 @@ class Passes(NamedTuple):
     losses: list[float]
     sure: list[bool]
 
+    @classmethod
+    def of(cls, own: Sequence[tuple[Tensor, Tensor]]) -> Passes:
+        """Read from the device in one go.
+
+        Args:
+            own: of each pass its loss, a scalar, and of its sequences whether the answer is sure, bool [sequences].
+        """
+        if not own:
+            return cls([], [])
+        losses, sure = zip(*own, strict=True)
+        found = torch.cat([torch.stack(losses).double(), torch.cat(sure).double()]).tolist()
+        return cls(found[: len(losses)], [bool(each) for each in found[len(losses) :]])
+
 
 def share_passes(ranks: Ranks, pool: ValuePool, own: Passes) -> Passes:
     """What all processes found, given what this one did. The pool's gradient becomes the log of all their reads.

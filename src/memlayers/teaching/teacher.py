@@ -38,7 +38,7 @@ from memlayers.inference.scoring import answer_logits
 from memlayers.inference.shared_prefix import SharedPrefix, shared_prefix
 from memlayers.kernels.interface import STATE_BLOCK
 from memlayers.linking.mention_forms import SubjectForms, subject_forms
-from memlayers.pool.optimizers import has_finite_gradient
+from memlayers.pool.optimizers import gradients_are_finite
 from memlayers.teaching.calibrate import calibrate
 from memlayers.teaching.checkpoint import Checkpoint, Progress, flat_names, run_identity
 from memlayers.teaching.held import (
@@ -465,34 +465,33 @@ class Teacher:
         self.model.eval()
         for layer in self.memory.layers:
             layer.training = True  # its own flag (for the load-balance loss), not its MLP block's dropout
-        prefix = self._prefix  # by every process, also one without a pass: those that split the pool read it together
+        _ = self._prefix  # by every process, also one without a pass: those that split the pool read it together
         counted = sum(label != IGNORED_LABEL for example in batch for label in example.labels[1:])
-        self._step_sure = []
         size = -(-len(batch) // self.passes)
-        losses: list[float] = []
+        own: list[tuple[Tensor, Tensor]] = []  # of each pass its loss, and whether each sequence's answer is sure
         beside: list[list[Tensor | None]] = []
         for start in self.ranks.run_of(self.passes):
             sequences = batch[start * size : (start + 1) * size]
             if self._split and not sequences:
                 read_nothing(self.memory, self.model.dtype)
                 continue
-            if not sequences or not (self._split or all(map(math.isfinite, losses))):
+            if not sequences:
                 break
-            loss = self._loss(sequences, prefix) / counted
-            losses.append(float(loss.detach()))
-            # The gates may be closed for every token of the batch. Processes that split the pool do all their passes.
-            if loss.requires_grad and (self._split or math.isfinite(losses[-1])):
+            loss, sure = self._loss(sequences)
+            loss = loss / counted
+            own.append((loss.detach(), sure))
+            if loss.requires_grad:  # the gates may be closed for every token of the batch
                 self._accelerator.backward(loss)
             if self.ranks.size > 1:
                 beside.append(take_gradients(self._beside))
-        losses, self._step_sure = share_passes(self.ranks, self.memory.pool, Passes(losses, self._step_sure))
+        losses, self._step_sure = share_passes(self.ranks, self.memory.pool, Passes.of(own))
         finite = all(map(math.isfinite, losses))
         if finite:
             share_gradients(self.ranks, self._beside, beside)
             trainable = [p for p in self.model.parameters() if p.grad is not None]
             if self.config.optimizer.clip:
                 torch.nn.utils.clip_grad_norm_(trainable, self.config.optimizer.clip)
-            finite = all(has_finite_gradient(parameter) for parameter in trainable)
+            finite = gradients_are_finite(trainable)
         if finite:
             self._epoch_loss += sum(loss * counted for loss in losses)
             self._epoch_tokens += counted
@@ -502,13 +501,12 @@ class Teacher:
         self.optimizer.zero_grad()
         return finite
 
-    def _loss(self, batch: list[Encoded], prefix: SharedPrefix | None) -> Tensor:
-        """Sum of the cross-entropies, in nats, over the counted tokens of a batch."""
-        out = answer_logits(self.model, self.tokenizer, batch, prefix)
+    def _loss(self, batch: list[Encoded]) -> tuple[Tensor, Tensor]:
+        """Sum of the cross-entropies, in nats, over the counted tokens; and whether each answer is sure, bool."""
+        out = answer_logits(self.model, self.tokenizer, batch, self._prefix)
         each = F.cross_entropy(out.logits, out.labels, reduction="none")
-        sure = out.summed(-each.detach(), len(batch)).exp() >= SURE
-        self._step_sure += (sure & out.right(len(batch))).tolist()
-        return each.sum() + memory_auxiliary_loss(self.model) * len(out.labels)
+        sure = out.summed(-each.detach()).exp() >= SURE
+        return each.sum() + memory_auxiliary_loss(self.model) * len(out.labels), sure & out.right()
 
     # -- recall -------------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from memlayers.pool.gathering import active_ddp, shared_parameter
 from memlayers.pool.value_pool import ValuePool
-from memlayers.tuner.shapes import static_shapes
+from memlayers.tuner.shapes import asks
 from memlayers.tuner.subject_index import LOOK_BACK, SubjectIndex, subject_code
 from memlayers.tuner.token_history import (
     NO_TOKEN,
@@ -150,7 +150,7 @@ class ForwardPass:
             text = self._text = self._text.to(index.fingerprints.device)
             first = self._first = None if self._first is None else self._first.to(text.device)
             mentions = self._mentions[adapter] = self._mentions_in(text, adapter, index)
-            if static_shapes(text) or mentions.any():
+            if not asks(text) or mentions.any():
                 last = self._last[adapter] = index.last_mention(text, mentions, first)
                 mentions = index.in_scope(mentions, last)
             found = self._subjects[adapter] = self._of_tokens(mentions)

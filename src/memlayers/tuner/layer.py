@@ -28,7 +28,7 @@ from memlayers.tuner.gate import RelevanceGate
 from memlayers.tuner.gated_output import GatedOutput
 from memlayers.tuner.hooks import ForwardPassHooks
 from memlayers.tuner.relation_check import RelationCheck
-from memlayers.tuner.shapes import static_shapes
+from memlayers.tuner.shapes import asks, static_shapes
 from memlayers.tuner.subject_index import SubjectIndex, subject_code
 from memlayers.utils.errors import InputError
 
@@ -287,7 +287,7 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
             return None if gate is None else gate.is_open(x)
         unfilled = (index.reach == 0).expand_as(subjects)  # holds nothing back; only where compiled
         may_read = (subjects != 0) | unfilled
-        if gate is not None and (static_shapes(x) or bool(may_read.any())):
+        if gate is not None and (not asks(x) or bool(may_read.any())):
             opened = _where_open(gate, x, may_read.to(x.device)).to(subjects.device)
             may_read = torch.where(unfilled, opened, forward.keep_open(adapter, opened))
         return may_read.to(x.device)
@@ -393,7 +393,7 @@ class MemoryLayer(nn.Module, BaseTunerLayer):
 
 def _where_open(gate: RelevanceGate, x: Tensor, candidates: Tensor) -> Tensor:
     """Bool [n]: the tokens that the gate opens for, among the candidates, bool [n]."""
-    if static_shapes(x):
+    if not asks(x):
         return gate.is_open(x) & candidates
     opened, rows = torch.zeros_like(candidates), candidates.nonzero().squeeze(-1)
     if rows.numel():

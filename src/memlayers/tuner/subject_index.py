@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from memlayers.tuner.boundary_flags import Boundary, flags_of, hyphenated, preceding, shouted
 from memlayers.tuner.letters import LONGEST_FORM, MULTIPLIERS, Letters
-from memlayers.tuner.shapes import static_shapes
+from memlayers.tuner.shapes import asks
 from memlayers.utils.errors import InputError
 
 LOOK_BACK = LONGEST_FORM - 1 + 16
@@ -168,7 +168,7 @@ class SubjectIndex(nn.Module):
         end = torch.arange(ids.shape[1] - latest, ids.shape[1], device=ids.device)
         if first is not None:  # a mention lies within one text
             found = found & (lengths <= (end + 1 - first[:, ids.shape[1] - latest :])[..., None])
-        if not static_shapes(ids) and not found.any():  # nearly every token of a generation
+        if asks(ids) and not found.any():  # nearly every token of a generation
             return ids.new_zeros(ids.shape[0], latest)
         longest = (found * lengths).amax(-1, keepdim=True)  # [b, latest, 1]; 0 where none
         entity = self.subjects[entry.gather(-1, (longest - 1).clamp_min(0))].squeeze(-1)
@@ -204,7 +204,7 @@ class SubjectIndex(nn.Module):
         whole = (mentions[:, :-1] != 0) & ~continues
         waits = whole & (after & Boundary.HYPHEN != 0)
         ended = F.pad(torch.where(whole & ~waits, position[:-1], _LONG_AGO), (1, 0), value=_LONG_AGO)
-        if static_shapes(ids) or waits.any():
+        if not asks(ids) or waits.any():
             ended = torch.maximum(ended, self._hyphenated(ids, F.pad(waits, (0, 1))))
         last = ended.cummax(1).values
         return last if first is None else torch.where(last >= first, last, _LONG_AGO)
