@@ -8,7 +8,8 @@
   installed.
 * ``steps``: Qwen2.5-7B's shape with random weights (its config is shipped; nothing is downloaded), the process capped
   at 24 GiB: teaching steps at 501,264 slots (bf16 pool) and at 1,000,000 (int8 pool, state in host memory), reading 8
-  slots a token and layer, with and without the memory.
+  slots a token and layer, with and without the memory: how long a step takes, how long the GPU works in it, and how
+  often it is waited for.
 
 Leaves ``benchmarks/results/gpu/*.json`` with device and versions. A part that fails is told; the others still run.
 
@@ -25,6 +26,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
@@ -256,6 +258,7 @@ def teaching_steps(sub_keys: int, pool_dtype: Any, optimizer: dict[str, Any]) ->
             bare(shown[0])
             alone = passes(bare, shown[1:], PASSES)
             busy, busy_alone = (busy_ms(call, shown[1:]) for call in (taught, bare))
+            waited, waited_alone = (waits(call, shown[1]) for call in (taught, bare))
         except torch.cuda.OutOfMemoryError as error:
             yield f"{batch} x {LENGTH} tokens", {"failed": str(error).splitlines()[0]}
             break
@@ -263,6 +266,7 @@ def teaching_steps(sub_keys: int, pool_dtype: Any, optimizer: dict[str, Any]) ->
             "slots": sub_keys**2, "tokens": batch * LENGTH, "step_ms": with_memory, "backbone_step_ms": alone,
             "overhead": with_memory / alone - 1, "first_pass_step_ms": first, "gpu_busy_ms": busy,
             "backbone_gpu_busy_ms": busy_alone, "gpu_busy_overhead": busy / busy_alone - 1, "peak_gib": peak / 2**30,
+            "host_waits": waited, "backbone_host_waits": waited_alone,
             "cap_gib": 24, "rows_touched": len(rows.state_dict()["state"][0]["rows"]),
             "host_threads": torch.get_num_threads(),
         }  # fmt: skip
@@ -279,6 +283,16 @@ def passes(call: Callable[[torch.Tensor], None], shown: torch.Tensor, number: in
         torch.cuda.synchronize()
         taken.append(1e3 * (time.perf_counter() - began))
     return median(taken)
+
+
+def waits(call: Callable[[torch.Tensor], None], ids: torch.Tensor) -> int:
+    """How often a step waits for the GPU, as torch tells."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        call(ids)
+        torch.cuda.set_sync_debug_mode("default")
+    return len(told)
 
 
 def busy_ms(call: Callable[[torch.Tensor], None], shown: torch.Tensor) -> float:

@@ -81,13 +81,20 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     place, out = folder / "products.csv", folder / "memory"
     atomic_write_text(place, table(options.rows, options.seed))
     config = TeachConfig().with_flags(backbone=options.backbone, seed=options.seed)
-    began = time.process_time()
+    before, began = spent_before(work_folder(out)), time.process_time()
     memory, made = learn(
         [place], out, config, options=ReadOptions(subject="product"), resume=work_folder(out).is_dir()
     )  # fmt: skip
-    spent = time.process_time() - began
+    spent = before + time.process_time() - began
     settings = {"backbone": options.backbone, "rows": options.rows, "seed": options.seed, "facts": len(made.facts)}
     return found(out, {**settings, "cpu_seconds": spent, "exposures": memory.report.exposures})
+
+
+def spent_before(work: Path) -> float:
+    """The CPU seconds of what a checkpoint says was done before an interruption; 0.0 where there is none."""
+    states = sorted(work.glob("step-*/state.json"))
+    stages = json.loads(states[-1].read_text(encoding="utf-8"))["report"]["stages"] if states else {}
+    return float(sum(stage["cpu_seconds"] for stage in stages.values()))
 
 
 def found(memory: Path, settings: dict[str, Any]) -> dict[str, Any]:
