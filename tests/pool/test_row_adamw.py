@@ -21,7 +21,7 @@ from memlayers.utils.errors import InputError
 @pytest.mark.parametrize(
     ("dtype", "tolerance", "weight_decay", "steps"),
     [
-        (torch.float64, 1e-12, 0.1, 2000),  # nor do the digits part over many steps
+        (torch.float64, 1e-12, 0.1, 500),  # nor do the digits part over many steps
         (torch.float64, 1e-12, 0.0, 300),
         (torch.float32, 1e-6, 0.1, 300),
         (torch.float32, 1e-6, 0.0, 300),
