@@ -66,10 +66,8 @@ def _mentioned(index: SubjectIndex, asked: Asked) -> list[Tensor]:
 
 def _naming(edit: Edit, facts: Sequence[Fact], names: Sequence[str]) -> Asked:
     """The phrasings of facts that hold one of these names."""
-    texts = [folded(name) for name in names]
     return [
-        (fact.id, edit.session.encode(question, fact.answer))
-        for fact in facts
-        for question in fact.questions
-        if any(text in letters for letters in [folded(question)] for text in texts)
+        (fact.id, edit.session.encode(fact.questions[place], fact.answer))
+        for fact, places in edit.session.phrasings.holding(facts, [folded(name) for name in names])
+        for place in places
     ]

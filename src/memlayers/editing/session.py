@@ -17,6 +17,7 @@ from memlayers.data.general_text import SHIPPED, GeneralText, read_general_text
 from memlayers.editing.config import EditConfig
 from memlayers.editing.fact_book import FactBook, both_sides
 from memlayers.editing.journal import Change
+from memlayers.editing.phrasings import FoldedPhrasings
 from memlayers.editing.slot_use import SlotUse
 from memlayers.editing.subjects import SubjectKeeper
 from memlayers.inference.capture import slots_read
@@ -52,6 +53,7 @@ class EditSession:
         memory: the handle on the memory in the model.
         book: the facts and the journal.
         config: how edits write.
+        phrasings: of the stored facts, folded.
         subjects: keeps what the memory knows of its subjects in step with the facts.
 
     Raises:
@@ -74,7 +76,8 @@ class EditSession:
             raise InputError(f"{self.folder}: opened with its gate off; load it with its gate to edit it")
         if self.memory.pool.columns is not None:
             raise InputError(f"{self.folder}: its pool is split over several processes; edit it in one")
-        self.subjects = SubjectKeeper(self.memory, tokenizer, self.encoded)
+        self.phrasings = FoldedPhrasings()
+        self.subjects = SubjectKeeper(self.memory, tokenizer, self.encoded, self.phrasings)
         self._max_length = context_length(model)
         self._examples: dict[tuple[str, str], Encoded] = {}
         self._pool_digest: str | None = None
@@ -167,6 +170,7 @@ class EditSession:
     def account(self, changes: Sequence[Change]) -> None:
         """After an edit: which words the stored facts have, and what they read."""
         old, new = both_sides([change for change in changes if not _reads_alike(change)])
+        self.phrasings.forget(fact.id for fact in old)
         for fact in old:
             self.words.subtract(word_fact_counts([fact]))
             self.use.drop(fact.id)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from memlayers.data.encoding import Encoded
 from memlayers.data.facts import Fact, aliases_by_subject, folded
+from memlayers.editing.phrasings import FoldedPhrasings
 from memlayers.gating.relations import relation_keys
 from memlayers.linking.mention_forms import alias_forms, fact_forms
 from memlayers.tuner.handle import MemoryHandle
@@ -62,12 +63,17 @@ class SubjectKeeper:
         memory: the memory in its model.
         tokenizer: the backbone's.
         encoded: of each of a fact's phrasings prompt and answer.
+        phrasings: of facts, folded.
     """
 
     def __init__(
-        self, memory: MemoryHandle, tokenizer: PreTrainedTokenizerBase, encoded: Callable[[Fact], list[Encoded]]
+        self,
+        memory: MemoryHandle,
+        tokenizer: PreTrainedTokenizerBase,
+        encoded: Callable[[Fact], list[Encoded]],
+        phrasings: FoldedPhrasings,
     ) -> None:
-        self.memory, self.tokenizer, self.encoded = memory, tokenizer, encoded
+        self.memory, self.tokenizer, self.encoded, self.phrasings = memory, tokenizer, encoded, phrasings
 
     @property
     def index(self) -> SubjectIndex | None:
@@ -198,12 +204,8 @@ class SubjectKeeper:
     ) -> list[tuple[Fact, set[tuple[int, ...]]]]:
         """Those of some facts that are about these subjects or name one of these forms; each with all its forms."""
         texts = {text for form in forms if (text := folded(str(self.tokenizer.decode(list(form)))))}
-        named = [
-            fact
-            for fact in facts
-            if (fact.subject and fact.subject in subjects)
-            or any(text in question for question in map(folded, fact.questions) for text in texts)
-        ]
+        naming = {fact.id for fact, _ in self.phrasings.holding(facts, texts)}
+        named = [fact for fact in facts if (fact.subject and fact.subject in subjects) or fact.id in naming]
         aliases = aliases_by_subject(facts)
         return [(fact, set(self._forms(fact, stored, words, aliases)[0])) for fact in named]
 
