@@ -16,6 +16,7 @@ import pytest
 
 from helpers.teaching import FACTS, Configure, adapter_bytes, answer_loss, teach
 from memlayers.config.teach import TeachConfig
+from memlayers.data.facts import Source
 from memlayers.inference.record import TeachReport
 from memlayers.teaching.checkpoint import Checkpoint
 from memlayers.teaching.teach import teach_facts
@@ -199,6 +200,12 @@ def test_an_interrupted_run_is_neither_overwritten_nor_mixed_up(configure: Confi
         teach_facts(FACTS[:5], interrupted, _resumable(configure, gate=False), resume=True, quiet=True)
     assert len(_checkpoints(Path(f"{interrupted}.teaching"))) == 1
     assert not interrupted.exists()
+
+
+def test_a_run_goes_on_whose_documents_have_moved(configure: Configure, interrupted: Path) -> None:
+    moved = [replace(fact, sources=(Source("elsewhere/codes.csv", fact.answer, row=2),)) for fact in FACTS]
+    taught = teach_facts(moved, interrupted, _resumable(configure, gate=False), resume=True, quiet=True)
+    assert [fact.sources for fact in taught.facts] == [fact.sources for fact in moved]
 
 
 def test_a_damaged_checkpoint_is_named(configure: Configure, interrupted: Path) -> None:

@@ -147,5 +147,6 @@ def flat_names(values: dict[str, Any], within: str = "") -> dict[str, Any]:
 
 
 def facts_digest(facts: Sequence[Fact]) -> str:
-    """SHA-256 of facts, in their order."""
-    return hashlib.sha256(repr([asdict(fact) for fact in facts]).encode()).hexdigest()
+    """SHA-256 of what is taught of facts, in their order; not of where they were found, which may have moved."""
+    taught = [asdict(replace(fact, sources=())) for fact in facts]
+    return hashlib.sha256(repr(taught).encode()).hexdigest()
