@@ -41,6 +41,7 @@ COLUMNS = {
 SEEDS = (7, 23)  # beside 137
 REAL = ROOT / "benchmarks" / "results" / "real"
 ASKED = ROOT / "benchmarks" / "results" / "asked" / "table.md"
+SOURCES = ROOT / "benchmarks" / "results" / "sources"
 ROWS = (
     ("recall, taught phrasings", "recall", "taught"),
     ("recall, phrasings never taught", "recall", "unseen_phrasing"),
@@ -186,9 +187,26 @@ def asked() -> str:
     return ASKED.read_text(encoding="utf-8") if ASKED.exists() else "Not measured yet.\n"
 
 
+def learned_tables() -> str:
+    """What `python -m benchmarks.sources.learned_table` left."""
+    return (SOURCES / "learned_table" / "table.md").read_text(encoding="utf-8")
+
+
+def long_answers() -> str:
+    """What `python -m benchmarks.sources.long_answers` left."""
+    return (SOURCES / "long_answers" / "table.md").read_text(encoding="utf-8")
+
+
 PAGES = {
     "README.md": {"headline": headline},
-    "docs/results.md": {"teaching": teaching, "speed": speed, "gpu": gpu, "edits": edits},
+    "docs/results.md": {
+        "teaching": teaching,
+        "learned tables": learned_tables,
+        "long answers": long_answers,
+        "speed": speed,
+        "gpu": gpu,
+        "edits": edits,
+    },
     "docs/asked.md": {"asked": asked},
 }
 """The pages and their sections, each with what draws it."""

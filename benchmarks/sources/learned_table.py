@@ -123,7 +123,7 @@ def draw() -> None:
         shown = [cell["backbone"], cell["rows"], cell["facts"], cell["seed"]]
         for metric in ("recall", "recall_containment", "backbone_containment"):
             of = cell["summary"][metric]
-            shown.append(common.with_interval(lambda share: f"{share:.1%}", of["value"], of["low"], of["high"]))
+            shown.append(common.with_interval(lambda share: f"{100 * share:.1f} %", of["value"], of["low"], of["high"]))
         rows.append([*shown, f"{cell['cpu_seconds'] / cell['facts']:.2f}"])
     head = ["backbone", "rows", "facts", "seed", "exact, never taught", "containment, never taught",
             "bare backbone, containment", "CPU seconds a fact"]  # fmt: skip
