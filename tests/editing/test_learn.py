@@ -4,18 +4,44 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from peft import PeftModel
 from safetensors.torch import load_file
+from torch import Tensor
 
 from helpers.editing import CONFIG, FACTS, NEW, answers_of, right_answers
 from memlayers.backbones import load_backbone
+from memlayers.editing.edit import Edit
 from memlayers.editing.journal import digests
 from memlayers.editing.memory import Memory, load_memory
 from memlayers.editing.report import EditRefused
 from memlayers.inference.folder import stored_facts
 from memlayers.inference.generation import generate_answers
+
+
+def test_an_update_begins_without_what_its_own_rows_held(opened: Memory, monkeypatch: pytest.MonkeyPatch):
+    """Or answer after answer would pile up in them, each needing more steps than the one before."""
+    seen: list[tuple[Tensor, Tensor]] = []  # the rows that steps begin with, as they are then and were before
+
+    def begins(edit: Edit, facts: Any, rows: Tensor, *others: Any) -> bool:
+        assert edit.kept is not None and torch.equal(edit.kept.rows, rows)
+        alone = edit.session.use.frequency_of(rows, edit.report.ids) == 0
+        seen.append((edit.session.memory.pool.table.values[rows].clone(), edit.kept.values))
+        assert alone.any() and not alone.all()
+        now, before = seen[-1]
+        assert torch.equal(now[~alone], before[~alone]) and before[alone].any()
+        assert torch.equal(now[alone], before[alone] * 0) == (facts[0].answer == "green")
+        return True
+
+    monkeypatch.setattr("memlayers.editing.learn._teach", begins)
+    monkeypatch.setattr(opened, "edits", replace(CONFIG, refuse=False, least_recall=0.0))
+    opened.update([replace(FACTS[1], answer="green")])
+    opened.undo()
+    opened.update([replace(FACTS[1], questions=("Bob's code is?",))])  # the same answer, so what is there is wanted
+    assert len(seen) == 2
 
 
 def test_an_update_takes_and_the_rest_stays(opened: Memory, folder: Path):

@@ -16,7 +16,7 @@ from memlayers.editing.edit import Edit
 from memlayers.editing.guard import about_the_same, guard
 from memlayers.editing.projection import Beside, Projection
 from memlayers.editing.report import EditRefused
-from memlayers.editing.rows import RowWriter
+from memlayers.editing.rows import RowWriter, clear_rows
 from memlayers.inference.generation import generate_answers
 from memlayers.inference.scoring import answer_logits
 from memlayers.inference.shared_prefix import shared_prefix
@@ -37,6 +37,7 @@ def learn(edit: Edit, facts: Sequence[Fact]) -> None:
     if crowded and most is not None:
         most = max(most, config.spared_slots // len(facts))
     rows = edit.choose(facts, most)
+    _let_go(edit, facts, rows)
     spared = _spared(edit, facts, rows) if crowded else []
     examples = [session.encoded(fact, config.spared_phrasings) for fact in spared]
     beside = Beside(session.memory, examples, rows) if examples else None
@@ -52,6 +53,20 @@ def learn(edit: Edit, facts: Sequence[Fact]) -> None:
     again([])
     guard(edit, facts, again)
     _measure(edit, facts)
+
+
+def _let_go(edit: Edit, facts: Sequence[Fact], rows: Tensor) -> None:
+    """Clears those of these rows that nobody reads but stored facts whose answer changes.
+
+    What they held is not wanted any more. Left there, the answers of one update after the other pile up, and each takes
+    more steps than the one before.
+    """
+    session = edit.session
+    answers = {fact.id: fact.answer for fact in session.book.facts}
+    changed = [fact.id for fact in facts if answers.get(fact.id, fact.answer) != fact.answer]
+    read = rows.cpu()
+    if changed:
+        clear_rows(session.memory.pool, read[session.use.frequency_of(read, changed) == 0])
 
 
 def _spared(edit: Edit, facts: Sequence[Fact], rows: Tensor) -> list[Fact]:
