@@ -109,8 +109,9 @@ def run(path: Path, sub_keys: int, n: int, args: argparse.Namespace) -> None:
                 rows.append(Row.from_estimate("bits_per_parameter", f"{split}, {which} slots", held))
     rows += cost_rows(teacher.report, n, "cpu")
     settings: dict[str, Any] = {
-        "facts": n, "source": args.source, "family": args.family if bits is not None else None,
-        "bits_per_answer": bits, "slots": pool.slots, "width": pool.dim, "written_slots": written, **config.flags(),
+        "facts": n, "wordings": args.wordings, "source": args.source,
+        "family": args.family if bits is not None else None, "bits_per_answer": bits,
+        "slots": pool.slots, "width": pool.dim, "written_slots": written, **config.flags(),
     }  # fmt: skip
     write_results(path, Results(environment("cpu"), settings, rows, teacher.report.curve, []))
 
@@ -154,9 +155,10 @@ def table(points: list[Results]) -> str:
         config = results.config
         cells = [common.row_with_interval(results.find(metric, split)) for _, metric, split in COLUMNS]
         share = config["written_slots"] / config["slots"]
-        rows.append([f"{config['slots']:,}", f"{share:.0%}", f"{config['facts']:,}", _kind(results), *cells])
+        shown = [f"{config['facts']:,}", _kind(results), config["exposures"], config.get("wordings", 10)]
+        rows.append([f"{config['slots']:,}", f"{share:.0%}", *shown, *cells])
     n = max((row.n for results in points for row in results.rows if row.metric == "recall"), default=0)
-    head = ["slots", "written", "facts", "of", *(name for name, *_ in COLUMNS)]
+    head = ["slots", "written", "facts", "of", "exposures", "wordings", *(name for name, *_ in COLUMNS)]
     note = f"Recall of a sample of up to {n} facts; 95 % intervals.\n\n![the points](capacity.png)"
     return f"{note}\n\n{common.markdown_table(head, rows)}\n"
 
@@ -165,13 +167,18 @@ def _kind(results: Results) -> str:
     return str(results.config["family"] or "EntityQuestions")
 
 
+def _line(results: Results) -> tuple[int, str, int]:
+    """What the points of one line share: slots, kind of facts, exposures."""
+    return results.config["slots"], _kind(results), results.config["exposures"]
+
+
 def draw(points: list[Results]) -> None:
     """Recall, and bits per parameter, against the number of facts, a line a pool."""
     pyplot = common.pyplot()
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-    kinds = sorted({(r.config["slots"], _kind(r)) for r in points})
-    for number, (slots, what) in enumerate(kinds):
-        own = [r for r in points if (r.config["slots"], _kind(r)) == (slots, what)]
+    kinds = sorted({_line(r) for r in points})
+    for number, (slots, what, exposures) in enumerate(kinds):
+        own = [r for r in points if _line(r) == (slots, what, exposures)]
         for axis, metric, split, style in (
             (axes[0], "recall", "taught", "o-"),
             (axes[1], "bits_per_parameter", "by_recall, all slots", "o-"),
@@ -183,7 +190,7 @@ def draw(points: list[Results]) -> None:
                 if (row := r.find(metric, split)) is not None and row.value > 0
             )
             if there:
-                label = f"{slots:,} slots, {what}" + (", by loss" if "--" in style else "")
+                label = f"{slots:,} slots, {what}, {exposures} exposures" + (", by loss" if "--" in style else "")
                 axis.plot(*zip(*there, strict=True), style, color=f"C{number}", label=label, markersize=4)
     axes[0].set(title="recall of taught facts", xlabel="facts", xscale="log", ylim=(0, 1.03))
     axes[0].axhline(0.98, color="#767676", ls=":")
@@ -224,7 +231,7 @@ def main() -> None:
             if row.value < args.until:
                 break
     points = [read_results(path) for path in RESULTS.glob("*.json")]
-    points.sort(key=lambda r: (str(r.config["family"]), r.config["slots"], r.config["facts"]))
+    points.sort(key=lambda r: (*_line(r), r.config["facts"]))
     atomic_write_text(RESULTS / "table.md", table(points))
     draw(points)
 
