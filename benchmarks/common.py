@@ -121,11 +121,17 @@ def held_out_text() -> str:
 _Teacher = TypeVar("_Teacher", bound=Teacher)
 
 
-def taught(teacher: _Teacher) -> _Teacher:
-    """Has a teacher go through its stages; its model is the memory then, kept nowhere else."""
+def prepared(teacher: _Teacher) -> _Teacher:
+    """Has a teacher go through the stages before teaching."""
     teacher.setup()
     teacher.calibrate()
     teacher.build_gate()
+    return teacher
+
+
+def taught(teacher: _Teacher) -> _Teacher:
+    """Has a teacher go through its stages; its model is the memory then, kept nowhere else."""
+    prepared(teacher)
     teacher.teach()
     teacher.hold()
     teacher.settle()

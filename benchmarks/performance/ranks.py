@@ -150,11 +150,7 @@ def made(ranks: Ranks, batch_size: int) -> Teacher:
     """A teacher whose next stage is teaching."""
     config = TeachConfig().with_flags(device="cpu", dtype="float32", batch_size=batch_size, gate_steps=100)
     config = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, respelled=0.0))
-    teacher = Teacher(common.demo_facts()[:STEP_FACTS], config, quiet=True, ranks=ranks)
-    teacher.setup()
-    teacher.calibrate()
-    teacher.build_gate()
-    return teacher
+    return common.prepared(Teacher(common.demo_facts()[:STEP_FACTS], config, quiet=True, ranks=ranks))
 
 
 def facts_per_second(teacher: Teacher) -> float:

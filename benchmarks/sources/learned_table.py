@@ -24,6 +24,7 @@ from benchmarks import common
 from memlayers.certificate.learn import CERTIFICATE_FILE, learn
 from memlayers.config.teach import TeachConfig
 from memlayers.sources.reading import ReadOptions
+from memlayers.teaching.checkpoint import Checkpoint
 from memlayers.teaching.folders import work_folder
 from memlayers.utils.files import atomic_write_text
 
@@ -92,8 +93,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def spent_before(work: Path) -> float:
     """The CPU seconds of what a checkpoint says was done before an interruption; 0.0 where there is none."""
-    states = sorted(work.glob("step-*/state.json"))
-    stages = json.loads(states[-1].read_text(encoding="utf-8"))["report"]["stages"] if states else {}
+    saved = Checkpoint(work, {}).found()
+    stages = common.read_json(saved[-1] / "state.json")["report"]["stages"] if saved else {}
     return float(sum(stage["cpu_seconds"] for stage in stages.values()))
 
 

@@ -118,17 +118,15 @@ def run(path: Path, sub_keys: int, n: int, args: argparse.Namespace) -> None:
 
 def taught(facts: list[Fact], config: TeachConfig, path: Path) -> Teacher:
     """A teacher after its exposures; recall of a sample after each one is printed."""
-    teacher = Teacher(facts, config, quiet=True)
-    teacher.setup()
-    teacher.calibrate()
-    teacher.build_gate()
+    teacher = common.prepared(Teacher(facts, config, quiet=True))
     schedule, report = teacher.schedule, teacher.report
     began = time.perf_counter()
     for epoch in range(config.exposures):
         for batch in schedule.batches(epoch):
             teacher.step(batch, 1 - report.steps / schedule.steps)
             report.steps += 1
-        sample = random.Random(f"{config.seed}:recall:{epoch}").sample(facts, min(len(facts), 128))
+        number = min(len(facts), config.schedule.recall_sample)
+        sample = random.Random(f"{config.seed}:recall:{epoch}").sample(facts, number)
         asked = [random.Random(fact.id).choice(fact.questions) for fact in sample]
         found = recall(teacher.model, teacher.tokenizer, sample, asked).value
         report.exposures = float(epoch + 1)

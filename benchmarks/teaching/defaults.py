@@ -75,10 +75,7 @@ def run(backbone: str, number: int, name: str, seed: int) -> dict[str, Any]:
     config = TeachConfig().with_flags(backbone=backbone, seed=seed, exposures=5, stop_at_recall=1.01, **flags)
     if tokens is not None:
         config = dataclasses.replace(config, gate=dataclasses.replace(config.gate, tokens=tokens))
-    teacher = Teacher(facts, config, quiet=True)
-    teacher.setup()
-    teacher.calibrate()
-    teacher.build_gate()
+    teacher = common.prepared(Teacher(facts, config, quiet=True))
     teacher.teach()
     taught, unseen = (asked(teacher, facts, wordings) for wordings in ("questions", "unseen_questions"))
     return {

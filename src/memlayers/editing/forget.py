@@ -40,8 +40,7 @@ def forget(edit: Edit, facts: Sequence[Fact]) -> None:
     ids = [fact.id for fact in facts]
     others_subjects = {fact.subject for fact in session.book.facts if fact.id not in ids}
     rows = edit.choose(facts, config.slot_count)
-    own = torch.cat([session.use.rows[each].long() for each in ids]).unique()
-    alone = own[session.use.frequency_of(own, ids) == 0]
+    alone = session.use.own(torch.cat([session.use.rows[each].long() for each in ids]).unique(), ids)
     edit.keep(alone)
     clear_rows(session.memory.pool, alone)
     shared = any(fact.subject and fact.subject in others_subjects for fact in facts)
@@ -100,6 +99,5 @@ def _backbone_says(session: EditSession, asked: Sequence[Encoded]) -> list[Tenso
         for start in range(0, len(asked), session.config.batch_size):
             batch = asked[start : start + session.config.batch_size]
             out = answer_logits(session.model, session.tokenizer, batch)
-            sizes = torch.bincount(out.sequence, minlength=len(batch)).tolist()
-            found += out.logits.log_softmax(-1).split(sizes)
+            found += out.logits.log_softmax(-1).split(out.lengths.tolist())
     return found

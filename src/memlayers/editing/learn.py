@@ -64,9 +64,8 @@ def _let_go(edit: Edit, facts: Sequence[Fact], rows: Tensor) -> None:
     session = edit.session
     answers = {fact.id: fact.answer for fact in session.book.facts}
     changed = [fact.id for fact in facts if answers.get(fact.id, fact.answer) != fact.answer]
-    read = rows.cpu()
     if changed:
-        clear_rows(session.memory.pool, read[session.use.frequency_of(read, changed) == 0])
+        clear_rows(session.memory.pool, session.use.own(rows.cpu(), changed))
 
 
 def _spared(edit: Edit, facts: Sequence[Fact], rows: Tensor) -> list[Fact]:

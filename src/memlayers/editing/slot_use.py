@@ -113,6 +113,10 @@ class SlotUse:
         theirs = torch.searchsorted(left_out, rows, right=True) - torch.searchsorted(left_out, rows)
         return self.frequency[rows] - theirs
 
+    def own(self, rows: Tensor, of: Collection[str]) -> Tensor:
+        """Those of some slots, int64 [n], that no fact reads but those of the ids `of`."""
+        return rows[self.frequency_of(rows, of) == 0]
+
     def all_reads(self, without: Collection[str]) -> int:
         """The frequencies of all slots together, and of general text; facts of the ids `without` are left out."""
         left_out = sum(len(self.rows[key]) for key in set(without) & self.rows.keys())
