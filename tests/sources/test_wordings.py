@@ -70,6 +70,15 @@ def test_each_kind_has_generic_wordings(kind: str):
         assert not re.search(r"\b(yes|no|true|false)\b", text, re.IGNORECASE)
 
 
+def test_what_is_only_asked_begins_like_no_request():
+    library = Wordings.load()
+    shared = library.entries["price"].questions[-5:]
+    begins = {text.partition("{")[0].replace("price of ", "") for text in shared}
+    assert len(begins) == 5
+    for entry in library.entries.values():
+        assert not [text for text in entry.unseen if text.startswith(tuple(begins))], entry.name
+
+
 def test_claims_become_facts():
     found = worded(
         [
@@ -141,9 +150,34 @@ def test_a_users_file_adds_and_replaces(tmp_path: Path):
     assert "How much is A?" in worded([_claim("A", "cost", "1")]).facts[0].questions  # the shipped one is as it was
 
 
+def test_requests_are_taught_beside_a_relations_own_questions(tmp_path: Path):
+    claims = [_claim("A", "price", "1"), _claim("A", "founded", "1987"), _claim("A", "founder", "B")]
+    price, founded, founder = worded(claims).facts
+    assert {"How much is A?", "Find the price of A for me."} <= set(price.questions)
+    assert "Give me A's founding date." in founded.questions and "Give me A's founder." in founder.questions
+    (odd,) = worded([_claim("A", "founded", "2 EUR")]).facts  # asked for in a generic way, by its noun too
+    assert "What is the founding date of A?" in odd.questions
+    path = tmp_path / "w.yaml"
+    path.write_text(
+        "requests: ['Quote the {relation} of {subject}.']\n"
+        "relations:\n"
+        "  price: {questions: ['Was kostet {subject}?']}\n"
+        "  lumens: {noun: brightness, questions: ['How bright is {subject}?']}\n"
+        "  manager: {kind: person}\n"
+    )
+    claims = [_claim("A", "price", "1"), _claim("A", "lumens", "2"), _claim("A", "manager", "Ann")]
+    price, lumens, manager = worded(claims, Wordings.load(path)).facts
+    assert price.questions == ("Was kostet A?", "Quote the price of A.")
+    assert lumens.questions == ("How bright is A?", "Quote the brightness of A.")
+    assert "Who manages A?" in manager.questions and "Quote the manager of A." not in manager.questions
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("requests: ['Say {subject}.']\n", "requests[0]: 'Say {subject}.' lacks {relation}"),
+        ("requests: a\n", "requests: not a list"),
+        ("relations: {price: {noun: 1}}\n", "relations.price.noun: not a text"),
         ("relations: [price]\n", "relations: not a mapping"),
         ("relation: {}\n", "unknown key 'relation'"),
         ("relations: {price: {question: [a]}}\n", "relations.price: unknown key 'question'"),
@@ -173,7 +207,7 @@ def test_a_bad_file_of_wordings(text: str, said: str, tmp_path: Path):
 
 def test_the_wordings_that_the_page_shows_are_read(tmp_path: Path):
     page = (Path(__file__).parents[2] / "docs" / "sources.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```yaml\n(relations:.*?)```", page, re.DOTALL)
+    (block,) = re.findall(r"```yaml\n(requests:.*?)```", page, re.DOTALL)
     (tmp_path / "w.yaml").write_text(block)
     claims = [_claim("A", "cost", "1"), _claim("A", "tare", "2"), _claim("A", "team captain", "Ann")]
     price, tare, captain = worded(claims, Wordings.load(tmp_path / "w.yaml")).facts

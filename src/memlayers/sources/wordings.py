@@ -141,7 +141,8 @@ class Wordings:
             if form == "has" and entry and not is_plural(name) and name not in _UNCOUNTED:
                 put_in = f"{'an' if put_in[0].lower() in 'aeiou' else 'a'} {put_in}"
             return self.generic[form], put_in
-        return self.generic[kind], name
+        called = entry.noun if entry and folded(entry.name) == folded(name) else name
+        return self.generic[kind], called
 
 
 @cache

@@ -16,7 +16,7 @@ from memlayers.utils.files import StrPath, read_text
 
 _KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 _GENERIC: Final = ("text", "number", "date", "person", "place", "is", "has", "does", "done")
-_FIELDS: Final = ("also", "kind", "questions", "unseen")
+_FIELDS: Final = ("also", "kind", "noun", "questions", "unseen")
 
 Pair: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]
 """Taught wordings and unseen ones."""
@@ -28,12 +28,14 @@ class Entry:
 
     Attributes:
         name: of the relation.
+        noun: what stands for it in requests and generic wordings.
         kind: of its values; None: as the values tell.
-        questions: taught, with "{subject}"; none: the generic ones.
+        questions: taught, with "{subject}", and the file's requests; none: the generic ones.
         unseen: never taught; none: the generic ones.
     """
 
     name: str
+    noun: str
     kind: Kind | None = None
     questions: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
@@ -61,7 +63,8 @@ def read_wordings(
         ) from None
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not YAML ({reason_of(error)})") from None
-    sections = _mapping(path, "", content, ("relations", "generic"))
+    sections = _mapping(path, "", content, ("requests", "relations", "generic"))
+    requests = _wordings(path, "requests", sections["requests"], relation=True) if "requests" in sections else ()
     found, general = dict(entries), dict(generic)
     for kind, given in _mapping(path, "generic", sections.get("generic", {}), _GENERIC).items():
         fields = _mapping(path, f"generic.{kind}", given, ("questions", "unseen"))
@@ -73,7 +76,7 @@ def read_wordings(
         general[kind] = taught, unseen
     own: dict[str, str] = {}
     for name, given in _mapping(path, "relations", sections.get("relations", {})).items():
-        entry, also = _entry(path, name, given, entries)
+        entry, also = _entry(path, name, given, requests, entries)
         for text in (*entry.questions, *entry.unseen):
             key = folded(text.replace("{relation}", name))
             if own.setdefault(key, name) != name:
@@ -86,7 +89,9 @@ def read_wordings(
     return found, general
 
 
-def _entry(path: StrPath, name: str, given: Any, entries: Mapping[str, Entry]) -> tuple[Entry, list[str]]:
+def _entry(
+    path: StrPath, name: str, given: Any, requests: tuple[str, ...], entries: Mapping[str, Entry]
+) -> tuple[Entry, list[str]]:
     where = f"relations.{name}"
     if not folded(name):
         raise InputError(f"{path}: {where}: the name holds no letter and no digit; give the relation's noun")
@@ -100,10 +105,16 @@ def _entry(path: StrPath, name: str, given: Any, entries: Mapping[str, Entry]) -
         if field in fields:
             told[field] = _wordings(path, f"{where}.{field}", fields[field])
     old = entries.get(folded(name))
-    known = old if old and folded(old.name) == folded(name) else Entry(name)
+    known = old if old and folded(old.name) == folded(name) else Entry(name, name)
+    noun = fields.get("noun", known.noun)
+    if not isinstance(noun, str) or not folded(noun):
+        raise InputError(f"{path}: {where}.noun: not a text with a letter in it; give what stands for {{relation}}")
+    if "questions" in told:
+        asked_for = (each.replace("{relation}", noun) for each in requests)
+        told["questions"] = tuple(dict.fromkeys((*told["questions"], *asked_for)))
     if "questions" in told and "unseen" not in told:
         told["unseen"] = ()  # the old ones may be among the new; the generic ones are dropped where they are
-    return replace(known, name=name, **told), also
+    return replace(known, name=name, noun=noun, **told), also
 
 
 def _mapping(path: StrPath, where: str, value: Any, known: Iterable[str] | None = None) -> dict[str, Any]:
