@@ -159,7 +159,7 @@ def test_requests_are_taught_beside_a_relations_own_questions(tmp_path: Path):
     assert "What is the founding date of A?" in odd.questions
     path = tmp_path / "w.yaml"
     path.write_text(
-        "requests: ['Quote the {relation} of {subject}.']\n"
+        "requests: ['What {is} the {relation} of {subject}, please?']\n"
         "relations:\n"
         "  price: {questions: ['Was kostet {subject}?']}\n"
         "  lumens: {noun: brightness, questions: ['How bright is {subject}?']}\n"
@@ -167,9 +167,9 @@ def test_requests_are_taught_beside_a_relations_own_questions(tmp_path: Path):
     )
     claims = [_claim("A", "price", "1"), _claim("A", "lumens", "2"), _claim("A", "manager", "Ann")]
     price, lumens, manager = worded(claims, Wordings.load(path)).facts
-    assert price.questions == ("Was kostet A?", "Quote the price of A.")
-    assert lumens.questions == ("How bright is A?", "Quote the brightness of A.")
-    assert "Who manages A?" in manager.questions and "Quote the manager of A." not in manager.questions
+    assert price.questions == ("Was kostet A?", "What is the price of A, please?")
+    assert lumens.questions == ("How bright is A?", "What is the brightness of A, please?")
+    assert "Who manages A?" in manager.questions and not any("please?" in text for text in manager.questions)
 
 
 @pytest.mark.parametrize(

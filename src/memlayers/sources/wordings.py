@@ -266,7 +266,7 @@ def _free(name: str, templates: Iterable[str], relation: str, asked: dict[str, s
     """The wordings, with the relation put in, that ask for no other relation and were not there before."""
     found = []
     for template in templates:
-        text = template.replace("{is}", "are" if is_plural(name) else "is").replace("{relation}", relation)
+        text = template.replace("{is}", "are" if is_plural(relation) else "is").replace("{relation}", relation)
         if template.startswith(("{is}", "{relation}")):
             text = text[:1].upper() + text[1:]
         if question_key(text) not in asked:
