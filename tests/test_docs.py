@@ -11,7 +11,6 @@ import pytest
 import typer.main
 
 from helpers.cli import all_commands
-from memlayers import backbones
 from memlayers.cli import app
 from memlayers.config.teach import read_teach_config
 from memlayers.data import general_text
@@ -21,7 +20,6 @@ DOCUMENTS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCUMENTS]
 GUIDE = ROOT / "docs" / "guide.md"
 GLOSSARY = ROOT / "docs" / "glossary.md"
-POCKET_WEIGHTS = backbones.POCKET / "model.safetensors"
 
 
 def _blocks(document: Path, language: str) -> list[tuple[int, str]]:
@@ -43,15 +41,8 @@ def _commands() -> list[tuple[str, str]]:
 
 
 @pytest.mark.usefixtures("quick_gates")
-@pytest.mark.parametrize("backbone", ["tiny", "pocket"])
-def test_the_guides_python_runs(
-    backbone: str, chat_backbone: Path, general_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One namespace from top to bottom, as a reader would; "pocket" means a tiny random model, or the pocket itself."""
-    if backbone == "tiny":
-        monkeypatch.setattr("memlayers.backbones.loading.POCKET", chat_backbone)
-    elif not POCKET_WEIGHTS.is_file():
-        pytest.skip(f"the pocket backbone has no weights yet ({POCKET_WEIGHTS.relative_to(ROOT)})")
+def test_the_guides_python_runs(general_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One namespace from top to bottom, as a reader would."""
     monkeypatch.setattr(general_text, "SHIPPED", general_file)  # seconds instead of a minute
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {"__name__": "__main__"}
