@@ -115,11 +115,13 @@ def test_killed_while_it_teaches_further_ends_in_the_same_bits(
     config = replace(config, schedule=replace(config.schedule, further_epochs=3))
     whole = teach(tmp_path / "whole", config)
     assert whole.report.checks == [6, 6, 6] and whole.report.steps == 4 + 2 * 6
-    for method, call in (("step", 4), ("step", 5), ("_check", 2), ("step", 13)):
+    # After steps 5, 8 and 13: in the first and second epoch of the first round, and in the first of the second.
+    for method, call, saved in (("step", 4, 3), ("step", 5, 4), ("step", 8, 6), ("_check", 3, 10), ("step", 13, 12)):
         with monkeypatch.context() as patch:
             _interrupt(patch, method, call, after=True)
             with pytest.raises(Killed):
                 teach(tmp_path / "memory", config)
+        assert _checkpoints(tmp_path / "memory.teaching")[-1].name.startswith(f"step-{saved:08d}-")
         resumed = teach(tmp_path / "memory", config, resume=True, replace=True)
         assert adapter_bytes(tmp_path / "memory") == adapter_bytes(tmp_path / "whole")
         assert _without_seconds(resumed.report) == _without_seconds(whole.report)

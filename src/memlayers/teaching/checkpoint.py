@@ -18,7 +18,7 @@ from memlayers.config.teach import TeachConfig
 from memlayers.data.facts import Fact
 from memlayers.inference.folder import WEIGHTS_FILE
 from memlayers.inference.record import TeachReport
-from memlayers.teaching.held import Checked, Wording
+from memlayers.teaching.held import Checked, Round, Wording
 from memlayers.tuner.handle import MemoryHandle
 from memlayers.utils.errors import InputError
 from memlayers.utils.files import atomic_directory, file_digest
@@ -35,6 +35,7 @@ class Progress(NamedTuple):
         epoch_loss: of the epoch under way, in nats.
         epoch_tokens: that it is summed over.
         checked: what the last check found; None where something was taught since.
+        under_way: the round of teaching further; None outside of one.
         shown_further: the wordings that rounds of teaching further showed.
     """
 
@@ -42,6 +43,7 @@ class Progress(NamedTuple):
     epoch_loss: float = 0.0
     epoch_tokens: int = 0
     checked: Checked | None = None
+    under_way: Round | None = None
     shown_further: Collection[Wording] = ()
 
 
@@ -77,6 +79,7 @@ class Checkpoint:
                 "report": asdict(report),
                 "epoch": [progress.epoch_loss, progress.epoch_tokens],
                 "checked": None if progress.checked is None else asdict(progress.checked),
+                "round": None if progress.under_way is None else _round_as_json(progress.under_way),
                 "shown_further": sorted(progress.shown_further),
                 "digests": {name: file_digest(folder / name) for name in (WEIGHTS_FILE, OPTIMIZER_FILE)},
             }
@@ -105,9 +108,10 @@ class Checkpoint:
             tensors = load_file(folder / OPTIMIZER_FILE, device="cpu")
             identity = record["identity"]
             checked = None if record["checked"] is None else Checked(**record["checked"])
+            under_way = None if record.get("round") is None else _round_of(record["round"])  # older ones have none
             loss, tokens = record["epoch"]
             shown = {(i, j) for i, j in record["shown_further"]}
-            progress = Progress(TeachReport.from_dict(record["report"]), loss, tokens, checked, shown)
+            progress = Progress(TeachReport.from_dict(record["report"]), loss, tokens, checked, under_way, shown)
         except Exception as error:  # the safetensors parser raises its own
             raise InputError(f"{folder}: damaged checkpoint ({error}); delete {self.folder} and start again") from error
         if identity != self.identity:
@@ -126,6 +130,14 @@ class Checkpoint:
     def found(self) -> list[Path]:
         """The folders of those that are whole, oldest first."""
         return sorted(path for path in self.folder.glob("step-????????-????") if path.is_dir())
+
+
+def _round_as_json(under_way: Round) -> dict[str, Any]:
+    return {**asdict(under_way), "left": list(under_way.left.items())}  # JSON's keys are texts
+
+
+def _round_of(record: dict[str, Any]) -> Round:
+    return Round(Checked(**record["before"]), {i: wordings for i, wordings in record["left"]}, record["epoch"])
 
 
 def run_identity(config: TeachConfig, facts: Sequence[Fact], gate_facts: Sequence[Fact], passes: int) -> dict[str, Any]:

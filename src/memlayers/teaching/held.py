@@ -75,6 +75,26 @@ class Checked:
         return {i: wordings for i, wordings in found.items() if wordings}
 
 
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A round of teaching further, between two of its epochs.
+
+    Attributes:
+        before: the check that found some facts not held.
+        left: what was not answered surely then, nor when it was shown since.
+        epoch: how many epochs are over.
+    """
+
+    before: Checked
+    left: Wordings
+    epoch: int = 0
+
+    @classmethod
+    def after(cls, before: Checked) -> Round:
+        """The round that a check calls for."""
+        return cls(before, before.below(SURE))
+
+
 def check_wordings(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,

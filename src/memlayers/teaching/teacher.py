@@ -44,6 +44,7 @@ from memlayers.teaching.checkpoint import Checkpoint, Progress, flat_names, run_
 from memlayers.teaching.held import (
     SURE,
     Checked,
+    Round,
     Wording,
     check_wordings,
     further_batches,
@@ -145,7 +146,8 @@ class Teacher:
         self._step_sure: list[bool] = []  # of the last step: whether each sequence's answer was sure before it
         self._aliases = aliases_by_subject(facts)
         self._checked: Checked | None = None  # what the last check found; None where something was taught since
-        self._shown_further: set[Wording] = set()  # in rounds of teaching further
+        self._round: Round | None = None  # of teaching further, while one is under way
+        self._shown_further: set[Wording] = set()  # in such rounds
         self._bad_in_a_row = 0  # steps whose loss was not finite
 
     # -- stages -------------------------------------------------------------------------------------------------------
@@ -233,7 +235,7 @@ class Teacher:
         self.ranks.agree({"checkpoint": None if found is None else found.report.steps}, "go on from the same place")
         if found is None:
             return False
-        self.report, self._epoch_loss, self._epoch_tokens, self._checked, shown = found
+        self.report, self._epoch_loss, self._epoch_tokens, self._checked, self._round, shown = found
         self._shown_further = set(shown)
         self._stages = Stages(self.report.stages)
         return True
@@ -314,7 +316,7 @@ class Teacher:
         report, steps = self.report, self.schedule.steps
         with progress_bar("Teaching", steps, quiet=self.quiet) as advance:
             advance(min(report.steps, steps))
-            while self._checked is None and report.steps < steps and not self._recall_is_full():
+            while not self._exposures_are_over and report.steps < steps and not self._recall_is_full():
                 epoch, done = self.schedule.place(report.steps)
                 batches = self.schedule.batches(epoch)
                 for batch in batches[done:]:
@@ -333,9 +335,11 @@ class Teacher:
             WorkError: the loss is not finite for many steps in a row.
         """
         report = self.report
+        if self._round is not None:  # one that was interrupted
+            self._teach_further(self._round)
         while (checked := self._check()).wrong and len(report.checks) <= self.config.further:
             self._save_checkpoint()
-            self._teach_further(checked)
+            self._teach_further(Round.after(checked))
         self._checkpoint_when_due(False)
         with self._stages.stage("final check"):
             report.recall, report.not_held = generated_check(
@@ -400,32 +404,33 @@ class Teacher:
             self.report.checks.append(len(self._checked.wrong))
         return self._checked
 
-    def _teach_further(self, before: Checked) -> None:
+    def _teach_further(self, now: Round) -> None:
         """A round over what is not held, and what is not held surely: each in these wordings, until it is sure.
 
         Args:
-            before: the check that found some facts not held.
+            now: the round, as far as it is.
         """
         settings, seed = self.config.schedule, f"{self.config.seed}:further:{len(self.report.checks)}"
-        self._checked = None
-        self.optimizer = optimizer_for(self.model, self.config)  # old moments would move the rows of other facts
+        self._checked, last = None, settings.further_epochs
+        if not now.epoch:
+            self.optimizer = optimizer_for(self.model, self.config)  # old moments would move the rows of other facts
         subjects = [fact.subject for fact in self.facts]
         # Many wrong: they are hardly taught. Few: as little as possible of the others shall be overwritten.
-        rate = min(settings.further_rate, max(LEAST_FURTHER, len(before.wrong) / len(self.facts)))
-        taught = left = before.below(SURE)
-        with progress_bar("Teaching further", settings.further_epochs, quiet=self.quiet) as advance:
-            for epoch in range(settings.further_epochs):
+        rate = min(settings.further_rate, max(LEAST_FURTHER, len(now.before.wrong) / len(self.facts)))
+        with progress_bar("Teaching further", last, quiet=self.quiet) as advance:
+            advance(now.epoch)
+            while now.left and now.epoch < last:
                 sure: dict[Wording, bool] = {}
-                for batch in further_batches(self._asked, subjects, left, settings.batch_size, f"{seed}:{epoch}"):
-                    self._step_or_fail(
-                        [self._asked[i][j] for i, j in batch], rate * (1 - epoch / settings.further_epochs)
-                    )
+                batches = further_batches(self._asked, subjects, now.left, settings.batch_size, f"{seed}:{now.epoch}")
+                for batch in batches:
+                    self._step_or_fail([self._asked[i][j] for i, j in batch], rate * (1 - now.epoch / last))
                     sure.update(zip(batch, self._step_sure, strict=True))
                 self._shown_further.update(sure)
-                left = still_left(left, sure)
-                advance(1, note=f"{len(left)} of {len(taught)} facts left")
-                if not left:
-                    break
+                now = dataclasses.replace(now, left=still_left(now.left, sure), epoch=now.epoch + 1)
+                advance(1, note=f"{len(now.left)} of {len(now.before.below(SURE))} facts left")
+                self._round = now
+                self._checkpoint_when_due(False)
+        self._round = None
 
     # -- one step -----------------------------------------------------------------------------------------------------
 
@@ -531,6 +536,11 @@ class Teacher:
         self._epoch_loss, self._epoch_tokens = 0.0, 0
         self._began += time.perf_counter() - paused
 
+    @property
+    def _exposures_are_over(self) -> bool:
+        """Whether what is held was asked, and maybe taught further."""
+        return self._checked is not None or self._round is not None
+
     def _recall_is_full(self) -> bool:
         return bool(self.report.curve) and self.report.recall >= self.config.schedule.stop_at_recall
 
@@ -592,5 +602,7 @@ class Teacher:
         self._saved = reached
         elapsed = self.report.seconds + time.perf_counter() - self._began
         report = dataclasses.replace(self.report, seconds=elapsed, stages=self._stages.found)
-        progress = Progress(report, self._epoch_loss, self._epoch_tokens, self._checked, self._shown_further)
+        progress = Progress(
+            report, self._epoch_loss, self._epoch_tokens, self._checked, self._round, self._shown_further
+        )
         self._checkpoint.save(self.memory, self.optimizer, progress)
