@@ -162,12 +162,3 @@ def test_the_glossary_is_linked_and_has_one_line_a_term() -> None:
     assert len(terms) == len(set(terms))
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
         assert "(docs/glossary.md)" in page.read_text(encoding="utf-8")
-
-
-def test_the_readme_says_how_smollm2_is_asked_as_the_table_does() -> None:
-    table = (ROOT / "docs" / "asked.md").read_text(encoding="utf-8").partition("\nsmollm2, ")[2]
-    recall = {split: float(value) for split, value in re.findall(r"^\| (\w+) \| ([\d.]+) %", table, re.MULTILINE)}
-    named = "lower upper title one_misspelling alias last_name paragraph follow_up two_subjects".split()
-    least, most = (f"{pick(recall[split] for split in named):g}" for pick in (min, max))
-    said = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    assert f"SmolLM2 {least} to {most} %, in German {recall['german']:g} %" in said

@@ -40,6 +40,15 @@ def test_the_figures_are_those_of_the_results_files(page: str):
     assert fill_tables.filled(page, text) == text, "run python scripts/fill_tables.py"
 
 
+def test_the_readme_says_how_smollm2_is_asked_as_the_table_does() -> None:
+    table = (ROOT / "docs" / "asked.md").read_text(encoding="utf-8").partition("\nsmollm2, ")[2]
+    recall = {split: float(value) for split, value in re.findall(r"^\| (\w+) \| ([\d.]+) %", table, re.MULTILINE)}
+    named = "lower upper title one_misspelling alias last_name paragraph follow_up two_subjects".split()
+    least, most = (f"{pick(recall[split] for split in named):g}" for pick in (min, max))
+    said = " ".join(README.split())
+    assert f"SmolLM2 {least} to {most} %, in German {recall['german']:g} %" in said
+
+
 def test_every_table_of_results_is_filled_by_the_script():
     pages = load_script("fill_tables").PAGES
     assert set(pages) == {"README.md", "docs/results.md", "docs/asked.md"}

@@ -11,7 +11,6 @@ import yaml
 
 from memlayers.data.facts import folded
 from memlayers.sources.claims import Kind
-from memlayers.sources.relations import is_plural
 from memlayers.utils.errors import InputError, reason_of
 from memlayers.utils.files import StrPath, read_text
 
@@ -111,8 +110,7 @@ def _entry(
     if not isinstance(noun, str) or not folded(noun):
         raise InputError(f"{path}: {where}.noun: not a text with a letter in it; give what stands for {{relation}}")
     if "questions" in told:
-        be = "are" if is_plural(noun) else "is"
-        asked_for = (each.replace("{relation}", noun).replace("{is}", be) for each in requests)
+        asked_for = (each.replace("{relation}", noun) for each in requests)
         told["questions"] = tuple(dict.fromkeys((*told["questions"], *asked_for)))
     if "questions" in told and "unseen" not in told:
         told["unseen"] = ()  # the old ones may be among the new; the generic ones are dropped where they are

@@ -137,7 +137,7 @@ def _round_as_json(under_way: Round) -> dict[str, Any]:
 
 
 def _round_of(record: dict[str, Any]) -> Round:
-    return Round(Checked(**record["before"]), {i: wordings for i, wordings in record["left"]}, record["epoch"])
+    return Round(**{**record, "left": {i: wordings for i, wordings in record["left"]}})
 
 
 def run_identity(config: TeachConfig, facts: Sequence[Fact], gate_facts: Sequence[Fact], passes: int) -> dict[str, Any]:

@@ -80,19 +80,22 @@ class Round:
     """A round of teaching further, between two of its epochs.
 
     Attributes:
-        before: the check that found some facts not held.
-        left: what was not answered surely then, nor when it was shown since.
+        wrong: how many facts were not held before it.
+        taught: how many facts it teaches.
+        left: what was not answered surely before it, nor when it was shown since.
         epoch: how many epochs are over.
     """
 
-    before: Checked
+    wrong: int
+    taught: int
     left: Wordings
     epoch: int = 0
 
     @classmethod
     def after(cls, before: Checked) -> Round:
         """The round that a check calls for."""
-        return cls(before, before.below(SURE))
+        left = before.below(SURE)
+        return cls(len(before.wrong), len(left), left)
 
 
 def check_wordings(

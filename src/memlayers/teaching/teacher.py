@@ -416,7 +416,7 @@ class Teacher:
             self.optimizer = optimizer_for(self.model, self.config)  # old moments would move the rows of other facts
         subjects = [fact.subject for fact in self.facts]
         # Many wrong: they are hardly taught. Few: as little as possible of the others shall be overwritten.
-        rate = min(settings.further_rate, max(LEAST_FURTHER, len(now.before.wrong) / len(self.facts)))
+        rate = min(settings.further_rate, max(LEAST_FURTHER, now.wrong / len(self.facts)))
         with progress_bar("Teaching further", last, quiet=self.quiet) as advance:
             advance(now.epoch)
             while now.left and now.epoch < last:
@@ -427,7 +427,7 @@ class Teacher:
                     sure.update(zip(batch, self._step_sure, strict=True))
                 self._shown_further.update(sure)
                 now = dataclasses.replace(now, left=still_left(now.left, sure), epoch=now.epoch + 1)
-                advance(1, note=f"{len(now.left)} of {len(now.before.below(SURE))} facts left")
+                advance(1, note=f"{len(now.left)} of {now.taught} facts left")
                 self._round = now
                 self._checkpoint_when_due(False)
         self._round = None
